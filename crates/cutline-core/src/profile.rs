@@ -1,0 +1,134 @@
+//! `profile.json`: what was measured of one model on one device with one engine.
+//!
+//! A profile is keyed by everything that changes a time: model, hardware, engine and its version,
+//! threads, precision. It holds the measured segments as they were measured, and the group times
+//! fitted to them ([`fit`](crate::fit)).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Bytes, Nanos};
+
+/// What a set of measurements belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProfileKey {
+    /// SHA-256 of the model file, in hex.
+    pub model_sha256: String,
+    /// Processor as it names itself.
+    pub hardware: String,
+    /// Engine name, e.g. `rten`.
+    pub engine: String,
+    /// Its version.
+    pub engine_version: String,
+    /// Threads it computed with.
+    pub threads: u32,
+    /// Numeric type of the computation: `fp32`, `fp16`, `int8`.
+    pub precision: String,
+}
+
+/// Which part of the network a segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Everything before the cut.
+    Prefix,
+    /// Everything after it.
+    Suffix,
+    /// The whole network; it has no cut.
+    Whole,
+}
+
+/// A median with its spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Median of the runs.
+    pub median_ns: Nanos,
+    /// Tenth percentile.
+    pub p10_ns: Nanos,
+    /// Ninetieth percentile.
+    pub p90_ns: Nanos,
+    /// How many runs.
+    pub count: u32,
+}
+
+/// One measured part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Prefix, suffix or whole.
+    pub part: Part,
+    /// Names of the values of the cut; empty for the whole.
+    pub cut: Vec<String>,
+    /// Measured time of one engine call.
+    pub timing: Timing,
+    /// What the fitted table says of the same part.
+    pub fitted_ns: Nanos,
+}
+
+/// Fitted time of one group, named after its first layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupTime {
+    /// Name of the group.
+    pub name: String,
+    /// Its share of a stage's time.
+    pub time_ns: Nanos,
+}
+
+/// Time to make the network's input from a picture, by input encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrepareTime {
+    /// At the sender: from the picture file to the bytes that travel (`fp32`: the input tensor).
+    pub encode_ns: Nanos,
+    /// At the receiver: from those bytes to the network's input tensor.
+    pub decode_ns: Nanos,
+    /// Bytes that travel.
+    pub bytes: Bytes,
+}
+
+/// Measurements of one model on one device with one engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Format version: 1.
+    pub version: u32,
+    /// What it was measured on.
+    pub key: ProfileKey,
+    /// File name of the model, for people.
+    pub model: String,
+    /// Pace of the device in thousandths: 1000 is the machine itself, 4000 a device four times
+    /// slower. The times below are already multiplied by it.
+    pub slowdown_permille: u64,
+    /// Fixed time of an engine call, e.
+    pub call_ns: Nanos,
+    /// Fitted times, in topological order; a group that the engine cannot run is absent.
+    pub groups: Vec<GroupTime>,
+    /// Layers that the engine cannot run.
+    pub unsupported: Vec<String>,
+    /// What the fit rests on.
+    pub segments: Vec<Segment>,
+    /// Median of |fitted - measured| / measured over the segments, in thousandths.
+    pub residual_permille: u64,
+    /// Picture preparation, by encoding name (`jpeg`, `uint8`, `fp32`); empty when no picture was given.
+    pub prepare: BTreeMap<String, PrepareTime>,
+    /// Resident memory of the engine without any model's weights.
+    pub engine_bytes: Bytes,
+}
+
+/// `link.json`: time of a message against its size, measured over the protocol that carries tensors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkTable {
+    /// Format version: 1.
+    pub version: u32,
+    /// One-way times of a message in the direction first to second, by size ascending.
+    pub up: Vec<LinkPoint>,
+    /// The same in the other direction.
+    pub down: Vec<LinkPoint>,
+}
+
+/// One measured message size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkPoint {
+    /// Payload of the message.
+    pub bytes: Bytes,
+    /// Time from the sender's call to the receiver's handler.
+    pub timing: Timing,
+}

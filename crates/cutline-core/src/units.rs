@@ -1,0 +1,254 @@
+//! Integer quantities: time, bytes, multiply-accumulates, rates.
+//!
+//! Every cost that decides a plan is one of these newtypes over `u64`, so that plans are totally
+//! ordered and reproducible on any machine. Floats appear only when a quantity is printed.
+
+use std::{
+    fmt,
+    iter::Sum,
+    ops::{Add, AddAssign, Mul, Sub},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Defines a newtype over an unsigned integer: a quantity that adds up, or an id that indexes.
+macro_rules! newtype {
+    ($(#[$doc:meta])* quantity $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// Nothing of it.
+            pub const ZERO: Self = Self(0);
+        }
+
+        impl Add for $name {
+            type Output = Self;
+            fn add(self, other: Self) -> Self {
+                Self(self.0.saturating_add(other.0))
+            }
+        }
+
+        impl Sub for $name {
+            type Output = Self;
+            fn sub(self, other: Self) -> Self {
+                Self(self.0.saturating_sub(other.0))
+            }
+        }
+
+        impl AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                *self = *self + other;
+            }
+        }
+
+        impl Mul<u64> for $name {
+            type Output = Self;
+            fn mul(self, factor: u64) -> Self {
+                Self(self.0.saturating_mul(factor))
+            }
+        }
+
+        impl Sum for $name {
+            fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+                iter.fold(Self(0), Add::add)
+            }
+        }
+    };
+    ($(#[$doc:meta])* id $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub(crate) u32);
+
+        impl $name {
+            /// Position in the container that made this id.
+            pub fn index(self) -> usize {
+                self.0 as usize
+            }
+
+            /// The id of position `index`; only the owning container may hand these out.
+            pub(crate) fn new(index: usize) -> Self {
+                Self(u32::try_from(index).expect("a container holds fewer than 2^32 elements"))
+            }
+        }
+    };
+}
+pub(crate) use newtype;
+
+newtype! {
+    /// A duration in nanoseconds. Sums saturate, so an absurd cost stays absurd instead of wrapping.
+    quantity Nanos
+}
+newtype! {
+    /// A size in bytes.
+    quantity Bytes
+}
+newtype! {
+    /// Multiply-accumulate operations.
+    quantity Macs
+}
+newtype! {
+    /// A rate in bytes per second.
+    quantity BytesPerSec
+}
+
+impl Nanos {
+    /// Milliseconds, for printing only.
+    pub fn as_millis_f64(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+}
+
+impl BytesPerSec {
+    /// Time that `size` occupies this rate, rounded up; a rate of zero never delivers.
+    pub fn transfer_time(self, size: Bytes) -> Nanos {
+        if self.0 == 0 {
+            return Nanos(u64::MAX);
+        }
+        let nanos = (u128::from(size.0) * 1_000_000_000).div_ceil(u128::from(self.0));
+        Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// Text that is not a quantity with its unit.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{text}` is not {expected}")]
+pub struct UnitError {
+    text: String,
+    expected: &'static str,
+}
+
+fn parse_with_units(
+    text: &str,
+    units: &[(&str, u64, u64)],
+    expected: &'static str,
+) -> Result<u64, UnitError> {
+    let error = || UnitError { text: text.to_owned(), expected };
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let unit = unit.trim();
+    let &(_, num, den) =
+        units.iter().find(|(name, ..)| name.eq_ignore_ascii_case(unit)).ok_or_else(error)?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() || fraction.len() > 9 || fraction.contains('.') {
+        return Err(error());
+    }
+    let scale = 10u128.pow(fraction.len() as u32);
+    let mantissa: u128 = format!("{whole}{fraction}").parse().map_err(|_| error())?;
+    let value =
+        mantissa.checked_mul(u128::from(num)).ok_or_else(error)? / (scale * u128::from(den));
+    u64::try_from(value).map_err(|_| error())
+}
+
+impl FromStr for Nanos {
+    type Err = UnitError;
+    /// Parses `10ms`, `1.5s`, `20us`, `300ns`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let units = [
+            ("ns", 1, 1),
+            ("us", 1_000, 1),
+            ("µs", 1_000, 1),
+            ("ms", 1_000_000, 1),
+            ("s", 1_000_000_000, 1),
+        ];
+        parse_with_units(text, &units, "a duration such as `10ms`, `1.5s` or `20us`").map(Self)
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = UnitError;
+    /// Parses `1GiB`, `500MB`, `64k`, `4096`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let units = [
+            ("", 1, 1),
+            ("b", 1, 1),
+            ("k", 1_000, 1),
+            ("kb", 1_000, 1),
+            ("kib", 1 << 10, 1),
+            ("m", 1_000_000, 1),
+            ("mb", 1_000_000, 1),
+            ("mib", 1 << 20, 1),
+            ("g", 1_000_000_000, 1),
+            ("gb", 1_000_000_000, 1),
+            ("gib", 1 << 30, 1),
+        ];
+        parse_with_units(text, &units, "a size such as `1GiB`, `500MB` or `4096`").map(Self)
+    }
+}
+
+impl FromStr for BytesPerSec {
+    type Err = UnitError;
+    /// Parses network rates, in bits: `20mbit`, `1gbit`, `250kbit`, `5000bit`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let units =
+            [("bit", 1, 8), ("kbit", 1_000, 8), ("mbit", 1_000_000, 8), ("gbit", 1_000_000_000, 8)];
+        parse_with_units(text, &units, "a rate such as `20mbit` or `1gbit`").map(Self)
+    }
+}
+
+impl fmt::Display for Nanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0..1_000 => write!(f, "{} ns", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} us", self.0 as f64 / 1e3),
+            1_000_000..10_000_000_000 => write!(f, "{:.2} ms", self.0 as f64 / 1e6),
+            _ => write!(f, "{:.2} s", self.0 as f64 / 1e9),
+        }
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0..1_000 => write!(f, "{} B", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} kB", self.0 as f64 / 1e3),
+            1_000_000..1_000_000_000 => write!(f, "{:.2} MB", self.0 as f64 / 1e6),
+            _ => write!(f, "{:.2} GB", self.0 as f64 / 1e9),
+        }
+    }
+}
+
+impl fmt::Display for Macs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0..1_000_000 => write!(f, "{:.1} kMAC", self.0 as f64 / 1e3),
+            1_000_000..1_000_000_000 => write!(f, "{:.2} MMAC", self.0 as f64 / 1e6),
+            _ => write!(f, "{:.2} GMAC", self.0 as f64 / 1e9),
+        }
+    }
+}
+
+impl fmt::Display for BytesPerSec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} Mbit/s", self.0 as f64 * 8.0 / 1e6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_parse_with_their_units() {
+        assert_eq!("10ms".parse(), Ok(Nanos(10_000_000)));
+        assert_eq!("1.5s".parse(), Ok(Nanos(1_500_000_000)));
+        assert_eq!("1GiB".parse(), Ok(Bytes(1 << 30)));
+        assert_eq!("0.5 MB".parse(), Ok(Bytes(500_000)));
+        assert_eq!("20mbit".parse(), Ok(BytesPerSec(2_500_000)));
+        for bad in ["", "ms", "-1ms", "10", "1..5s", "10 parsecs", "99999999999999999999s"] {
+            assert!(bad.parse::<Nanos>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_transfer_rounds_up_once() {
+        assert_eq!(BytesPerSec(3).transfer_time(Bytes(1)), Nanos(333_333_334));
+        assert_eq!(BytesPerSec(0).transfer_time(Bytes(1)), Nanos(u64::MAX));
+    }
+}
