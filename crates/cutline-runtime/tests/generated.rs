@@ -12,8 +12,8 @@ fn grpc_code_is_fresh() {
     let descriptors =
         protox::compile(["inference.proto", "control.proto"], [root.join("proto")]).unwrap();
     tonic_prost_build::configure()
-        .bytes(["."])
-        .disable_comments(".")
+        .bytes(".")
+        .disable_comments(["."])
         .emit_rerun_if_changed(false)
         .out_dir(&out)
         .compile_fds(descriptors)
