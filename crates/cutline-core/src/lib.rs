@@ -1,17 +1,49 @@
 //! The functional core of Cutline: what a network is, what a plan costs, which plan is best.
 //!
 //! No I/O, no clock, no threads, no async, no randomness except from a seed argument. The modules
-//! build on each other in the order in which they stand here.
+//! stand in order: each uses only those before it.
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
 
+// Vocabulary.
 pub mod tensor;
 pub mod units;
 
-pub mod graph;
-pub mod onnx;
+// What is computed.
 pub mod op;
+
+pub mod graph;
+
+pub mod onnx;
+
+pub mod zoo;
+
 pub mod picture;
 
 pub mod dag;
+
+pub mod group;
+
+pub mod cut;
+
+// Where and how fast.
+pub mod platform;
+
 pub mod profile;
+
+pub mod fit;
+
+pub mod cost;
+
+// Who computes what.
+pub mod partition;
+
+pub mod evaluate;
+
+pub mod planner;
+
+pub mod plan;
+
+// Files to deploy.
+pub mod split;
+
+pub mod package;

@@ -2,8 +2,31 @@
 //!
 //! Nothing here decides where a layer runs; it executes the plans that `cutline-core` makes and
 //! measures what they cost.
-#![warn(missing_docs)]
+
+pub mod files;
+
+pub mod tensor;
+
+pub mod model;
 
 pub mod engine;
-pub mod tensor;
+
+pub mod verify;
+
+pub mod picture;
+
+pub mod profiler;
+
 pub mod wire;
+
+pub mod pace;
+
+pub mod link;
+
+pub mod stage;
+
+pub mod client;
+
+pub mod agent;
+
+pub mod runner;

@@ -1,0 +1,1 @@
+//! Everything the planner needs to know, as one dense table of integers.

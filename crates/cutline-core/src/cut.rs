@@ -1,0 +1,1 @@
+//! Cuts: the candidate ones, and those a user names by their values.

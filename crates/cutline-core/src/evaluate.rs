@@ -1,0 +1,1 @@
+//! What a partition costs, part by part.

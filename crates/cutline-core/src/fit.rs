@@ -1,0 +1,1 @@
+//! Group times from measured segments, by non-negative least squares.

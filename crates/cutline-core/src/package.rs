@@ -1,0 +1,1 @@
+//! Deployable folders in the layout of a Triton model repository.

@@ -1,0 +1,1 @@
+//! From a mapping to stages, hops and messages, by pure derivation.

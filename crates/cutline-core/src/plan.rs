@@ -1,0 +1,1 @@
+//! `plan.json`: the answer of the planner, immutable once written.

@@ -1,0 +1,1 @@
+//! The best mapping, with a proof.

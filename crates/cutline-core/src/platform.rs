@@ -1,0 +1,1 @@
+//! Devices and links: where a network may run.

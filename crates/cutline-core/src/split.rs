@@ -1,0 +1,1 @@
+//! Sub-models: the ONNX files of the parts of a partition.

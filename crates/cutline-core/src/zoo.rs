@@ -1,0 +1,1 @@
+//! Well-known networks with seeded random weights, written as ONNX.

@@ -1,0 +1,1 @@
+//! The agent: a device that serves stages over the Open Inference Protocol.

@@ -1,0 +1,1 @@
+//! Calling agents: inference, deployment, profiling.

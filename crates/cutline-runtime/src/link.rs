@@ -1,0 +1,1 @@
+//! The link simulator: rate, delay and jitter in user space.

@@ -1,0 +1,1 @@
+//! A model file on disk: mapped, decoded, hashed, imported.

@@ -1,0 +1,1 @@
+//! Pacing a device: the sleep that makes this machine as slow as another.

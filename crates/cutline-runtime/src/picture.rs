@@ -1,0 +1,1 @@
+//! Pictures to input tensors: decoding, resizing, the encodings that travel.

@@ -1,0 +1,1 @@
+//! Running a plan: deploy it, stream frames, trace every part.

@@ -1,0 +1,1 @@
+//! What an agent is told about one stage of a plan.

@@ -1,0 +1,1 @@
+//! Parts against the whole: the same outputs, value by value.
