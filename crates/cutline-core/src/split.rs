@@ -1,1 +1,164 @@
-//! Sub-models: the ONNX files of the parts of a partition.
+//! Sub-models: the ONNX files of the parts of a network.
+//!
+//! Every compute layer stands in the one part that it was given to. Each part then asks for what
+//! its layers read: a weight is taken along, a result of an earlier part or the network's input
+//! becomes an input of the part, a replicated layer is copied, and shape arithmetic whose result is
+//! known becomes an initializer, so that the `Shape` of a value does not drag the value along.
+//!
+//! ```text
+//! data ─ conv1 ─ x ─ conv2 ─ y        part 0: data ─ conv1 ─ x
+//!                └ Shape ─ Reshape    part 1: x ─ conv2, Reshape(y, known shape)
+//! ```
+//!
+//! A value that crosses has the same name as output of one part and input of the other, once each,
+//! however many layers read it. Data flows to later parts only. Node and value names, operator sets
+//! and IR version stay as they were; nothing of a weight is copied.
+
+mod assemble;
+mod encode;
+mod stages;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::{
+    graph::{Graph, LayerId, ValueId},
+    onnx::proto::ModelProto,
+};
+pub use encode::{Piece, encode};
+
+/// Name of the data file beside a sub-model that is too large for one file.
+pub const DATA_FILE: &str = "model.onnx.data";
+
+/// Weights that one protobuf file may hold; its format ends at 2 GiB.
+const INLINE_LIMIT: u64 = 1_900_000_000;
+
+/// What a part is called, and what its file says about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StageLabel {
+    /// Name, such as that of the device that runs it.
+    pub name: String,
+    /// Entries for the file's metadata; `cutline.` is put before keys that lack it.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl StageLabel {
+    /// A label without metadata.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), metadata: BTreeMap::new() }
+    }
+}
+
+/// One part of a network as a model of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubModel {
+    /// Name from its [`StageLabel`].
+    pub name: String,
+    /// What it reads, of the network's inputs and of earlier parts, in order of the file.
+    pub inputs: Vec<ValueId>,
+    /// What it answers: what later parts read, and outputs of the network; in order of the file.
+    pub outputs: Vec<ValueId>,
+    /// Layers in topological order, copies of replicated ones included.
+    pub layers: Vec<LayerId>,
+    /// The model; large tensors share their bytes with the model that was split.
+    pub model: ModelProto,
+}
+
+/// The files of a sub-model, as pieces to write one after another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubModelFiles {
+    /// `model.onnx`.
+    pub model: Vec<Piece>,
+    /// [`DATA_FILE`], where the weights are too large for one file.
+    pub data: Option<Vec<Piece>>,
+}
+
+impl SubModelFiles {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.model.iter().chain(self.data.iter().flatten()).map(Piece::bytes).sum()
+    }
+}
+
+impl SubModel {
+    /// The part as files: one, or with a data file beside it when its weights exceed 1.9 GB.
+    /// Copies no weight. O(nodes + initializers).
+    pub fn files(&self) -> SubModelFiles {
+        self.files_within(INLINE_LIMIT)
+    }
+
+    fn files_within(&self, limit: u64) -> SubModelFiles {
+        if encode::payload_bytes(&self.model) <= limit {
+            return SubModelFiles { model: encode(&self.model), data: None };
+        }
+        let (model, data) = encode::encode_with_data(&self.model, DATA_FILE);
+        SubModelFiles { model, data: Some(data) }
+    }
+}
+
+/// Why a network cannot be split that way.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum SplitError {
+    /// The placement was made for another network.
+    #[error(
+        "the placement has {given} layers and the network has {layers}; it was made for another network"
+    )]
+    WrongLength { layers: usize, given: usize },
+    /// A layer with real work has no part.
+    #[error("layer `{layer}` was given to no part")]
+    Unplaced { layer: String },
+    /// A layer was given to a part that has no label.
+    #[error("layer `{layer}` was given to part {stage}, but there are {stages} parts")]
+    NoSuchStage { layer: String, stage: u32, stages: usize },
+    /// A part has no layer.
+    #[error("part {stage} `{name}` has no layer; move the cut, or leave the part out")]
+    Empty { stage: usize, name: String },
+    /// Nobody reads what a part computes.
+    #[error(
+        "part {stage} `{name}` computes nothing that another part or the user reads; move the cut past its last layer `{layer}`"
+    )]
+    Unread { stage: usize, name: String, layer: String },
+    /// Data would flow back.
+    #[error(
+        "layer `{layer}` in part {stage} reads `{value}`, which layer `{maker}` makes in the later part {later}; place `{layer}` no earlier than `{maker}`"
+    )]
+    Backward { layer: String, stage: usize, value: String, maker: String, later: usize },
+    /// A value that crosses cannot be declared.
+    #[error(
+        "value `{value}` would cross from part {from} to part {to}, but its {unknown} is unknown; cut elsewhere, or bind the input's dimensions with --input-shape"
+    )]
+    UnknownType { value: String, from: usize, to: usize, unknown: &'static str },
+    /// The graph was imported from another model.
+    #[error(
+        "{what} `{name}` of the graph is not in the model; the graph was imported from another model"
+    )]
+    OtherModel { what: &'static str, name: String },
+    /// External data that nobody can find.
+    #[error(
+        "weight `{tensor}` says that its data is in another file, but not where; the model file is damaged"
+    )]
+    ExternalData { tensor: String },
+}
+
+/// Splits a network: one sub-model per label, in order.
+///
+/// `stage_of` says for each layer of `graph` which part runs it; it is ignored for
+/// [`Role::Replicated`](crate::graph::Role::Replicated) layers. `graph` must have been imported
+/// from `model`. O(parts x (layers + initializers)).
+pub fn split(
+    model: &ModelProto,
+    graph: &Graph,
+    stage_of: &[Option<u32>],
+    labels: &[StageLabel],
+) -> Result<Vec<SubModel>, SplitError> {
+    let stages = stages::derive(graph, stage_of, labels)?;
+    let source = assemble::Source::new(model, graph)?;
+    let parts = stages.iter().zip(labels).enumerate();
+    parts
+        .map(|(index, (stage, label))| source.sub_model(index, labels.len(), stage, label))
+        .collect()
+}

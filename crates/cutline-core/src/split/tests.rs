@@ -1,0 +1,1 @@
+//! Splitting, from hand-built networks.
