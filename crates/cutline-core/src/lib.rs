@@ -3,6 +3,10 @@
 //! No I/O, no clock, no threads, no async, no randomness except from a seed argument. The modules
 //! stand in order: each uses only those before it.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::disallowed_macros, clippy::disallowed_methods, clippy::disallowed_types)
+)]
 
 // Vocabulary.
 pub mod tensor;
