@@ -1,1 +1,259 @@
-//! Everything the planner needs to know, as one dense table of integers.
+//! What everything costs: one dense table of integers, whatever it was made from.
+//!
+//! [`Costs`] is made from measured profiles ([`Costs::from_profiles`]) or from published figures
+//! ([`table::read`]), and is all that evaluation and planning see besides the
+//! [`Dag`]. Tables have one entry per device, engine option and group; nothing is looked up by name.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    platform::{DeviceId, Platform},
+    units::{Bytes, BytesPerSec, Nanos},
+};
+
+pub mod link;
+mod profiles;
+pub mod table;
+
+/// Where a number comes from; reports print it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Origin {
+    Measured,
+    Fitted,
+    Preset,
+    Assumed,
+}
+
+/// Integer costs of one network on one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Costs {
+    pub(crate) devices: Vec<DeviceCosts>,
+    pub(crate) links: Vec<LinkCosts>,
+    pub(crate) inputs: Vec<InputEncoding>,
+    pub(crate) codecs: Vec<Codec>,
+}
+
+/// One device: its memory, and every engine that it may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceCosts {
+    /// Name in the platform.
+    pub name: String,
+    /// What its stages may occupy; `None`: unlimited.
+    pub memory: Option<Bytes>,
+    /// Engine options; a plan uses one of them per device. At least one.
+    pub options: Vec<EngineOption>,
+}
+
+/// One device with one engine at one number of threads: the resource that runs a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOption {
+    /// Engine name; empty in a table of published costs.
+    pub engine: String,
+    /// Its version.
+    pub version: String,
+    /// Threads; 0 in a table of published costs.
+    pub threads: u32,
+    /// Origin of the times.
+    pub origin: Origin,
+    /// e: fixed time of one engine call.
+    pub call: Nanos,
+    /// Memory of the engine without any model.
+    pub engine_bytes: Bytes,
+    /// Time of each group; `None` where it cannot run here.
+    pub groups: Vec<Option<Nanos>>,
+}
+
+/// A link between two devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkCosts {
+    /// The two ends; `up` is from the first to the second.
+    pub between: [DeviceId; 2],
+    /// First to second.
+    pub up: link::Direction,
+    /// Second to first.
+    pub down: link::Direction,
+}
+
+/// How the network's input travels when it crosses a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputEncoding {
+    /// `fp32` (the tensors as declared), `uint8` (resized pixels), `jpeg` (the picture).
+    pub name: String,
+    /// Bytes that travel; `None`: the declared sizes of the tensors.
+    pub bytes: Option<Bytes>,
+    /// Whether the answer may change.
+    pub lossy: bool,
+    /// Time on each device to make these bytes from a picture; `fp32`: to make the input tensor.
+    pub encode: Vec<Nanos>,
+    /// Time on each device to make the input tensor from these bytes.
+    pub decode: Vec<Nanos>,
+}
+
+/// How the values of a cut travel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Codec {
+    /// `fp32` is the identity: values travel as declared.
+    pub name: String,
+    /// Encoded size is `num / den` of the declared one.
+    pub num: u64,
+    /// Denominator of the size; at least 1.
+    pub den: u64,
+    /// Time to encode 1000 declared bytes.
+    pub encode_per_kb: Nanos,
+    /// Time to decode to 1000 declared bytes.
+    pub decode_per_kb: Nanos,
+    /// Whether the answer may change.
+    pub lossy: bool,
+}
+
+/// Why a cost table cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum CostError {
+    #[error("device `{device}` has no profile; measure one with `cutline profile`")]
+    NoProfile { device: String },
+    #[error("device `{device}`: no profile is for engine `{engine}`; profiled are {profiled}")]
+    NoSuchEngine { device: String, engine: String, profiled: String },
+    #[error(
+        "a profile of device `{device}` was measured on another model: it has sha256 {profile}, \
+         this model has {model}; profile this model on that device"
+    )]
+    OtherModel { device: String, profile: String, model: String },
+    #[error(
+        "a profile of device `{device}` times a group `{group}` that this network does not have; \
+         profile it again with this version"
+    )]
+    UnknownGroup { device: String, group: String },
+    #[error("{what} are given for {given} {kind}, the platform declares {declared}")]
+    Count { what: &'static str, kind: &'static str, given: usize, declared: usize },
+    #[error("the link between `{a}` and `{b}` names the table `{file}`, which was not loaded")]
+    TableNotLoaded { a: String, b: String, file: String },
+    #[error("the measured table of the link between `{a}` and `{b}` has no point {direction}")]
+    EmptyTable { a: String, b: String, direction: &'static str },
+    #[error("costs version {0} is not known; this program reads version 1")]
+    Version(u32),
+    #[error("the costs have no layers")]
+    NoLayers,
+    #[error("layer `{0}` is listed twice")]
+    DuplicateLayer(String),
+    #[error("layer `{layer}` reads `{input}`, which no layer makes")]
+    UnknownInput { layer: String, input: String },
+    #[error("output `{0}` is not a layer")]
+    UnknownOutput(String),
+    #[error("the costs name no outputs; the plan must know what to answer")]
+    NoOutputs,
+    #[error("layer `{0}` depends on its own result")]
+    Cycle(String),
+    #[error("codec `{name}`: size ratio {num}/{den}; both must be between 1 and 1000000")]
+    Codec { name: String, num: u64, den: u64 },
+    #[error("codec `{0}` is listed twice, or takes the name of the identity `fp32`")]
+    DuplicateCodec(String),
+}
+
+impl Costs {
+    /// Devices in the platform's order.
+    pub fn devices(&self) -> &[DeviceCosts] {
+        &self.devices
+    }
+
+    /// Ids of the devices.
+    pub fn device_ids(&self) -> impl Iterator<Item = DeviceId> + use<> {
+        (0..self.devices.len()).map(DeviceId::new)
+    }
+
+    /// The device behind an id.
+    pub fn device(&self, id: DeviceId) -> &DeviceCosts {
+        &self.devices[id.index()]
+    }
+
+    /// The device of this name.
+    pub fn find_device(&self, name: &str) -> Option<DeviceId> {
+        self.devices.iter().position(|device| device.name == name).map(DeviceId::new)
+    }
+
+    /// Links in the platform's order.
+    pub fn links(&self) -> &[LinkCosts] {
+        &self.links
+    }
+
+    /// Input encodings on offer.
+    pub fn inputs(&self) -> &[InputEncoding] {
+        &self.inputs
+    }
+
+    /// Codecs on offer; the first is the identity `fp32`.
+    pub fn codecs(&self) -> &[Codec] {
+        &self.codecs
+    }
+
+    /// What a message from one device to another meets; `None` without a declared link.
+    pub fn direction(&self, from: DeviceId, to: DeviceId) -> Option<&link::Direction> {
+        self.links.iter().find_map(|link| match link.between {
+            [a, b] if (a, b) == (from, to) => Some(&link.up),
+            [a, b] if (b, a) == (from, to) => Some(&link.down),
+            _ => None,
+        })
+    }
+
+    /// The same costs with other rates on one link.
+    pub fn with_rates(&self, link: usize, up: BytesPerSec, down: BytesPerSec) -> Self {
+        let mut costs = self.clone();
+        if let Some(link) = costs.links.get_mut(link) {
+            for (direction, rate) in [(&mut link.up, up), (&mut link.down, down)] {
+                direction.rate = rate;
+                direction.table = Vec::new();
+            }
+        }
+        costs
+    }
+}
+
+impl Codec {
+    /// Values travel as they are declared.
+    pub fn identity() -> Self {
+        Codec {
+            name: "fp32".to_owned(),
+            num: 1,
+            den: 1,
+            encode_per_kb: Nanos::ZERO,
+            decode_per_kb: Nanos::ZERO,
+            lossy: false,
+        }
+    }
+
+    /// Encoded size of a message's values, rounded up once.
+    pub fn encoded(&self, declared: Bytes) -> Bytes {
+        Bytes(scale(declared.0, self.num, self.den))
+    }
+
+    /// Time to encode a message's values, rounded up once.
+    pub fn encode_time(&self, declared: Bytes) -> Nanos {
+        Nanos(scale(declared.0, self.encode_per_kb.0, 1000))
+    }
+
+    /// Time to decode them, rounded up once.
+    pub fn decode_time(&self, declared: Bytes) -> Nanos {
+        Nanos(scale(declared.0, self.decode_per_kb.0, 1000))
+    }
+}
+
+fn scale(value: u64, num: u64, den: u64) -> u64 {
+    let exact = (u128::from(value) * u128::from(num)).div_ceil(u128::from(den));
+    u64::try_from(exact).unwrap_or(u64::MAX)
+}
+
+/// Links of a platform, each from its measured table or from its declared figures.
+fn link_costs(
+    platform: &Platform,
+    tables: &[Option<crate::profile::LinkTable>],
+) -> Result<Vec<LinkCosts>, CostError> {
+    let declared = platform.links().len();
+    if tables.len() != declared {
+        let (what, kind, given) = ("tables", "links", tables.len());
+        return Err(CostError::Count { what, kind, given, declared });
+    }
+    platform.links().iter().zip(tables).map(|(l, t)| link::costs(platform, l, t.as_ref())).collect()
+}

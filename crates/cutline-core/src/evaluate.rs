@@ -1,1 +1,299 @@
-//! What a partition costs, part by part.
+//! What a plan costs, part by part, by the rules of `docs/cost-model.md`.
+//!
+//! Evaluation knows any number of stages in sequence, devices visited again included. It is a pure
+//! function of the table: every message is rounded up once, nothing is a float.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    cost::{Costs, EngineOption, InputEncoding},
+    dag::{Dag, FlowId},
+    partition::{Hop, Mapping, Partition, Stage, derive},
+    platform::DeviceId,
+    units::{Bytes, Nanos},
+};
+
+mod memory;
+
+pub use memory::{MemoryUse, memory};
+
+/// The choices of a plan besides the mapping, as positions in [`Costs`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Setting {
+    /// Engine option of each device.
+    pub engines: Vec<usize>,
+    /// Encoding of the network's input where it crosses.
+    pub input: usize,
+    /// Codec of the other values that cross.
+    pub codec: usize,
+}
+
+/// What a part of a frame's time is spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartKind {
+    /// Making the input from a picture, or the tensor from what travelled.
+    Prepare,
+    /// Running a stage.
+    Compute,
+    /// Encoding the values of a cut.
+    Encode,
+    /// A message on its way to the next stage.
+    Send,
+    /// Decoding the values of a cut.
+    Decode,
+    /// An answer on its way back.
+    Return,
+}
+
+/// One part of a frame's time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What happens.
+    pub kind: PartKind,
+    /// Where it happens, or who sends.
+    pub device: DeviceId,
+    /// Who receives; `None` for what happens on one device.
+    pub to: Option<DeviceId>,
+    /// How long it takes.
+    pub nanos: Nanos,
+    /// Bytes that travel; 0 for what happens on one device.
+    pub bytes: Bytes,
+}
+
+/// What a plan costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    /// One frame in an empty system: the sum of the parts.
+    pub latency: Nanos,
+    /// The same by the affine costs of links that solvers see; differs only under measured tables.
+    pub solver_latency: Nanos,
+    /// The busiest resource's time per frame.
+    pub period: Nanos,
+    /// Everything that a frame waits for, in order.
+    pub parts: Vec<Part>,
+    /// Bytes over all links, answers included.
+    pub bytes: Bytes,
+    /// Memory of each device that runs a stage.
+    pub memory: Vec<MemoryUse>,
+}
+
+/// Why a mapping has no cost: it cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum EvaluateError {
+    #[error(
+        "device `{device}` with engine `{engine}` has no time for group `{group}`: it cannot run it"
+    )]
+    CannotRun { device: String, engine: String, group: String },
+    #[error("no link between `{from}` and `{to}` is declared")]
+    NoLink { from: String, to: String },
+    #[error("value `{value}` would cross from `{from}` to `{to}`, but its size is not known")]
+    UnknownSize { value: String, from: String, to: String },
+}
+
+impl Evaluation {
+    /// Stage times on the source.
+    pub fn edge_compute(&self) -> Nanos {
+        self.sum(|part| part.kind == PartKind::Compute && part.device == DeviceId::SOURCE)
+    }
+
+    /// Messages on their way to the next stage.
+    pub fn upload(&self) -> Nanos {
+        self.sum(|part| part.kind == PartKind::Send)
+    }
+
+    /// Stage times on all other devices.
+    pub fn cloud_compute(&self) -> Nanos {
+        self.sum(|part| part.kind == PartKind::Compute && part.device != DeviceId::SOURCE)
+    }
+
+    /// Everything else: preparation, codecs, answers.
+    pub fn rest(&self) -> Nanos {
+        self.sum(|part| !matches!(part.kind, PartKind::Compute | PartKind::Send))
+    }
+
+    fn sum(&self, which: impl Fn(&Part) -> bool) -> Nanos {
+        self.parts.iter().filter(|part| which(part)).map(|part| part.nanos).sum()
+    }
+}
+
+/// What a mapping costs under a setting. O(flows x stages).
+pub fn evaluate(
+    dag: &Dag,
+    costs: &Costs,
+    mapping: &Mapping,
+    setting: &Setting,
+) -> Result<Evaluation, EvaluateError> {
+    let partition = derive(dag, mapping);
+    let frame = Frame { dag, costs, setting };
+    let parts = frame.parts(&partition)?;
+    let solver_latency = parts.iter().map(|part| frame.solver_nanos(part)).sum();
+    Ok(Evaluation {
+        latency: parts.iter().map(|part| part.nanos).sum(),
+        solver_latency,
+        period: frame.period(&parts),
+        bytes: parts.iter().map(|part| part.bytes).sum(),
+        memory: memory(dag, costs, &partition, setting),
+        parts,
+    })
+}
+
+/// What all parts of one evaluation depend on.
+struct Frame<'a> {
+    dag: &'a Dag,
+    costs: &'a Costs,
+    setting: &'a Setting,
+}
+
+impl Frame<'_> {
+    /// The parts in the order in which a frame meets them.
+    fn parts(&self, partition: &Partition) -> Result<Vec<Part>, EvaluateError> {
+        let mut parts = vec![self.prepare(partition)];
+        let mut hops = partition.hops.iter().peekable();
+        for (index, stage) in partition.stages.iter().enumerate() {
+            if let Some(hop) = hops.next_if(|hop| hop.into == index) {
+                parts.extend(self.hop(hop)?);
+            }
+            if stage.device != DeviceId::SOURCE && self.reads_input(stage) {
+                let nanos = self.input().decode[stage.device.index()];
+                parts.push(local(PartKind::Prepare, stage.device, nanos));
+            }
+            parts.push(self.compute(stage)?);
+        }
+        for hop in partition.hops.iter().rev().filter(|hop| !hop.returns.is_empty()) {
+            let bytes = self.declared(&hop.returns, hop.to, hop.from)?;
+            parts.push(self.transfer(PartKind::Return, hop.to, hop.from, bytes)?);
+        }
+        parts.retain(|part| part.to.is_some() || part.nanos > Nanos::ZERO);
+        Ok(parts)
+    }
+
+    /// On the source: the tensor if it is used there or travels as such, and what else travels.
+    fn prepare(&self, partition: &Partition) -> Part {
+        let source = DeviceId::SOURCE.index();
+        let on_source = |stage: &&Stage| stage.device == DeviceId::SOURCE;
+        let used = partition.stages.iter().filter(on_source).any(|stage| self.reads_input(stage));
+        let crosses = partition.hops.iter().any(|hop| self.carries_input(hop));
+        let as_tensor = self.input().name == TENSOR;
+        let mut nanos = Nanos::ZERO;
+        if used || crosses && as_tensor {
+            nanos +=
+                tensor_encoding(self.costs).map_or(Nanos::ZERO, |tensor| tensor.encode[source]);
+        }
+        if crosses && !as_tensor {
+            nanos += self.input().encode[source];
+        }
+        local(PartKind::Prepare, DeviceId::SOURCE, nanos)
+    }
+
+    fn compute(&self, stage: &Stage) -> Result<Part, EvaluateError> {
+        let option = self.option(stage.device);
+        let mut nanos = option.call;
+        for &group in &stage.groups {
+            nanos += option.groups[group.index()].ok_or_else(|| EvaluateError::CannotRun {
+                device: self.name(stage.device),
+                engine: option.engine.clone(),
+                group: self.dag.group(group).name.clone(),
+            })?;
+        }
+        Ok(local(PartKind::Compute, stage.device, nanos))
+    }
+
+    fn hop(&self, hop: &Hop) -> Result<[Part; 3], EvaluateError> {
+        let is_input = |&&flow: &&FlowId| self.dag.flow(flow).from.is_none();
+        let (inputs, values): (Vec<&FlowId>, Vec<&FlowId>) = hop.message.iter().partition(is_input);
+        let input_bytes = match self.input().bytes {
+            _ if inputs.is_empty() => Bytes::ZERO,
+            Some(bytes) => bytes,
+            None => self.declared(inputs, hop.from, hop.to)?,
+        };
+        let declared = self.declared(values, hop.from, hop.to)?;
+        let codec = &self.costs.codecs()[self.setting.codec];
+        let bytes = input_bytes + codec.encoded(declared);
+        Ok([
+            local(PartKind::Encode, hop.from, codec.encode_time(declared)),
+            self.transfer(PartKind::Send, hop.from, hop.to, bytes)?,
+            local(PartKind::Decode, hop.to, codec.decode_time(declared)),
+        ])
+    }
+
+    fn transfer(
+        &self,
+        kind: PartKind,
+        device: DeviceId,
+        to: DeviceId,
+        bytes: Bytes,
+    ) -> Result<Part, EvaluateError> {
+        let no_link = || EvaluateError::NoLink { from: self.name(device), to: self.name(to) };
+        let direction = self.costs.direction(device, to).ok_or_else(no_link)?;
+        Ok(Part { kind, device, to: Some(to), nanos: direction.time(bytes), bytes })
+    }
+
+    fn solver_nanos(&self, part: &Part) -> Nanos {
+        let direction = part.to.and_then(|to| self.costs.direction(part.device, to));
+        direction.map_or(part.nanos, |direction| direction.affine_time(part.bytes))
+    }
+
+    /// Largest busy time of a device or of one direction of a link.
+    fn period(&self, parts: &[Part]) -> Nanos {
+        let mut busy: std::collections::BTreeMap<_, Nanos> = Default::default();
+        for part in parts {
+            let direction = part.to.and_then(|to| self.costs.direction(part.device, to));
+            let nanos = direction.map_or(part.nanos, |direction| direction.busy(part.bytes));
+            *busy.entry((part.device, part.to)).or_default() += nanos;
+        }
+        busy.into_values().max().unwrap_or_default()
+    }
+
+    fn declared<'f>(
+        &self,
+        flows: impl IntoIterator<Item = &'f FlowId>,
+        from: DeviceId,
+        to: DeviceId,
+    ) -> Result<Bytes, EvaluateError> {
+        let size = |&id: &FlowId| {
+            let flow = self.dag.flow(id);
+            flow.bytes.ok_or_else(|| EvaluateError::UnknownSize {
+                value: flow.name.clone(),
+                from: self.name(from),
+                to: self.name(to),
+            })
+        };
+        flows.into_iter().map(size).sum()
+    }
+
+    fn reads_input(&self, stage: &Stage) -> bool {
+        let reads = stage.groups.iter().flat_map(|&group| &self.dag.group(group).reads);
+        reads.into_iter().any(|&flow| self.dag.flow(flow).from.is_none())
+    }
+
+    fn carries_input(&self, hop: &Hop) -> bool {
+        hop.message.iter().any(|&flow| self.dag.flow(flow).from.is_none())
+    }
+
+    fn input(&self) -> &InputEncoding {
+        &self.costs.inputs()[self.setting.input]
+    }
+
+    fn option(&self, device: DeviceId) -> &EngineOption {
+        &self.costs.device(device).options[self.setting.engines[device.index()]]
+    }
+
+    fn name(&self, device: DeviceId) -> String {
+        self.costs.device(device).name.clone()
+    }
+}
+
+/// Name of the input encoding that is the tensor itself.
+pub(crate) const TENSOR: &str = "fp32";
+
+/// The input encoding that is the tensor itself, where the table offers it.
+pub(crate) fn tensor_encoding(costs: &Costs) -> Option<&InputEncoding> {
+    costs.inputs().iter().find(|input| input.name == TENSOR)
+}
+
+fn local(kind: PartKind, device: DeviceId, nanos: Nanos) -> Part {
+    Part { kind, device, to: None, nanos, bytes: Bytes::ZERO }
+}

@@ -1,1 +1,228 @@
-//! From a mapping to stages, hops and messages, by pure derivation.
+//! From the decision to what follows from it: stages, and the messages between them.
+//!
+//! A [`Mapping`] says which device runs each group, and nothing else. [`derive()`] orders the groups
+//! into stages and finds what travels: every value made before a hop and used after it, each once.
+//!
+//! ```text
+//! source ──hop──► stage 0 ──hop──► stage 1        (no first hop when stage 0 is on the source)
+//! ```
+
+use crate::{
+    dag::{Dag, FlowId, GroupId},
+    platform::DeviceId,
+};
+
+/// One device per group of a [`Dag`], by group index.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mapping(pub Vec<DeviceId>);
+
+impl Mapping {
+    /// Everything on one device.
+    pub fn uniform(dag: &Dag, device: DeviceId) -> Self {
+        Mapping(vec![device; dag.groups().len()])
+    }
+
+    /// The device that runs a group.
+    pub fn device(&self, group: GroupId) -> DeviceId {
+        self.0[group.index()]
+    }
+}
+
+/// Groups that one device runs in one engine call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// Who runs it.
+    pub device: DeviceId,
+    /// What it runs, in topological order; never empty.
+    pub groups: Vec<GroupId>,
+    /// Values that it receives: those that it reads, and those that it passes on.
+    pub receives: Vec<FlowId>,
+    /// Values that it sends on to the next stage.
+    pub sends: Vec<FlowId>,
+    /// Answers of the network that it makes.
+    pub answers: Vec<FlowId>,
+}
+
+/// The passage of a frame into a stage on another device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Who sends.
+    pub from: DeviceId,
+    /// Who receives.
+    pub to: DeviceId,
+    /// Position of the stage that it leads into.
+    pub into: usize,
+    /// What travels, ascending: inputs of the network first.
+    pub message: Vec<FlowId>,
+    /// Answers that return over it, of every later stage that is not on the source, ascending.
+    pub returns: Vec<FlowId>,
+}
+
+/// What a mapping amounts to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Stages in the order of a frame's way.
+    pub stages: Vec<Stage>,
+    /// Hops in the same order; each joins two devices.
+    pub hops: Vec<Hop>,
+}
+
+/// Stages and messages of a mapping. O(groups x stages + reads).
+///
+/// A device that can finish all of its remaining groups goes next, the source first; where none
+/// can, a device is visited more than once. Each stage takes every group that is ready, so that a
+/// mapping with an acyclic order of devices gives one stage per device.
+///
+/// # Panics
+///
+/// If the mapping is not of the length of the DAG.
+pub fn derive(dag: &Dag, mapping: &Mapping) -> Partition {
+    assert_eq!(mapping.0.len(), dag.groups().len(), "a mapping has one device per group");
+    let order = stage_groups(dag, mapping);
+    let mut stage_of = vec![0; dag.groups().len()];
+    for (stage, (_, groups)) in order.iter().enumerate() {
+        for group in groups {
+            stage_of[group.index()] = stage;
+        }
+    }
+    let mut partition = Partition { stages: Vec::with_capacity(order.len()), hops: Vec::new() };
+    let mut at = DeviceId::SOURCE;
+    for (into, (device, groups)) in order.into_iter().enumerate() {
+        let crossing = crossing(dag, &stage_of, into);
+        if let Some(last) = partition.stages.last_mut() {
+            last.sends = crossing.clone();
+        }
+        if device != at {
+            let message = crossing.clone();
+            partition.hops.push(Hop { from: at, to: device, into, message, returns: Vec::new() });
+        }
+        let makes = groups.iter().flat_map(|&group| dag.group(group).makes.iter().copied());
+        let answers = makes.filter(|&flow| dag.flow(flow).is_output).collect();
+        partition.stages.push(Stage { device, groups, receives: crossing, sends: vec![], answers });
+        at = device;
+    }
+    for hop in &mut partition.hops {
+        let later = &partition.stages[hop.into..];
+        let remote = later.iter().filter(|stage| stage.device != DeviceId::SOURCE);
+        hop.returns = remote.flat_map(|stage| stage.answers.iter().copied()).collect();
+        hop.returns.sort_unstable();
+    }
+    partition
+}
+
+/// Values made before a stage (inputs: before all) and read in it or later.
+fn crossing(dag: &Dag, stage_of: &[usize], into: usize) -> Vec<FlowId> {
+    let crosses = |&id: &FlowId| {
+        let flow = dag.flow(id);
+        flow.from.is_none_or(|group| stage_of[group.index()] < into)
+            && flow.to.iter().any(|group| stage_of[group.index()] >= into)
+    };
+    dag.flow_ids().filter(crosses).collect()
+}
+
+fn stage_groups(dag: &Dag, mapping: &Mapping) -> Vec<(DeviceId, Vec<GroupId>)> {
+    let devices = mapping.0.iter().map(|device| device.index() + 1).max().unwrap_or(0);
+    let mut open: Vec<usize> = vec![0; devices];
+    for device in &mapping.0 {
+        open[device.index()] += 1;
+    }
+    let mut done = vec![false; dag.groups().len()];
+    let mut stages: Vec<(DeviceId, Vec<GroupId>)> = Vec::new();
+    while open.iter().any(|&count| count > 0) {
+        let last = stages.last().map(|stage| stage.0);
+        let candidates: Vec<_> = (0..devices)
+            .map(DeviceId::new)
+            .filter(|&device| open[device.index()] > 0 && Some(device) != last)
+            .map(|device| (device, runnable(dag, mapping, &done, device)))
+            .filter(|(_, groups)| !groups.is_empty())
+            .collect();
+        let finishes = candidates.iter().position(|(d, groups)| groups.len() == open[d.index()]);
+        let (device, groups) = candidates.into_iter().nth(finishes.unwrap_or(0)).expect(
+            "the first group left in topological order is ready, on a device that is not \
+                     the last one, which took all that was ready",
+        );
+        for group in &groups {
+            done[group.index()] = true;
+        }
+        open[device.index()] -= groups.len();
+        stages.push((device, groups));
+    }
+    stages
+}
+
+/// Groups that a device can run now, one after another, without waiting for another device.
+fn runnable(dag: &Dag, mapping: &Mapping, done: &[bool], device: DeviceId) -> Vec<GroupId> {
+    let mut ready = done.to_vec();
+    let mut groups = Vec::new();
+    for id in dag.group_ids() {
+        if !done[id.index()]
+            && mapping.device(id) == device
+            && dag.predecessors(id).all(|before| ready[before.index()])
+        {
+            ready[id.index()] = true;
+            groups.push(id);
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{Bytes, Macs};
+
+    /// A diamond with a skip: a → b → d, a → c → d, input → d, answers c and d.
+    fn diamond() -> Dag {
+        let mut dag = Dag::new();
+        let input = dag.add_input("input", Some(Bytes(10)));
+        let mut add = |name: &str, reads: &[FlowId]| {
+            let makes = [(name.to_owned(), Some(Bytes(1)))];
+            let reads = reads.iter().copied();
+            let id = dag.add_group(vec![name.into()], reads, makes, Macs::ZERO, Bytes::ZERO);
+            dag.group(id).makes[0]
+        };
+        let a = add("a", &[input]);
+        let b = add("b", &[a]);
+        let c = add("c", &[a]);
+        let d = add("d", &[b, c, input]);
+        dag.mark_output(c);
+        dag.mark_output(d);
+        dag
+    }
+
+    fn names(dag: &Dag, flows: &[FlowId]) -> String {
+        let names: Vec<&str> = flows.iter().map(|&flow| dag.flow(flow).name.as_str()).collect();
+        names.join(" ")
+    }
+
+    #[test]
+    fn stages_and_messages_follow_from_the_mapping() {
+        // Devices of a, b, c, d; then per stage: device, groups; per hop: message > returns.
+        let cases: [([usize; 4], &str, &str); 7] = [
+            ([0, 0, 0, 0], "0:abcd", ""),
+            ([1, 1, 1, 1], "1:abcd", "0-1 input > c d"),
+            ([0, 0, 0, 1], "0:abc 1:d", "0-1 input b c > d"),
+            ([0, 0, 1, 1], "0:ab 1:cd", "0-1 input a b > c d"),
+            ([0, 1, 2, 2], "0:a 1:b 2:cd", "0-1 input a > c d; 1-2 input a b > c d"),
+            ([0, 1, 0, 0], "0:ac 1:b 0:d", "0-1 input a c > ; 1-0 input b c > "),
+            ([1, 1, 0, 0], "1:ab 0:cd", "0-1 input > ; 1-0 input a b > "),
+        ];
+        let dag = diamond();
+        for (devices, stages, hops) in cases {
+            let mapping = Mapping(devices.map(DeviceId::new).to_vec());
+            let partition = derive(&dag, &mapping);
+            let group = |&id: &GroupId| dag.group(id).name.clone();
+            let stage = |s: &Stage| {
+                format!("{}:{}", s.device.index(), s.groups.iter().map(group).collect::<String>())
+            };
+            let found: Vec<String> = partition.stages.iter().map(stage).collect();
+            assert_eq!(found.join(" "), stages, "{devices:?}");
+            let hop = |h: &Hop| {
+                let (message, returns) = (names(&dag, &h.message), names(&dag, &h.returns));
+                format!("{}-{} {message} > {returns}", h.from.index(), h.to.index())
+            };
+            let found: Vec<String> = partition.hops.iter().map(hop).collect();
+            assert_eq!(found.join("; "), hops, "{devices:?}");
+        }
+    }
+}

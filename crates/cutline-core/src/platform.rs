@@ -1,1 +1,212 @@
-//! Devices and links: where a network may run.
+//! `platform.toml`: the devices and links that a plan may use.
+//!
+//! The file is deserialised into private raw tables and parsed into [`Platform`], whose names are
+//! unique, whose links join declared devices, and whose first device is the source: frames enter
+//! there and answers return there. The core knows no TOML; any serde format carries these tables.
+//!
+//! ```toml
+//! version = 1
+//! [[device]]
+//! name = "pi"
+//! profiles = ["pi-rten.json"]
+//! [[device]]
+//! name = "cloud"
+//! profiles = ["cloud-rten.json"]
+//! [[link]]
+//! between = ["pi", "cloud"]
+//! up = "20mbit"
+//! delay = "10ms"
+//! ```
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::units::{Bytes, BytesPerSec, Nanos, UnitError, newtype};
+
+mod raw;
+
+newtype! {
+    /// A device of one [`Platform`]; the source is the first.
+    id DeviceId
+}
+
+impl DeviceId {
+    /// The first device: frames enter there, answers return there.
+    pub const SOURCE: DeviceId = DeviceId(0);
+}
+
+/// A machine that can run a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Unique name.
+    pub name: String,
+    /// Profile files, as written: relative to the platform file.
+    pub profiles: Vec<String>,
+    /// Name of a built-in set of figures that stands in for a profile.
+    pub preset: Option<String>,
+    /// Where its agent listens; absent: planning only.
+    pub address: Option<String>,
+    /// What stages may occupy together; absent: unlimited.
+    pub memory: Option<Bytes>,
+    /// The only engine to consider; absent: every profiled one.
+    pub engine: Option<String>,
+    /// The only number of threads to consider; absent: every profiled one.
+    pub threads: Option<u32>,
+}
+
+/// A connection of two devices, with a rate for each direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The two ends; `up` is from the first to the second.
+    pub between: [DeviceId; 2],
+    /// Rate first to second; absent where only a measured table describes the link.
+    pub up: Option<BytesPerSec>,
+    /// Rate second to first.
+    pub down: Option<BytesPerSec>,
+    /// One-way delay.
+    pub delay: Nanos,
+    /// F: fixed cost of one call of the protocol, each way.
+    pub fixed: Nanos,
+    /// Dialled in place of the second device's address.
+    pub via: Option<String>,
+    /// File of a measured `link.json`, relative to the platform file.
+    pub table: Option<String>,
+}
+
+/// Devices and links, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "raw::Platform", into = "raw::Platform")]
+pub struct Platform {
+    devices: Vec<Device>,
+    links: Vec<Link>,
+}
+
+/// Why a platform file does not describe a platform.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum PlatformError {
+    #[error("platform version {0} is not known; this program reads version 1")]
+    Version(u32),
+    #[error("no [[device]] is declared; the first one is the source")]
+    NoDevice,
+    #[error("a device has an empty name")]
+    EmptyName,
+    #[error("device `{0}` is declared twice")]
+    DuplicateDevice(String),
+    #[error("device `{device}`: {key}: {cause}")]
+    DeviceUnit { device: String, key: &'static str, cause: UnitError },
+    #[error("device `{0}`: threads = 0; give 1 or more, or leave it out")]
+    NoThreads(String),
+    #[error("link between `{0}` and `{1}`: device `{2}` is not declared")]
+    UnknownDevice(String, String, String),
+    #[error("link between `{0}` and `{0}` joins a device with itself")]
+    Loop(String),
+    #[error("the link between `{0}` and `{1}` is declared twice")]
+    DuplicateLink(String, String),
+    #[error("link between `{a}` and `{b}`: {key}: {cause}")]
+    LinkUnit { a: String, b: String, key: &'static str, cause: UnitError },
+    #[error("link between `{0}` and `{1}` has neither a rate (`up = \"20mbit\"`) nor a `table`")]
+    NoRate(String, String),
+    #[error("link between `{0}` and `{1}`: a rate of 0 delivers nothing; leave the link out")]
+    ZeroRate(String, String),
+}
+
+impl Platform {
+    /// Devices; the first is the source. There is at least one.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// Ids of the devices.
+    pub fn device_ids(&self) -> impl Iterator<Item = DeviceId> + use<> {
+        (0..self.devices.len()).map(DeviceId::new)
+    }
+
+    /// The device behind an id.
+    pub fn device(&self, id: DeviceId) -> &Device {
+        &self.devices[id.index()]
+    }
+
+    /// The device of this name.
+    pub fn find_device(&self, name: &str) -> Option<DeviceId> {
+        self.devices.iter().position(|device| device.name == name).map(DeviceId::new)
+    }
+
+    /// Links, in the order of the file.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// Position in [`links`](Self::links) of the link that joins two devices, in either order.
+    pub fn find_link(&self, a: DeviceId, b: DeviceId) -> Option<usize> {
+        self.links.iter().position(|link| link.between == [a, b] || link.between == [b, a])
+    }
+
+    /// The same platform with other rates on one link, e.g. to plan for several bandwidths; a
+    /// table measured at the old rate no longer holds and is dropped.
+    pub fn with_rates(&self, link: usize, up: BytesPerSec, down: BytesPerSec) -> Self {
+        let mut platform = self.clone();
+        if let Some(link) = platform.links.get_mut(link) {
+            link.up = Some(up);
+            link.down = Some(down);
+            link.table = None;
+        }
+        platform
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(value: Value) -> Result<Platform, String> {
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
+    fn pi_and_cloud(link: Value) -> Value {
+        json!({ "version": 1,
+            "device": [ { "name": "pi", "memory": "1GiB", "profiles": ["a.json"] }, { "name": "cloud" } ],
+            "link": [link] })
+    }
+
+    #[test]
+    fn a_platform_is_parsed_and_written_back() {
+        let link =
+            json!({ "between": ["pi", "cloud"], "up": "20mbit", "delay": "10ms", "via": "x:1" });
+        let platform = parse(pi_and_cloud(link)).unwrap();
+        assert_eq!(platform.device(DeviceId::SOURCE).memory, Some(Bytes(1 << 30)));
+        let link = &platform.links()[0];
+        assert_eq!(link.up, Some(BytesPerSec(2_500_000)));
+        assert_eq!((link.down, link.delay), (link.up, Nanos(10_000_000)), "down defaults to up");
+        let text = serde_json::to_string(&platform).unwrap();
+        assert_eq!(serde_json::from_str::<Platform>(&text).unwrap(), platform);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            (json!({ "version": 2, "device": [] }), "version 2"),
+            (json!({ "version": 1, "device": [] }), "no [[device]]"),
+            (
+                json!({ "version": 1, "device": [{ "name": "a" }, { "name": "a" }] }),
+                "`a` is declared twice",
+            ),
+            (json!({ "version": 1, "device": [{ "name": "a", "memory": "much" }] }), "`a`: memory"),
+            (json!({ "version": 1, "device": [{ "name": "a", "color": 1 }] }), "color"),
+            (
+                pi_and_cloud(json!({ "between": ["pi", "moon"], "up": "1mbit" })),
+                "`moon` is not declared",
+            ),
+            (pi_and_cloud(json!({ "between": ["pi", "pi"], "up": "1mbit" })), "with itself"),
+            (pi_and_cloud(json!({ "between": ["pi", "cloud"] })), "neither a rate"),
+            (pi_and_cloud(json!({ "between": ["pi", "cloud"], "up": "0mbit" })), "rate of 0"),
+            (pi_and_cloud(json!({ "between": ["pi", "cloud"], "up": "fast" })), "up: `fast`"),
+        ];
+        for (value, expected) in cases {
+            let error = parse(value).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

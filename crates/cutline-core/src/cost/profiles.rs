@@ -1,0 +1,146 @@
+//! From measured profiles to the table.
+//!
+//! A profile belongs to exactly one model file: its hash and its group names are checked, so that a
+//! plan never rests on another network's times.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Codec, CostError, Costs, DeviceCosts, EngineOption, InputEncoding, Origin, link_costs,
+};
+use crate::{
+    dag::Dag,
+    platform::{Device, Platform},
+    profile::{LinkTable, PrepareTime, Profile},
+    units::{Bytes, Nanos},
+};
+
+/// Encodings that change the tensor. `uint8` is not one: a picture is resized to 8-bit pixels on
+/// every device, so these pixels give the very same tensor wherever they are normalised.
+pub(super) const LOSSY_INPUTS: [&str; 1] = ["jpeg"];
+
+impl Costs {
+    /// The table of a model: `profiles` by device (each at least one), `tables` by link.
+    ///
+    /// Input encodings are those that the source's profiles time; `fp32` is always there. Where the
+    /// receiver's profiles do not time an encoding, the source's time is assumed for it.
+    pub fn from_profiles(
+        dag: &Dag,
+        model_sha256: &str,
+        platform: &Platform,
+        profiles: &[Vec<Profile>],
+        tables: &[Option<LinkTable>],
+    ) -> Result<Costs, CostError> {
+        let declared = platform.devices().len();
+        if profiles.len() != declared {
+            let (what, kind, given) = ("profiles", "devices", profiles.len());
+            return Err(CostError::Count { what, kind, given, declared });
+        }
+        let index: BTreeMap<&str, usize> =
+            dag.groups().iter().enumerate().map(|(i, group)| (group.name.as_str(), i)).collect();
+        let mut devices = Vec::with_capacity(declared);
+        for (device, profiles) in platform.devices().iter().zip(profiles) {
+            let options = profiles
+                .iter()
+                .filter(|profile| wanted(device, profile))
+                .map(|profile| option(device, profile, model_sha256, &index))
+                .collect::<Result<Vec<_>, _>>()?;
+            if options.is_empty() {
+                return Err(no_option(device, profiles));
+            }
+            devices.push(DeviceCosts { name: device.name.clone(), memory: device.memory, options });
+        }
+        Ok(Costs {
+            devices,
+            links: link_costs(platform, tables)?,
+            inputs: input_encodings(dag, profiles),
+            codecs: vec![Codec::identity()],
+        })
+    }
+}
+
+fn wanted(device: &Device, profile: &Profile) -> bool {
+    device.engine.as_ref().is_none_or(|engine| *engine == profile.key.engine)
+        && device.threads.is_none_or(|threads| threads == profile.key.threads)
+}
+
+fn no_option(device: &Device, profiles: &[Profile]) -> CostError {
+    let name = device.name.clone();
+    if profiles.is_empty() {
+        return CostError::NoProfile { device: name };
+    }
+    let named = |engine: &str, threads: u32| format!("{engine} with {threads} threads");
+    let profiled: Vec<String> =
+        profiles.iter().map(|p| named(&p.key.engine, p.key.threads)).collect();
+    let engine = match (&device.engine, device.threads) {
+        (Some(engine), Some(threads)) => named(engine, threads),
+        (Some(engine), None) => engine.clone(),
+        (None, threads) => named("any", threads.unwrap_or(0)),
+    };
+    CostError::NoSuchEngine { device: name, engine, profiled: profiled.join(", ") }
+}
+
+fn option(
+    device: &Device,
+    profile: &Profile,
+    model_sha256: &str,
+    index: &BTreeMap<&str, usize>,
+) -> Result<EngineOption, CostError> {
+    if profile.key.model_sha256 != model_sha256 {
+        return Err(CostError::OtherModel {
+            device: device.name.clone(),
+            profile: profile.key.model_sha256.clone(),
+            model: model_sha256.to_owned(),
+        });
+    }
+    let mut groups = vec![None; index.len()];
+    for group in &profile.groups {
+        let Some(&at) = index.get(group.name.as_str()) else {
+            let (device, group) = (device.name.clone(), group.name.clone());
+            return Err(CostError::UnknownGroup { device, group });
+        };
+        groups[at] = Some(group.time_ns);
+    }
+    Ok(EngineOption {
+        engine: profile.key.engine.clone(),
+        version: profile.key.engine_version.clone(),
+        threads: profile.key.threads,
+        origin: Origin::Fitted,
+        call: profile.call_ns,
+        engine_bytes: profile.engine_bytes,
+        groups,
+    })
+}
+
+fn input_encodings(dag: &Dag, profiles: &[Vec<Profile>]) -> Vec<InputEncoding> {
+    let times: Vec<BTreeMap<&str, PrepareTime>> = profiles.iter().map(|p| merged(p)).collect();
+    let Some(source) = times.first() else { return Vec::new() };
+    // Pixels and pictures stand for the one input tensor of a network that has only one.
+    let one_input = dag.flows().iter().filter(|flow| flow.from.is_none()).count() == 1;
+    let mut names: Vec<&str> = source.keys().copied().filter(|_| one_input).collect();
+    if !names.contains(&"fp32") {
+        names.push("fp32");
+    }
+    let zero = PrepareTime { encode_ns: Nanos::ZERO, decode_ns: Nanos::ZERO, bytes: Bytes::ZERO };
+    let encoding = |name: &str| {
+        let here = source.get(name).copied().unwrap_or(zero);
+        let on = |device: &BTreeMap<&str, PrepareTime>| device.get(name).copied().unwrap_or(here);
+        InputEncoding {
+            name: name.to_owned(),
+            bytes: (name != "fp32").then_some(here.bytes),
+            lossy: LOSSY_INPUTS.contains(&name),
+            encode: times.iter().map(|device| on(device).encode_ns).collect(),
+            decode: times.iter().map(|device| on(device).decode_ns).collect(),
+        }
+    };
+    names.into_iter().map(encoding).collect()
+}
+
+/// Preparation times of a device: of its first profile that has the encoding.
+fn merged(profiles: &[Profile]) -> BTreeMap<&str, PrepareTime> {
+    let mut merged = BTreeMap::new();
+    for (name, &time) in profiles.iter().flat_map(|profile| &profile.prepare) {
+        merged.entry(name.as_str()).or_insert(time);
+    }
+    merged
+}

@@ -1,0 +1,82 @@
+//! What the stages of a plan occupy on each device.
+//!
+//! Engine constant, plus parameters, plus the largest sum of values alive at once: everything that
+//! the stage received or made and that is still to be read there, sent on or answered. Groups run
+//! in topological order; a value inside a group is not counted, nor is one of unknown size.
+
+use super::Setting;
+use crate::{
+    cost::Costs,
+    dag::{Dag, FlowId},
+    partition::{Partition, Stage},
+    platform::DeviceId,
+    units::Bytes,
+};
+
+/// Memory of one device under a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// The device.
+    pub device: DeviceId,
+    /// Engine, parameters and live values, with one frame in flight.
+    pub bytes: Bytes,
+    /// What it has; `None`: unlimited.
+    pub limit: Option<Bytes>,
+}
+
+impl MemoryUse {
+    /// How much the limit is exceeded by, if it is.
+    pub fn excess(&self) -> Option<Bytes> {
+        self.limit.filter(|&limit| self.bytes > limit).map(|limit| self.bytes - limit)
+    }
+}
+
+/// Memory of every device that runs a stage; of a device with several, parameters add up and the
+/// largest live set counts.
+pub fn memory(
+    dag: &Dag,
+    costs: &Costs,
+    partition: &Partition,
+    setting: &Setting,
+) -> Vec<MemoryUse> {
+    let on = |device: DeviceId| {
+        let stages = partition.stages.iter().filter(move |stage| stage.device == device);
+        let parameters: Bytes = stages
+            .clone()
+            .flat_map(|stage| &stage.groups)
+            .map(|&group| dag.group(group).parameter_bytes)
+            .sum();
+        let live = stages.map(|stage| peak(dag, stage)).max()?;
+        let costs = costs.device(device);
+        let engine = costs.options[setting.engines[device.index()]].engine_bytes;
+        Some(MemoryUse { device, bytes: engine + parameters + live, limit: costs.memory })
+    };
+    costs.device_ids().filter_map(on).collect()
+}
+
+/// Largest sum of live values while the stage runs group after group.
+fn peak(dag: &Dag, stage: &Stage) -> Bytes {
+    let size = |flow: FlowId| dag.flow(flow).bytes.unwrap_or_default();
+    let mut kept = vec![false; dag.flows().len()];
+    for flow in stage.sends.iter().chain(&stage.answers) {
+        kept[flow.index()] = true;
+    }
+    let mut reads_left = vec![0u32; dag.flows().len()];
+    for flow in stage.groups.iter().flat_map(|&group| &dag.group(group).reads) {
+        reads_left[flow.index()] += 1;
+    }
+    let mut live: Bytes = stage.receives.iter().copied().map(size).sum();
+    let mut peak = live;
+    for &group in &stage.groups {
+        let group = dag.group(group);
+        live += group.makes.iter().map(|&flow| size(flow)).sum();
+        peak = peak.max(live);
+        for &flow in &group.reads {
+            reads_left[flow.index()] -= 1;
+        }
+        let over = |flow: &FlowId| reads_left[flow.index()] == 0 && !kept[flow.index()];
+        let ended = group.reads.iter().chain(&group.makes).copied().filter(|flow| over(flow));
+        live = live - ended.map(size).sum();
+    }
+    peak
+}
