@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::{graph::Graph, tensor::Shape};
 
+#[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
 

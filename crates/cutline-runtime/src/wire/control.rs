@@ -141,10 +141,10 @@ pub mod control_client {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
-    use tonic::codegen::http::Uri;
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     #[derive(Debug, Clone)]
     pub struct ControlClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -172,13 +172,14 @@ pub mod control_client {
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             ControlClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -216,28 +217,50 @@ pub mod control_client {
         pub async fn describe(
             &mut self,
             request: impl tonic::IntoRequest<super::DescribeRequest>,
-        ) -> std::result::Result<tonic::Response<super::AgentDescription>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::AgentDescription>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Describe");
+            let path = http::uri::PathAndQuery::from_static(
+                "/cutline.v1.Control/Describe",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Describe"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cutline.v1.Control", "Describe"));
             self.inner.unary(req, path, codec).await
         }
         /// Which of these files the agent does not hold yet.
         pub async fn missing(
             &mut self,
             request: impl tonic::IntoRequest<super::MissingRequest>,
-        ) -> std::result::Result<tonic::Response<super::MissingResponse>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::MissingResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Missing");
+            let path = http::uri::PathAndQuery::from_static(
+                "/cutline.v1.Control/Missing",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Missing"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cutline.v1.Control", "Missing"));
             self.inner.unary(req, path, codec).await
         }
         /// One file, in chunks; kept under its SHA-256 once the digest is right.
@@ -245,9 +268,14 @@ pub mod control_client {
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::FileChunk>,
         ) -> std::result::Result<tonic::Response<super::PutResponse>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Put");
             let mut req = request.into_streaming_request();
@@ -259,11 +287,18 @@ pub mod control_client {
             &mut self,
             request: impl tonic::IntoRequest<super::DeployRequest>,
         ) -> std::result::Result<tonic::Response<super::DeployResponse>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Deploy");
+            let path = http::uri::PathAndQuery::from_static(
+                "/cutline.v1.Control/Deploy",
+            );
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Deploy"));
             self.inner.unary(req, path, codec).await
@@ -272,11 +307,18 @@ pub mod control_client {
             &mut self,
             request: impl tonic::IntoRequest<super::RemoveRequest>,
         ) -> std::result::Result<tonic::Response<super::RemoveResponse>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Remove");
+            let path = http::uri::PathAndQuery::from_static(
+                "/cutline.v1.Control/Remove",
+            );
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Remove"));
             self.inner.unary(req, path, codec).await
@@ -289,13 +331,21 @@ pub mod control_client {
             tonic::Response<tonic::codec::Streaming<super::ProfileEvent>>,
             tonic::Status,
         > {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Profile");
+            let path = http::uri::PathAndQuery::from_static(
+                "/cutline.v1.Control/Profile",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Profile"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cutline.v1.Control", "Profile"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// Times messages of the given sizes from this agent to another one.
@@ -306,13 +356,21 @@ pub mod control_client {
             tonic::Response<tonic::codec::Streaming<super::LinkEvent>>,
             tonic::Status,
         > {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/MeasureLink");
+            let path = http::uri::PathAndQuery::from_static(
+                "/cutline.v1.Control/MeasureLink",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "MeasureLink"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cutline.v1.Control", "MeasureLink"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// The agent's clock, for splitting a round trip into its two ways.
@@ -320,9 +378,14 @@ pub mod control_client {
             &mut self,
             request: impl tonic::IntoRequest<super::ClockRequest>,
         ) -> std::result::Result<tonic::Response<super::ClockResponse>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Clock");
             let mut req = request.into_request();
@@ -338,7 +401,7 @@ pub mod control_server {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with ControlServer.
@@ -347,7 +410,10 @@ pub mod control_server {
         async fn describe(
             &self,
             request: tonic::Request<super::DescribeRequest>,
-        ) -> std::result::Result<tonic::Response<super::AgentDescription>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::AgentDescription>,
+            tonic::Status,
+        >;
         /// Which of these files the agent does not hold yet.
         async fn missing(
             &self,
@@ -370,7 +436,8 @@ pub mod control_server {
         /// Server streaming response type for the Profile method.
         type ProfileStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::ProfileEvent, tonic::Status>,
-            > + std::marker::Send
+            >
+            + std::marker::Send
             + 'static;
         /// Measures a model that the agent holds; progress first, the profile as JSON last.
         async fn profile(
@@ -380,13 +447,17 @@ pub mod control_server {
         /// Server streaming response type for the MeasureLink method.
         type MeasureLinkStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::LinkEvent, tonic::Status>,
-            > + std::marker::Send
+            >
+            + std::marker::Send
             + 'static;
         /// Times messages of the given sizes from this agent to another one.
         async fn measure_link(
             &self,
             request: tonic::Request<super::MeasureLinkRequest>,
-        ) -> std::result::Result<tonic::Response<Self::MeasureLinkStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<Self::MeasureLinkStream>,
+            tonic::Status,
+        >;
         /// The agent's clock, for splitting a round trip into its two ways.
         async fn clock(
             &self,
@@ -414,7 +485,10 @@ pub mod control_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -469,16 +543,21 @@ pub mod control_server {
                 "/cutline.v1.Control/Describe" => {
                     #[allow(non_camel_case_types)]
                     struct DescribeSvc<T: Control>(pub Arc<T>);
-                    impl<T: Control> tonic::server::UnaryService<super::DescribeRequest> for DescribeSvc<T> {
+                    impl<T: Control> tonic::server::UnaryService<super::DescribeRequest>
+                    for DescribeSvc<T> {
                         type Response = super::AgentDescription;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::DescribeRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut =
-                                async move { <T as Control>::describe(&inner, request).await };
+                            let fut = async move {
+                                <T as Control>::describe(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -507,15 +586,21 @@ pub mod control_server {
                 "/cutline.v1.Control/Missing" => {
                     #[allow(non_camel_case_types)]
                     struct MissingSvc<T: Control>(pub Arc<T>);
-                    impl<T: Control> tonic::server::UnaryService<super::MissingRequest> for MissingSvc<T> {
+                    impl<T: Control> tonic::server::UnaryService<super::MissingRequest>
+                    for MissingSvc<T> {
                         type Response = super::MissingResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::MissingRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Control>::missing(&inner, request).await };
+                            let fut = async move {
+                                <T as Control>::missing(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -544,15 +629,23 @@ pub mod control_server {
                 "/cutline.v1.Control/Put" => {
                     #[allow(non_camel_case_types)]
                     struct PutSvc<T: Control>(pub Arc<T>);
-                    impl<T: Control> tonic::server::ClientStreamingService<super::FileChunk> for PutSvc<T> {
+                    impl<
+                        T: Control,
+                    > tonic::server::ClientStreamingService<super::FileChunk>
+                    for PutSvc<T> {
                         type Response = super::PutResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<tonic::Streaming<super::FileChunk>>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Control>::put(&inner, request).await };
+                            let fut = async move {
+                                <T as Control>::put(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -581,15 +674,21 @@ pub mod control_server {
                 "/cutline.v1.Control/Deploy" => {
                     #[allow(non_camel_case_types)]
                     struct DeploySvc<T: Control>(pub Arc<T>);
-                    impl<T: Control> tonic::server::UnaryService<super::DeployRequest> for DeploySvc<T> {
+                    impl<T: Control> tonic::server::UnaryService<super::DeployRequest>
+                    for DeploySvc<T> {
                         type Response = super::DeployResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::DeployRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Control>::deploy(&inner, request).await };
+                            let fut = async move {
+                                <T as Control>::deploy(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -618,15 +717,21 @@ pub mod control_server {
                 "/cutline.v1.Control/Remove" => {
                     #[allow(non_camel_case_types)]
                     struct RemoveSvc<T: Control>(pub Arc<T>);
-                    impl<T: Control> tonic::server::UnaryService<super::RemoveRequest> for RemoveSvc<T> {
+                    impl<T: Control> tonic::server::UnaryService<super::RemoveRequest>
+                    for RemoveSvc<T> {
                         type Response = super::RemoveResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::RemoveRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Control>::remove(&inner, request).await };
+                            let fut = async move {
+                                <T as Control>::remove(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -655,17 +760,24 @@ pub mod control_server {
                 "/cutline.v1.Control/Profile" => {
                     #[allow(non_camel_case_types)]
                     struct ProfileSvc<T: Control>(pub Arc<T>);
-                    impl<T: Control> tonic::server::ServerStreamingService<super::ProfileRequest> for ProfileSvc<T> {
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::ProfileRequest>
+                    for ProfileSvc<T> {
                         type Response = super::ProfileEvent;
                         type ResponseStream = T::ProfileStream;
-                        type Future =
-                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ProfileRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Control>::profile(&inner, request).await };
+                            let fut = async move {
+                                <T as Control>::profile(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -694,21 +806,24 @@ pub mod control_server {
                 "/cutline.v1.Control/MeasureLink" => {
                     #[allow(non_camel_case_types)]
                     struct MeasureLinkSvc<T: Control>(pub Arc<T>);
-                    impl<T: Control>
-                        tonic::server::ServerStreamingService<super::MeasureLinkRequest>
-                        for MeasureLinkSvc<T>
-                    {
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::MeasureLinkRequest>
+                    for MeasureLinkSvc<T> {
                         type Response = super::LinkEvent;
                         type ResponseStream = T::MeasureLinkStream;
-                        type Future =
-                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::MeasureLinkRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut =
-                                async move { <T as Control>::measure_link(&inner, request).await };
+                            let fut = async move {
+                                <T as Control>::measure_link(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -737,15 +852,21 @@ pub mod control_server {
                 "/cutline.v1.Control/Clock" => {
                     #[allow(non_camel_case_types)]
                     struct ClockSvc<T: Control>(pub Arc<T>);
-                    impl<T: Control> tonic::server::UnaryService<super::ClockRequest> for ClockSvc<T> {
+                    impl<T: Control> tonic::server::UnaryService<super::ClockRequest>
+                    for ClockSvc<T> {
                         type Response = super::ClockResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ClockRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Control>::clock(&inner, request).await };
+                            let fut = async move {
+                                <T as Control>::clock(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -771,16 +892,25 @@ pub mod control_server {
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(
-                        tonic::Status::GRPC_STATUS,
-                        (tonic::Code::Unimplemented as i32).into(),
-                    );
-                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }

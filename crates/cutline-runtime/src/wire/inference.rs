@@ -117,11 +117,16 @@ pub struct ModelInferRequest {
     #[prost(string, tag = "3")]
     pub id: ::prost::alloc::string::String,
     #[prost(map = "string, message", tag = "4")]
-    pub parameters: ::std::collections::HashMap<::prost::alloc::string::String, InferParameter>,
+    pub parameters: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        InferParameter,
+    >,
     #[prost(message, repeated, tag = "5")]
     pub inputs: ::prost::alloc::vec::Vec<model_infer_request::InferInputTensor>,
     #[prost(message, repeated, tag = "6")]
-    pub outputs: ::prost::alloc::vec::Vec<model_infer_request::InferRequestedOutputTensor>,
+    pub outputs: ::prost::alloc::vec::Vec<
+        model_infer_request::InferRequestedOutputTensor,
+    >,
     #[prost(bytes = "bytes", repeated, tag = "7")]
     pub raw_input_contents: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
@@ -136,8 +141,10 @@ pub mod model_infer_request {
         #[prost(int64, repeated, tag = "3")]
         pub shape: ::prost::alloc::vec::Vec<i64>,
         #[prost(map = "string, message", tag = "4")]
-        pub parameters:
-            ::std::collections::HashMap<::prost::alloc::string::String, super::InferParameter>,
+        pub parameters: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            super::InferParameter,
+        >,
         #[prost(message, optional, tag = "5")]
         pub contents: ::core::option::Option<super::InferTensorContents>,
     }
@@ -146,8 +153,10 @@ pub mod model_infer_request {
         #[prost(string, tag = "1")]
         pub name: ::prost::alloc::string::String,
         #[prost(map = "string, message", tag = "2")]
-        pub parameters:
-            ::std::collections::HashMap<::prost::alloc::string::String, super::InferParameter>,
+        pub parameters: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            super::InferParameter,
+        >,
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -159,7 +168,10 @@ pub struct ModelInferResponse {
     #[prost(string, tag = "3")]
     pub id: ::prost::alloc::string::String,
     #[prost(map = "string, message", tag = "4")]
-    pub parameters: ::std::collections::HashMap<::prost::alloc::string::String, InferParameter>,
+    pub parameters: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        InferParameter,
+    >,
     #[prost(message, repeated, tag = "5")]
     pub outputs: ::prost::alloc::vec::Vec<model_infer_response::InferOutputTensor>,
     #[prost(bytes = "bytes", repeated, tag = "6")]
@@ -176,8 +188,10 @@ pub mod model_infer_response {
         #[prost(int64, repeated, tag = "3")]
         pub shape: ::prost::alloc::vec::Vec<i64>,
         #[prost(map = "string, message", tag = "4")]
-        pub parameters:
-            ::std::collections::HashMap<::prost::alloc::string::String, super::InferParameter>,
+        pub parameters: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            super::InferParameter,
+        >,
         #[prost(message, optional, tag = "5")]
         pub contents: ::core::option::Option<super::InferTensorContents>,
     }
@@ -189,10 +203,10 @@ pub mod grpc_inference_service_client {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
-    use tonic::codegen::http::Uri;
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     #[derive(Debug, Clone)]
     pub struct GrpcInferenceServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -220,13 +234,14 @@ pub mod grpc_inference_service_client {
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             GrpcInferenceServiceClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -264,14 +279,22 @@ pub mod grpc_inference_service_client {
         pub async fn server_live(
             &mut self,
             request: impl tonic::IntoRequest<super::ServerLiveRequest>,
-        ) -> std::result::Result<tonic::Response<super::ServerLiveResponse>, tonic::Status>
-        {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::ServerLiveResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path =
-                http::uri::PathAndQuery::from_static("/inference.GRPCInferenceService/ServerLive");
+            let path = http::uri::PathAndQuery::from_static(
+                "/inference.GRPCInferenceService/ServerLive",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("inference.GRPCInferenceService", "ServerLive"));
@@ -280,30 +303,48 @@ pub mod grpc_inference_service_client {
         pub async fn server_ready(
             &mut self,
             request: impl tonic::IntoRequest<super::ServerReadyRequest>,
-        ) -> std::result::Result<tonic::Response<super::ServerReadyResponse>, tonic::Status>
-        {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::ServerReadyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path =
-                http::uri::PathAndQuery::from_static("/inference.GRPCInferenceService/ServerReady");
+            let path = http::uri::PathAndQuery::from_static(
+                "/inference.GRPCInferenceService/ServerReady",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(GrpcMethod::new("inference.GRPCInferenceService", "ServerReady"));
+                .insert(
+                    GrpcMethod::new("inference.GRPCInferenceService", "ServerReady"),
+                );
             self.inner.unary(req, path, codec).await
         }
         pub async fn model_ready(
             &mut self,
             request: impl tonic::IntoRequest<super::ModelReadyRequest>,
-        ) -> std::result::Result<tonic::Response<super::ModelReadyResponse>, tonic::Status>
-        {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::ModelReadyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path =
-                http::uri::PathAndQuery::from_static("/inference.GRPCInferenceService/ModelReady");
+            let path = http::uri::PathAndQuery::from_static(
+                "/inference.GRPCInferenceService/ModelReady",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("inference.GRPCInferenceService", "ModelReady"));
@@ -312,48 +353,74 @@ pub mod grpc_inference_service_client {
         pub async fn server_metadata(
             &mut self,
             request: impl tonic::IntoRequest<super::ServerMetadataRequest>,
-        ) -> std::result::Result<tonic::Response<super::ServerMetadataResponse>, tonic::Status>
-        {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::ServerMetadataResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/inference.GRPCInferenceService/ServerMetadata",
             );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(GrpcMethod::new("inference.GRPCInferenceService", "ServerMetadata"));
+                .insert(
+                    GrpcMethod::new("inference.GRPCInferenceService", "ServerMetadata"),
+                );
             self.inner.unary(req, path, codec).await
         }
         pub async fn model_metadata(
             &mut self,
             request: impl tonic::IntoRequest<super::ModelMetadataRequest>,
-        ) -> std::result::Result<tonic::Response<super::ModelMetadataResponse>, tonic::Status>
-        {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::ModelMetadataResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/inference.GRPCInferenceService/ModelMetadata",
             );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(GrpcMethod::new("inference.GRPCInferenceService", "ModelMetadata"));
+                .insert(
+                    GrpcMethod::new("inference.GRPCInferenceService", "ModelMetadata"),
+                );
             self.inner.unary(req, path, codec).await
         }
         pub async fn model_infer(
             &mut self,
             request: impl tonic::IntoRequest<super::ModelInferRequest>,
-        ) -> std::result::Result<tonic::Response<super::ModelInferResponse>, tonic::Status>
-        {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+        ) -> std::result::Result<
+            tonic::Response<super::ModelInferResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path =
-                http::uri::PathAndQuery::from_static("/inference.GRPCInferenceService/ModelInfer");
+            let path = http::uri::PathAndQuery::from_static(
+                "/inference.GRPCInferenceService/ModelInfer",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("inference.GRPCInferenceService", "ModelInfer"));
@@ -368,7 +435,7 @@ pub mod grpc_inference_service_server {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with GrpcInferenceServiceServer.
@@ -377,27 +444,45 @@ pub mod grpc_inference_service_server {
         async fn server_live(
             &self,
             request: tonic::Request<super::ServerLiveRequest>,
-        ) -> std::result::Result<tonic::Response<super::ServerLiveResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ServerLiveResponse>,
+            tonic::Status,
+        >;
         async fn server_ready(
             &self,
             request: tonic::Request<super::ServerReadyRequest>,
-        ) -> std::result::Result<tonic::Response<super::ServerReadyResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ServerReadyResponse>,
+            tonic::Status,
+        >;
         async fn model_ready(
             &self,
             request: tonic::Request<super::ModelReadyRequest>,
-        ) -> std::result::Result<tonic::Response<super::ModelReadyResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ModelReadyResponse>,
+            tonic::Status,
+        >;
         async fn server_metadata(
             &self,
             request: tonic::Request<super::ServerMetadataRequest>,
-        ) -> std::result::Result<tonic::Response<super::ServerMetadataResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ServerMetadataResponse>,
+            tonic::Status,
+        >;
         async fn model_metadata(
             &self,
             request: tonic::Request<super::ModelMetadataRequest>,
-        ) -> std::result::Result<tonic::Response<super::ModelMetadataResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ModelMetadataResponse>,
+            tonic::Status,
+        >;
         async fn model_infer(
             &self,
             request: tonic::Request<super::ModelInferRequest>,
-        ) -> std::result::Result<tonic::Response<super::ModelInferResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ModelInferResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct GrpcInferenceServiceServer<T> {
@@ -420,7 +505,10 @@ pub mod grpc_inference_service_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -455,7 +543,8 @@ pub mod grpc_inference_service_server {
             self
         }
     }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for GrpcInferenceServiceServer<T>
+    impl<T, B> tonic::codegen::Service<http::Request<B>>
+    for GrpcInferenceServiceServer<T>
     where
         T: GrpcInferenceService,
         B: Body + std::marker::Send + 'static,
@@ -475,18 +564,23 @@ pub mod grpc_inference_service_server {
                 "/inference.GRPCInferenceService/ServerLive" => {
                     #[allow(non_camel_case_types)]
                     struct ServerLiveSvc<T: GrpcInferenceService>(pub Arc<T>);
-                    impl<T: GrpcInferenceService>
-                        tonic::server::UnaryService<super::ServerLiveRequest> for ServerLiveSvc<T>
-                    {
+                    impl<
+                        T: GrpcInferenceService,
+                    > tonic::server::UnaryService<super::ServerLiveRequest>
+                    for ServerLiveSvc<T> {
                         type Response = super::ServerLiveResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ServerLiveRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as GrpcInferenceService>::server_live(&inner, request).await
+                                <T as GrpcInferenceService>::server_live(&inner, request)
+                                    .await
                             };
                             Box::pin(fut)
                         }
@@ -516,19 +610,23 @@ pub mod grpc_inference_service_server {
                 "/inference.GRPCInferenceService/ServerReady" => {
                     #[allow(non_camel_case_types)]
                     struct ServerReadySvc<T: GrpcInferenceService>(pub Arc<T>);
-                    impl<T: GrpcInferenceService>
-                        tonic::server::UnaryService<super::ServerReadyRequest>
-                        for ServerReadySvc<T>
-                    {
+                    impl<
+                        T: GrpcInferenceService,
+                    > tonic::server::UnaryService<super::ServerReadyRequest>
+                    for ServerReadySvc<T> {
                         type Response = super::ServerReadyResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ServerReadyRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as GrpcInferenceService>::server_ready(&inner, request).await
+                                <T as GrpcInferenceService>::server_ready(&inner, request)
+                                    .await
                             };
                             Box::pin(fut)
                         }
@@ -558,18 +656,23 @@ pub mod grpc_inference_service_server {
                 "/inference.GRPCInferenceService/ModelReady" => {
                     #[allow(non_camel_case_types)]
                     struct ModelReadySvc<T: GrpcInferenceService>(pub Arc<T>);
-                    impl<T: GrpcInferenceService>
-                        tonic::server::UnaryService<super::ModelReadyRequest> for ModelReadySvc<T>
-                    {
+                    impl<
+                        T: GrpcInferenceService,
+                    > tonic::server::UnaryService<super::ModelReadyRequest>
+                    for ModelReadySvc<T> {
                         type Response = super::ModelReadyResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ModelReadyRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as GrpcInferenceService>::model_ready(&inner, request).await
+                                <T as GrpcInferenceService>::model_ready(&inner, request)
+                                    .await
                             };
                             Box::pin(fut)
                         }
@@ -599,19 +702,26 @@ pub mod grpc_inference_service_server {
                 "/inference.GRPCInferenceService/ServerMetadata" => {
                     #[allow(non_camel_case_types)]
                     struct ServerMetadataSvc<T: GrpcInferenceService>(pub Arc<T>);
-                    impl<T: GrpcInferenceService>
-                        tonic::server::UnaryService<super::ServerMetadataRequest>
-                        for ServerMetadataSvc<T>
-                    {
+                    impl<
+                        T: GrpcInferenceService,
+                    > tonic::server::UnaryService<super::ServerMetadataRequest>
+                    for ServerMetadataSvc<T> {
                         type Response = super::ServerMetadataResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ServerMetadataRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as GrpcInferenceService>::server_metadata(&inner, request).await
+                                <T as GrpcInferenceService>::server_metadata(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
                             };
                             Box::pin(fut)
                         }
@@ -641,19 +751,23 @@ pub mod grpc_inference_service_server {
                 "/inference.GRPCInferenceService/ModelMetadata" => {
                     #[allow(non_camel_case_types)]
                     struct ModelMetadataSvc<T: GrpcInferenceService>(pub Arc<T>);
-                    impl<T: GrpcInferenceService>
-                        tonic::server::UnaryService<super::ModelMetadataRequest>
-                        for ModelMetadataSvc<T>
-                    {
+                    impl<
+                        T: GrpcInferenceService,
+                    > tonic::server::UnaryService<super::ModelMetadataRequest>
+                    for ModelMetadataSvc<T> {
                         type Response = super::ModelMetadataResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ModelMetadataRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as GrpcInferenceService>::model_metadata(&inner, request).await
+                                <T as GrpcInferenceService>::model_metadata(&inner, request)
+                                    .await
                             };
                             Box::pin(fut)
                         }
@@ -683,18 +797,23 @@ pub mod grpc_inference_service_server {
                 "/inference.GRPCInferenceService/ModelInfer" => {
                     #[allow(non_camel_case_types)]
                     struct ModelInferSvc<T: GrpcInferenceService>(pub Arc<T>);
-                    impl<T: GrpcInferenceService>
-                        tonic::server::UnaryService<super::ModelInferRequest> for ModelInferSvc<T>
-                    {
+                    impl<
+                        T: GrpcInferenceService,
+                    > tonic::server::UnaryService<super::ModelInferRequest>
+                    for ModelInferSvc<T> {
                         type Response = super::ModelInferResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ModelInferRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as GrpcInferenceService>::model_infer(&inner, request).await
+                                <T as GrpcInferenceService>::model_infer(&inner, request)
+                                    .await
                             };
                             Box::pin(fut)
                         }
@@ -721,16 +840,25 @@ pub mod grpc_inference_service_server {
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(
-                        tonic::Status::GRPC_STATUS,
-                        (tonic::Code::Unimplemented as i32).into(),
-                    );
-                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }
