@@ -1,0 +1,109 @@
+"""What the interoperability tests share: the binary, models, onnxruntime, numbers."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "models" / "onnx"
+
+# Largest difference allowed, relative to the largest output.
+TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3}
+
+
+def cutline(*arguments) -> str:
+    """Runs the binary; its standard output, or an assertion with its standard error."""
+    binary = os.environ.get("CUTLINE", ROOT / "target" / "debug" / "cutline")
+    command = [str(binary), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+    return done.stdout
+
+
+def cutline_json(*arguments):
+    return json.loads(cutline(*arguments, "--json"))
+
+
+def evenly(items: list, count: int) -> list:
+    """At most `count` of the items, first and last among them."""
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+
+
+def random_inputs(whole: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:
+    """The same seeded tensors every time; symbolic dimensions are 1."""
+    generator = np.random.default_rng(1)
+    return {
+        node.name: generator.standard_normal(
+            [dim if isinstance(dim, int) else 1 for dim in node.shape]
+        ).astype(NUMPY[node.type])
+        for node in whole.get_inputs()
+    }
+
+
+def run(model: onnxruntime.InferenceSession, values: dict[str, np.ndarray]) -> dict:
+    """Runs a model on those of the values that it reads."""
+    inputs = {node.name: values[node.name] for node in model.get_inputs()}
+    names = [node.name for node in model.get_outputs()]
+    return dict(zip(names, model.run(names, inputs), strict=True))
+
+
+def chain(parts: list[Path], values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs the parts one after another, handing on every value by its name."""
+    values = dict(values)
+    for part in parts:
+        values |= run(session(part), values)
+    return values
+
+
+def assert_close(expected: dict, actual: dict, tolerance: float) -> None:
+    for name, whole in expected.items():
+        part = actual[name]
+        assert part.dtype == whole.dtype and part.shape == whole.shape, name
+        if not np.issubdtype(whole.dtype, np.floating):
+            assert (whole == part).all(), name
+            continue
+        scale = np.abs(whole.astype(np.float64)).max()
+        difference = np.abs(whole.astype(np.float64) - part.astype(np.float64)).max()
+        assert difference <= tolerance * max(scale, 1e-30), (
+            f"{name}: differs by {difference}, largest value {scale}"
+        )
+
+
+def stages(directory: Path) -> list[Path]:
+    """The stage folders of a split, in order."""
+    folders = [path for path in directory.iterdir() if path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name.split("-", 1)[0]))
+
+
+def model_file(stage: Path) -> Path:
+    return stage / "1" / "model.onnx"
+
+
+def node_names(path: Path) -> set[str]:
+    return {node.name for node in onnx.load(path, load_external_data=False).graph.node}
