@@ -1,11 +1,33 @@
 //! Inference engines behind one small trait: load model bytes, run named tensors.
+//!
+//! | engine | what | where |
+//! |---|---|---|
+//! | `rten` | pure Rust, part of every build | [`rten`] |
+//! | `onnxruntime` | the fast path; a shared library found on the machine | [`onnxruntime`] |
+//!
+//! An engine computes in whatever types it has; what enters and leaves a [`Session`] has the types
+//! that the ONNX file declares. Nothing outside this module knows an engine.
 
 use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+use cutline_core::tensor::DType;
 use thiserror::Error;
 
 use crate::tensor::Tensor;
+
+mod convert;
+pub mod fake;
+pub mod install;
+mod library;
+pub mod onnxruntime;
+pub mod rten;
+mod support;
+
+pub use support::unsupported_layers;
+
+/// Most threads that a session may be asked to compute with.
+pub const MAX_THREADS: usize = 512;
 
 /// Where a model's bytes are.
 #[derive(Clone, Debug)]
@@ -19,7 +41,7 @@ pub enum ModelSource {
 /// How a session computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Threads of one run; at least 1.
+    /// Threads of one run; at least 1, at most [`MAX_THREADS`].
     pub threads: usize,
 }
 
@@ -52,6 +74,45 @@ pub trait Session: Send {
 
 /// An engine by choice, shared by all who load models.
 pub type SharedEngine = Arc<dyn Engine>;
+
+/// Names of the engines that this build knows, the embedded one first.
+pub const NAMES: [&str; 2] = [rten::NAME, onnxruntime::NAME];
+
+/// What is known of an engine on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// Its name, as [`open`] takes it.
+    pub name: &'static str,
+    /// Version of the library that would compute, where there is one.
+    pub version: Option<String>,
+    /// Whether [`open`] would succeed.
+    pub available: bool,
+    /// Why not, and what to do; or where it comes from.
+    pub reason: String,
+    /// The shared library, for an engine that is one.
+    pub path: Option<PathBuf>,
+}
+
+/// Opens an engine by name. `auto` is not a name: it is resolved by who holds the measurements.
+pub fn open(name: &str) -> Result<SharedEngine, EngineError> {
+    match name {
+        rten::NAME => Ok(Arc::new(rten::Rten)),
+        onnxruntime::NAME => Ok(Arc::new(onnxruntime::OnnxRuntime::open()?)),
+        _ => Err(EngineError::Unknown(name.to_owned())),
+    }
+}
+
+/// The state of every engine of [`NAMES`], in that order. Loads libraries, runs nothing.
+pub fn available() -> Vec<EngineStatus> {
+    let embedded = EngineStatus {
+        name: rten::NAME,
+        version: Some(rten::VERSION.to_owned()),
+        available: true,
+        reason: "part of this build".to_owned(),
+        path: None,
+    };
+    vec![embedded, onnxruntime::status()]
+}
 
 /// Why an engine could not be had, could not load, or could not run.
 #[derive(Debug, Error)]
@@ -93,4 +154,81 @@ pub enum EngineError {
         /// The engine's own words.
         reason: String,
     },
+}
+
+impl EngineError {
+    fn load(engine: &str, reason: impl ToString) -> Self {
+        Self::Load { engine: engine.to_owned(), reason: reason.to_string() }
+    }
+
+    fn run(engine: &str, reason: impl ToString) -> Self {
+        Self::Run { engine: engine.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// An input or output of a loaded model, as its file declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Port {
+    name: String,
+    /// `None` where the file does not say.
+    dtype: Option<DType>,
+}
+
+/// Refuses a thread count that no machine has.
+fn check_threads(engine: &str, options: LoadOptions) -> Result<(), EngineError> {
+    match options.threads {
+        1..=MAX_THREADS => Ok(()),
+        threads => Err(EngineError::load(
+            engine,
+            format!("cannot compute with {threads} threads; choose 1 to {MAX_THREADS}"),
+        )),
+    }
+}
+
+/// Positions of the given inputs among the declared ones. Refuses a run that lacks an input, has
+/// one too many, or brings one in another type.
+fn check_inputs(
+    engine: &str,
+    declared: &[Port],
+    inputs: &[(&str, &Tensor)],
+) -> Result<Vec<usize>, EngineError> {
+    let mut given = Vec::with_capacity(inputs.len());
+    for (name, tensor) in inputs {
+        let position = declared.iter().position(|port| port.name == *name);
+        let Some(index) = position else {
+            return Err(EngineError::run(engine, format!("the model has no input `{name}`")));
+        };
+        if given.contains(&index) {
+            return Err(EngineError::run(engine, format!("input `{name}` is given twice")));
+        }
+        let actual = tensor.dtype();
+        match declared[index].dtype {
+            Some(dtype) if dtype != actual => {
+                let reason = format!("input `{name}` is {actual}, the model declares {dtype}");
+                return Err(EngineError::run(engine, reason));
+            }
+            _ => given.push(index),
+        }
+    }
+    match declared.iter().enumerate().find(|(index, _)| !given.contains(index)) {
+        Some((_, port)) => {
+            Err(EngineError::run(engine, format!("input `{}` is missing", port.name)))
+        }
+        None => Ok(given),
+    }
+}
+
+/// Positions of the asked outputs among the declared ones.
+fn find_outputs(
+    engine: &str,
+    declared: &[Port],
+    outputs: &[&str],
+) -> Result<Vec<usize>, EngineError> {
+    let find = |name: &&str| {
+        declared
+            .iter()
+            .position(|port| port.name == **name)
+            .ok_or_else(|| EngineError::run(engine, format!("the model has no output `{name}`")))
+    };
+    outputs.iter().map(find).collect()
 }

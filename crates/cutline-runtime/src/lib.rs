@@ -13,7 +13,11 @@ pub mod engine;
 
 pub mod verify;
 
+pub mod labels;
+
 pub mod picture;
+
+pub mod stats;
 
 pub mod profiler;
 

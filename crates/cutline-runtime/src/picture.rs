@@ -1,1 +1,238 @@
-//! Pictures to input tensors: decoding, resizing, the encodings that travel.
+//! Pictures on their way into a network, in two halves that may run on two devices.
+//!
+//! ```text
+//! file ── decode ── resize ── pixels ──┬─ jpeg ──┐
+//!                                      ├─ uint8 ─┤ (travels) ── pixels ── normalize ── tensor
+//!                                      └──────────── normalize ── fp32 (travels) ───── tensor
+//! └────────────── prepare ──────────────┘         └──────────────── finish ────────────────┘
+//! ```
+//!
+//! Decoding, resizing and normalising are integer arithmetic or single operations of IEEE 754, so
+//! the tensor has the same bits wherever it is made; only `jpeg` changes it.
+
+use std::io::Cursor;
+
+use cutline_core::{
+    picture::{Channels, Filter, Fit, InputEncoding, PictureSpec, PictureSpecError},
+    tensor::{DType, Shape},
+};
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image, images::ImageRef,
+};
+use half::{f16, slice::HalfFloatSliceExt};
+use image::{
+    DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, codecs::jpeg::JpegEncoder,
+};
+use thiserror::Error;
+
+use crate::tensor::{Tensor, TensorError};
+
+/// Longest side of a picture that is decoded.
+const MAX_SIDE: u32 = 16_384;
+
+/// Most memory that decoding may take.
+const MAX_DECODED_BYTES: u64 = 512 << 20;
+
+/// A picture half-way into the network, as it travels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Payload {
+    /// What `tensor` holds.
+    pub encoding: InputEncoding,
+    /// `jpeg`: UINT8 of the file's length; `uint8`: UINT8 1xHxWxC; `fp32`: the network's input.
+    pub tensor: Tensor,
+}
+
+/// Why a picture did not become a tensor.
+#[derive(Debug, Error)]
+pub enum PictureError {
+    /// Not a JPEG or PNG, damaged, or larger than is decoded.
+    #[error("the picture cannot be decoded (JPEG and PNG up to {MAX_SIDE} pixels a side can)")]
+    Decode(#[source] ImageError),
+    /// The picture cannot be brought to the input's size.
+    #[error("the picture cannot be resized to {width}x{height}: {reason}")]
+    Resize {
+        /// Width of the network's input.
+        width: u32,
+        /// Height of the network's input.
+        height: u32,
+        /// The resizer's own words.
+        reason: String,
+    },
+    /// The picture cannot be written as JPEG.
+    #[error("the picture cannot be written as JPEG")]
+    Encode(#[source] ImageError),
+    /// What arrived is not what the specification says.
+    #[error("a picture sent as {encoding} arrived as {dtype} of shape {shape}")]
+    Payload {
+        /// What it was to be.
+        encoding: InputEncoding,
+        /// The type that came.
+        dtype: DType,
+        /// The shape that came.
+        shape: Shape,
+    },
+    /// The picture that arrived has another size than the network's input.
+    #[error("a picture of {actual_width}x{actual_height} arrived for an input of {width}x{height}")]
+    Size {
+        /// Width of the network's input.
+        width: u32,
+        /// Height of the network's input.
+        height: u32,
+        /// Width that came.
+        actual_width: u32,
+        /// Height that came.
+        actual_height: u32,
+    },
+    /// The specification contradicts itself.
+    #[error("the picture does not fit the network's input")]
+    Spec(#[from] PictureSpecError),
+    /// A tensor that does not match its own shape.
+    #[error("the picture's tensor is malformed")]
+    Tensor(#[from] TensorError),
+}
+
+/// The sender's half: from a picture file to what travels.
+pub fn prepare(
+    file: &[u8],
+    spec: &PictureSpec,
+    encoding: InputEncoding,
+) -> Result<Payload, PictureError> {
+    let pixels = resize(decode(file)?, spec)?;
+    let tensor = match encoding {
+        InputEncoding::Jpeg => {
+            let file = encode_jpeg(&pixels, spec)?;
+            Tensor::new(DType::U8, Shape(vec![file.len() as u64]), file)?
+        }
+        InputEncoding::Uint8 => Tensor::new(DType::U8, pixel_shape(spec), pixels)?,
+        InputEncoding::Fp32 => to_tensor(&pixels, spec)?,
+    };
+    Ok(Payload { encoding, tensor })
+}
+
+/// The receiver's half: from what travelled to the network's input.
+pub fn finish(payload: &Payload, spec: &PictureSpec) -> Result<Tensor, PictureError> {
+    let tensor = &payload.tensor;
+    let refuse = || PictureError::Payload {
+        encoding: payload.encoding,
+        dtype: tensor.dtype(),
+        shape: tensor.shape().clone(),
+    };
+    let is = |dtype, shape: &Shape| tensor.dtype() == dtype && tensor.shape() == shape;
+    match payload.encoding {
+        InputEncoding::Jpeg if tensor.dtype() == DType::U8 => {
+            let picture = decode(tensor.data())?;
+            let (actual_width, actual_height) = (picture.width(), picture.height());
+            if (actual_width, actual_height) != (spec.width, spec.height) {
+                let (width, height) = (spec.width, spec.height);
+                return Err(PictureError::Size { width, height, actual_width, actual_height });
+            }
+            to_tensor(&to_pixels(picture, spec.channels), spec)
+        }
+        InputEncoding::Uint8 if is(DType::U8, &pixel_shape(spec)) => to_tensor(tensor.data(), spec),
+        InputEncoding::Fp32 if is(spec.dtype, &spec.shape()) => Ok(tensor.clone()),
+        _ => Err(refuse()),
+    }
+}
+
+/// Decodes a JPEG or PNG, upright as its camera was held.
+fn decode(file: &[u8]) -> Result<DynamicImage, PictureError> {
+    let mut reader = ImageReader::new(Cursor::new(file))
+        .with_guessed_format()
+        .map_err(|error| PictureError::Decode(ImageError::IoError(error)))?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().map_err(PictureError::Decode)?;
+    decoder.set_limits(limits).map_err(PictureError::Decode)?;
+    let orientation = decoder.orientation().map_err(PictureError::Decode)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(PictureError::Decode)?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+/// Rows of interleaved red, green, blue, or of gray.
+fn to_pixels(picture: DynamicImage, channels: Channels) -> Vec<u8> {
+    match channels {
+        Channels::Rgb | Channels::Bgr => picture.into_rgb8().into_raw(),
+        Channels::Gray => picture.into_luma8().into_raw(),
+    }
+}
+
+fn resize(picture: DynamicImage, spec: &PictureSpec) -> Result<Vec<u8>, PictureError> {
+    let (width, height) = (picture.width(), picture.height());
+    if (width, height) == (spec.width, spec.height) {
+        return Ok(to_pixels(picture, spec.channels));
+    }
+    let pixel = match spec.channels {
+        Channels::Rgb | Channels::Bgr => PixelType::U8x3,
+        Channels::Gray => PixelType::U8,
+    };
+    let pixels = to_pixels(picture, spec.channels);
+    let failed = |error: &dyn std::fmt::Display| PictureError::Resize {
+        width: spec.width,
+        height: spec.height,
+        reason: error.to_string(),
+    };
+    let source = ImageRef::new(width, height, &pixels, pixel).map_err(|e| failed(&e))?;
+    let mut target = Image::new(spec.width, spec.height, pixel);
+    let mut options = ResizeOptions::new().resize_alg(match spec.filter {
+        Filter::Nearest => ResizeAlg::Nearest,
+        Filter::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
+        Filter::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
+        Filter::Lanczos3 => ResizeAlg::Convolution(FilterType::Lanczos3),
+    });
+    if spec.fit == Fit::Crop {
+        let (left, top, width, height) = centre(width, height, spec);
+        options = options.crop(left, top, width, height);
+    }
+    Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
+    Ok(target.into_vec())
+}
+
+/// The part of a picture that lands in the input when its shorter side becomes 8/7 of the input's:
+/// 7/8 of the largest rectangle of the input's aspect ratio. Left, top, width, height.
+fn centre(width: u32, height: u32, spec: &PictureSpec) -> (f64, f64, f64, f64) {
+    let (width, height) = (f64::from(width), f64::from(height));
+    let (target_width, target_height) = (f64::from(spec.width), f64::from(spec.height));
+    let scale = (width / target_width).min(height / target_height) * 7.0 / 8.0;
+    let (cut_width, cut_height) = (target_width * scale, target_height * scale);
+    ((width - cut_width) / 2.0, (height - cut_height) / 2.0, cut_width, cut_height)
+}
+
+fn encode_jpeg(pixels: &[u8], spec: &PictureSpec) -> Result<Vec<u8>, PictureError> {
+    let color = match spec.channels {
+        Channels::Rgb | Channels::Bgr => image::ExtendedColorType::Rgb8,
+        Channels::Gray => image::ExtendedColorType::L8,
+    };
+    let mut file = Vec::new();
+    JpegEncoder::new_with_quality(&mut file, spec.jpeg_quality)
+        .encode(pixels, spec.width, spec.height, color)
+        .map_err(PictureError::Encode)?;
+    Ok(file)
+}
+
+fn pixel_shape(spec: &PictureSpec) -> Shape {
+    let channels = spec.channels.count() as u64;
+    Shape(vec![1, u64::from(spec.height), u64::from(spec.width), channels])
+}
+
+fn to_tensor(pixels: &[u8], spec: &PictureSpec) -> Result<Tensor, PictureError> {
+    let values = spec.normalize(pixels)?;
+    let shape = spec.shape();
+    let tensor = match spec.dtype {
+        DType::F16 => {
+            let mut halves = vec![f16::ZERO; values.len()];
+            halves.convert_from_f32_slice(&values);
+            Tensor::from_vec(DType::F16, shape, halves)
+        }
+        DType::U8 => {
+            let bytes: Vec<u8> = values.iter().map(|value| value.round() as u8).collect();
+            Tensor::from_vec(DType::U8, shape, bytes)
+        }
+        DType::F32 => Tensor::from_f32(shape, values),
+        other => return Err(PictureSpecError::Type(other).into()),
+    };
+    Ok(tensor?)
+}

@@ -37,13 +37,21 @@ impl Tensor {
 
     /// Takes over a vector of floats without copying it.
     pub fn from_f32(shape: Shape, values: Vec<f32>) -> Result<Self, TensorError> {
-        struct Floats(Vec<f32>);
-        impl AsRef<[u8]> for Floats {
+        Self::from_vec(DType::F32, shape, values)
+    }
+
+    /// Takes over a vector of elements without copying it; `T` is how `dtype` lies in memory.
+    pub fn from_vec<T>(dtype: DType, shape: Shape, values: Vec<T>) -> Result<Self, TensorError>
+    where
+        T: bytemuck::NoUninit + Send + Sync,
+    {
+        struct Elements<T>(Vec<T>);
+        impl<T: bytemuck::NoUninit> AsRef<[u8]> for Elements<T> {
             fn as_ref(&self) -> &[u8] {
                 bytemuck::cast_slice(&self.0)
             }
         }
-        Self::new(DType::F32, shape, Bytes::from_owner(Floats(values)))
+        Self::new(dtype, shape, Bytes::from_owner(Elements(values)))
     }
 
     /// Element type.

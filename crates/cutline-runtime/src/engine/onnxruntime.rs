@@ -1,0 +1,350 @@
+//! The fast engine: ONNX Runtime, loaded at run time from a shared library of the machine.
+//!
+//! A process loads one library and keeps it. Threads do not spin between runs, because two stages
+//! may share a machine; inputs are borrowed and outputs handed over without a copy.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use cutline_core::tensor::{DType, Shape};
+use ort::{
+    environment::Environment,
+    logging::LogLevel,
+    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
+    session::{
+        OutputSelector, RunOptions, SessionInputValue,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+    value::{
+        DynTensor, DynTensorValueType, Outlet, PrimitiveTensorElementType, TensorElementType,
+        TensorRefMut, ValueType,
+    },
+};
+
+use super::{
+    Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
+    check_threads, find_outputs, library,
+};
+use crate::tensor::Tensor;
+
+/// The engine's name.
+pub const NAME: &str = "onnxruntime";
+
+/// The library, loaded and initialised.
+#[derive(Clone)]
+pub struct OnnxRuntime {
+    environment: Environment,
+    version: Arc<str>,
+}
+
+impl OnnxRuntime {
+    /// Finds the library and loads it; the next call of the same process returns the same one.
+    pub fn open() -> Result<Self, EngineError> {
+        static LOADED: Mutex<Option<OnnxRuntime>> = Mutex::new(None);
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = &*loaded {
+            return Ok(runtime.clone());
+        }
+        let found = library::find().map_err(|missing| unavailable(missing.reason))?;
+        let environment = ort::init_from(&found.path)
+            .map_err(unavailable)?
+            .with_name("cutline")
+            .with_telemetry(false)
+            // Whatever the library has to say of a failure is in the error it returns.
+            .with_logger(Arc::new(|_: LogLevel, _: &str, _: &str, _: &str, _: &str| ()))
+            .build()
+            .map_err(unavailable)?;
+        let runtime = Self { environment, version: found.version.into() };
+        *loaded = Some(runtime.clone());
+        Ok(runtime)
+    }
+
+    fn builder(&self, threads: usize) -> Result<SessionBuilder, ort::Error> {
+        let builder = ort::session::Session::builder(&self.environment)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(threads)?
+            .with_inter_threads(1)?
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?;
+        Ok(builder)
+    }
+}
+
+/// What is known of the engine on this machine. Loads the library, but keeps it only if it is in
+/// use already.
+pub fn status() -> EngineStatus {
+    let (version, reason, path): (_, _, Option<PathBuf>) = match library::find() {
+        Ok(found) => (Some(found.version), "found on this machine".to_owned(), Some(found.path)),
+        Err(missing) => (None, missing.reason, missing.path),
+    };
+    EngineStatus { name: NAME, available: version.is_some(), version, reason, path }
+}
+
+impl Engine for OnnxRuntime {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn load(
+        &self,
+        model: &ModelSource,
+        options: LoadOptions,
+    ) -> Result<Box<dyn Session>, EngineError> {
+        check_threads(NAME, options)?;
+        let mut builder =
+            self.builder(options.threads).map_err(|error| EngineError::load(NAME, error))?;
+        let session = match model {
+            ModelSource::File(path) => builder.commit_from_file(path),
+            ModelSource::Memory(bytes) => builder.commit_from_memory(bytes),
+        };
+        let session = session.map_err(|error| load_error(&error.to_string()))?;
+        let inputs = session.inputs().iter().map(port).collect();
+        let outputs = session.outputs().iter().map(port).collect();
+        let memory =
+            MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
+                .map_err(|error| EngineError::load(NAME, error))?;
+        Ok(Box::new(OrtSession { session, inputs, outputs, memory }))
+    }
+}
+
+struct OrtSession {
+    session: ort::session::Session,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    memory: MemoryInfo<'static>,
+}
+
+impl Session for OrtSession {
+    fn run(
+        &mut self,
+        inputs: &[(&str, &Tensor)],
+        outputs: &[&str],
+    ) -> Result<Vec<Tensor>, EngineError> {
+        check_inputs(NAME, &self.inputs, inputs)?;
+        find_outputs(NAME, &self.outputs, outputs)?;
+        let failed = |error: ort::Error| EngineError::run(NAME, error);
+        let aligned: Vec<Tensor> = inputs.iter().map(|(_, tensor)| align(tensor)).collect();
+        let values = inputs
+            .iter()
+            .zip(&aligned)
+            .map(|((name, _), tensor)| Ok((*name, borrow(&self.memory, tensor)?)))
+            .collect::<Result<Vec<(&str, SessionInputValue<'_>)>, ort::Error>>()
+            .map_err(failed)?;
+        let wanted = outputs.iter().fold(OutputSelector::no_default(), |all, &name| all.with(name));
+        let options = RunOptions::new().map_err(failed)?.with_outputs(wanted);
+        let mut results = self.session.run_with_options(values, &options).map_err(failed)?;
+        let take = |name: &&str| {
+            let missing = || EngineError::run(NAME, format!("output `{name}` did not come"));
+            let value = results.remove(name).ok_or_else(missing)?;
+            hand_over(value.downcast::<DynTensorValueType>().map_err(failed)?)
+        };
+        outputs.iter().map(take).collect()
+    }
+}
+
+fn unavailable(reason: impl ToString) -> EngineError {
+    EngineError::Unavailable { engine: NAME.to_owned(), reason: reason.to_string() }
+}
+
+fn port(outlet: &Outlet) -> Port {
+    let dtype = match outlet.dtype() {
+        ValueType::Tensor { ty, .. } => dtype_of(*ty),
+        _ => None,
+    };
+    Port { name: outlet.name().to_owned(), dtype }
+}
+
+fn dtype_of(element: TensorElementType) -> Option<DType> {
+    Some(match element {
+        TensorElementType::Float32 => DType::F32,
+        TensorElementType::Float16 => DType::F16,
+        TensorElementType::Bfloat16 => DType::BF16,
+        TensorElementType::Float64 => DType::F64,
+        TensorElementType::Int8 => DType::I8,
+        TensorElementType::Uint8 => DType::U8,
+        TensorElementType::Int16 => DType::I16,
+        TensorElementType::Uint16 => DType::U16,
+        TensorElementType::Int32 => DType::I32,
+        TensorElementType::Uint32 => DType::U32,
+        TensorElementType::Int64 => DType::I64,
+        TensorElementType::Uint64 => DType::U64,
+        TensorElementType::Bool => DType::Bool,
+        _ => return None,
+    })
+}
+
+/// The same tensor where its elements are aligned, as they nearly always are; else a copy.
+fn align(tensor: &Tensor) -> Tensor {
+    let size = tensor.dtype().size().unwrap_or(1) as usize;
+    if tensor.data().as_ptr().addr().is_multiple_of(size) {
+        return tensor.clone();
+    }
+    let mut words = vec![0u64; tensor.data().len().div_ceil(8)];
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    bytes[..tensor.data().len()].copy_from_slice(tensor.data());
+    let bytes = Bytes::from_owner(Words(words)).slice(..tensor.data().len());
+    Tensor::new(tensor.dtype(), tensor.shape().clone(), bytes).expect("the same type and length")
+}
+
+struct Words(Vec<u64>);
+
+impl AsRef<[u8]> for Words {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+fn borrow<'a>(
+    memory: &MemoryInfo<'static>,
+    tensor: &'a Tensor,
+) -> Result<SessionInputValue<'a>, ort::Error> {
+    Ok(match tensor.dtype() {
+        DType::F32 => view::<f32>(memory, tensor)?.into(),
+        DType::F16 => view::<half::f16>(memory, tensor)?.into(),
+        DType::BF16 => view::<half::bf16>(memory, tensor)?.into(),
+        DType::F64 => view::<f64>(memory, tensor)?.into(),
+        DType::I8 => view::<i8>(memory, tensor)?.into(),
+        DType::U8 => view::<u8>(memory, tensor)?.into(),
+        DType::I16 => view::<i16>(memory, tensor)?.into(),
+        DType::U16 => view::<u16>(memory, tensor)?.into(),
+        DType::I32 => view::<i32>(memory, tensor)?.into(),
+        DType::U32 => view::<u32>(memory, tensor)?.into(),
+        DType::I64 => view::<i64>(memory, tensor)?.into(),
+        DType::U64 => view::<u64>(memory, tensor)?.into(),
+        DType::Bool => view::<bool>(memory, tensor)?.into(),
+        DType::String => return Err(ort::Error::new("text tensors are not supported")),
+    })
+}
+
+fn view<'a, T: PrimitiveTensorElementType + std::fmt::Debug>(
+    memory: &MemoryInfo<'static>,
+    tensor: &'a Tensor,
+) -> Result<TensorRefMut<'a, T>, ort::Error> {
+    let shape = tensor.shape().0.iter().map(|&dim| dim as i64);
+    let data = tensor.data().as_ptr().cast_mut().cast();
+    // SAFETY: a `Tensor` holds exactly the elements of its type and shape; they are aligned for
+    // `T` (see `align`), in main memory, and outlive the value because its lifetime is theirs. The
+    // library does not write to the inputs of a run, and no Rust reference of type `T` is made.
+    #[allow(unsafe_code)]
+    unsafe {
+        TensorRefMut::from_raw(memory.clone(), data, ort::value::Shape::new(shape))
+    }
+}
+
+/// A result whose bytes stay where the library put them, for as long as anyone holds them.
+fn hand_over(value: DynTensor) -> Result<Tensor, EngineError> {
+    let named = |what: &str| EngineError::run(NAME, format!("an output is {what}"));
+    let dtype = dtype_of(*value.data_type()).ok_or_else(|| named("of an unknown element type"))?;
+    if !value.memory_info().is_cpu_accessible() {
+        return Err(named("not in main memory"));
+    }
+    let shape = Shape(value.shape().iter().map(|&dim| dim.unsigned_abs()).collect());
+    let length = cutline_core::tensor::byte_size(dtype, &shape).map_or(0, |size| size.0 as usize);
+    let data = match length {
+        0 => Bytes::new(),
+        _ => Bytes::from_owner(Output { value, length }),
+    };
+    Tensor::new(dtype, shape, data).map_err(|error| EngineError::run(NAME, error))
+}
+
+struct Output {
+    value: DynTensor,
+    /// Bytes of the tensor; not zero.
+    length: usize,
+}
+
+impl AsRef<[u8]> for Output {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the library allocated the elements of this type and shape in main memory, frees
+        // them when the value is dropped, and writes to them no more once the run has returned.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(self.value.data_ptr().cast(), self.length)
+        }
+    }
+}
+
+/// Tells a missing operator from every other trouble; the library has only words for it.
+///
+/// ```text
+/// Could not find an implementation for LRN(13) node with name 'norm1'
+/// In Node, ("norm1", Affine, "", -1) : (...) -> (...) , Error No Op registered for Affine with ...
+/// ... Fatal error: com.example:Affine(-1) is not a registered function/op
+/// ```
+fn load_error(message: &str) -> EngineError {
+    let quoted = |after: &str, quote: char| {
+        let rest = message.split_once(after)?.1;
+        let name = rest.split(quote).next()?;
+        (!name.is_empty()).then(|| name.to_owned())
+    };
+    let word_after = |after: &str| {
+        let rest = message.split_once(after)?.1;
+        rest.split(['(', ' ', ',']).next().map(ToOwned::to_owned)
+    };
+    let op = word_after("Could not find an implementation for ")
+        .or_else(|| word_after("No Op registered for "))
+        .or_else(|| {
+            let before = message.split_once(" is not a registered function/op")?.0;
+            let op = before.rsplit([' ', ':']).next()?;
+            op.split('(').next().map(ToOwned::to_owned)
+        });
+    let layer = quoted("node with name '", '\'').or_else(|| quoted("In Node, (\"", '"'));
+    match op {
+        Some(op) => EngineError::Unsupported { engine: NAME.to_owned(), op, layer },
+        None => EngineError::load(NAME, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_operator_is_told_from_other_troubles() {
+        let cases = [
+            (
+                "Could not find an implementation for LRN(13) node with name 'norm1'",
+                Some(("LRN", Some("norm1"))),
+            ),
+            (
+                "This is an invalid model. In Node, (\"n\", Affine, \"\", -1) : (\"x\": \
+                 tensor(float),) -> (\"y\",) , Error No Op registered for Affine with \
+                 domain_version of 9",
+                Some(("Affine", Some("n"))),
+            ),
+            (
+                "Fatal error: com.example:Affine(-1) is not a registered function/op",
+                Some(("Affine", None)),
+            ),
+            ("Load model from x.onnx failed: Protobuf parsing failed.", None),
+        ];
+        for (message, expected) in cases {
+            match (load_error(message), expected) {
+                (EngineError::Unsupported { op, layer, .. }, Some((name, of))) => {
+                    assert_eq!((op.as_str(), layer.as_deref()), (name, of));
+                }
+                (EngineError::Load { reason, .. }, None) => assert_eq!(reason, message),
+                (error, _) => panic!("{message}: {error:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_misaligned_tensor_is_copied() {
+        let bytes = Bytes::from((0..17).collect::<Vec<u8>>());
+        let start = usize::from(bytes.as_ptr().addr().is_multiple_of(4));
+        let tensor =
+            Tensor::new(DType::F32, Shape(vec![4]), bytes.slice(start..start + 16)).unwrap();
+        let copy = align(&tensor);
+        assert!(copy.data().as_ptr().addr().is_multiple_of(4));
+        assert_eq!(copy, tensor);
+        assert_eq!(align(&copy).data().as_ptr(), copy.data().as_ptr());
+    }
+}

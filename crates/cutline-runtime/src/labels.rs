@@ -1,0 +1,147 @@
+//! Names for the classes of a network's answer.
+//!
+//! A label file has one class per line, in the order of the network's output. Two habits of such
+//! files are understood: a leading WordNet id (`n01440764 tench`), and one class too many or too few
+//! because a `background` class comes first.
+
+use cutline_core::tensor::DType;
+use serde::Serialize;
+
+use crate::tensor::Tensor;
+
+/// Class names in the order of the output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels(Vec<String>);
+
+/// A class with its score.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scored {
+    /// Position in the network's output.
+    pub class: usize,
+    /// Its name; the position where there is none.
+    pub label: String,
+    /// Probability; where the output holds none, its softmax.
+    pub score: f32,
+}
+
+impl Labels {
+    /// Reads a label file; blank lines at its end do not count.
+    pub fn parse(text: &str) -> Self {
+        Self(text.trim_end().lines().map(|line| strip_id(line.trim()).to_owned()).collect())
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The name of a class of an output of `classes` values.
+    fn name(&self, class: usize, classes: usize) -> String {
+        let position = match self.0.len() {
+            names if names == classes + 1 => Some(class + 1),
+            names if names + 1 == classes => class.checked_sub(1),
+            _ => Some(class),
+        };
+        let name = position.and_then(|position| self.0.get(position));
+        name.cloned().unwrap_or_else(|| class.to_string())
+    }
+}
+
+/// `n01440764 tench` without its WordNet id.
+fn strip_id(line: &str) -> &str {
+    match line.split_once(' ') {
+        Some((id, name))
+            if id.len() == 9
+                && id.starts_with('n')
+                && id[1..].bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            name
+        }
+        _ => line,
+    }
+}
+
+/// The `count` best classes of a network's answer, best first, equals by position; `None` where the
+/// tensor holds no scores.
+pub fn top(output: &Tensor, labels: &Labels, count: usize) -> Option<Vec<Scored>> {
+    let scores = probabilities(&scores(output)?);
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    let best = order.into_iter().take(count).map(|class| Scored {
+        class,
+        label: labels.name(class, scores.len()),
+        score: scores[class],
+    });
+    Some(best.collect())
+}
+
+/// The values of an answer as floats.
+fn scores(output: &Tensor) -> Option<Vec<f32>> {
+    match output.dtype() {
+        DType::F32 => Some(output.as_f32()?.into_owned()),
+        DType::F16 => {
+            let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(output.data());
+            Some(halves.into_iter().map(half::f16::to_f32).collect())
+        }
+        _ => None,
+    }
+}
+
+/// The values themselves where they are probabilities already, else their softmax.
+fn probabilities(values: &[f32]) -> Vec<f32> {
+    let sum: f32 = values.iter().sum();
+    if values.iter().all(|&value| value >= 0.0) && (sum - 1.0).abs() < 1e-2 {
+        return values.to_vec();
+    }
+    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = values.iter().map(|value| (value - largest).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.iter().map(|power| power / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cutline_core::tensor::Shape;
+
+    use super::*;
+
+    fn answer(values: &[f32]) -> Tensor {
+        Tensor::from_f32(Shape(vec![1, values.len() as u64]), values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_best_classes_come_first_with_their_names() {
+        let labels = Labels::parse("cat\ndog\nn01440764 tench, Tinca tinca\n\n");
+        let best = top(&answer(&[0.0, 2.0, 1.0]), &labels, 2).unwrap();
+        let names: Vec<_> = best.iter().map(|scored| scored.label.as_str()).collect();
+        assert_eq!(names, ["dog", "tench, Tinca tinca"]);
+        assert!((best[0].score - 0.665).abs() < 1e-3, "{best:?}");
+    }
+
+    #[test]
+    fn probabilities_stay_as_they_are() {
+        let best = top(&answer(&[0.25, 0.75]), &Labels::parse(""), 9).unwrap();
+        assert_eq!(best.len(), 2);
+        assert_eq!((best[0].class, best[0].score), (1, 0.75));
+        assert_eq!(best[0].label, "1");
+    }
+
+    #[test]
+    fn a_background_class_shifts_the_names() {
+        let with_background = Labels::parse("background\ncat\ndog");
+        assert_eq!(top(&answer(&[0.0, 1.0]), &with_background, 1).unwrap()[0].label, "dog");
+        let without = Labels::parse("cat\ndog");
+        assert_eq!(top(&answer(&[0.0, 1.0, 0.0]), &without, 1).unwrap()[0].label, "cat");
+    }
+
+    #[test]
+    fn an_answer_that_is_no_score_has_no_best_class() {
+        let tensor = Tensor::new(DType::U8, Shape(vec![1]), vec![1]).unwrap();
+        assert_eq!(top(&tensor, &Labels::parse("a"), 1), None);
+    }
+}
