@@ -17,6 +17,18 @@ use thiserror::Error;
 
 use crate::{graph::Graph, tensor::Shape};
 
+mod arithmetic;
+mod attributes;
+mod declared;
+mod import;
+mod macs;
+mod order;
+mod role;
+mod shape;
+mod tensors;
+mod types;
+mod window;
+
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
@@ -109,8 +121,8 @@ pub fn decode(bytes: Bytes) -> Result<proto::ModelProto, ImportError> {
 /// The network in a model: shapes, work and roles of all layers, in topological order.
 ///
 /// Linear in the size of the graph apart from sorting; weights are only looked at for their type.
-pub fn import(_model: &proto::ModelProto, _options: &ImportOptions) -> Result<Graph, ImportError> {
-    Err(ImportError::Missing { missing: "importer yet" })
+pub fn import(model: &proto::ModelProto, options: &ImportOptions) -> Result<Graph, ImportError> {
+    import::import(model, options)
 }
 
 /// What a file of another well-known format begins with.
