@@ -16,6 +16,9 @@ pub mod link;
 mod profiles;
 pub mod table;
 
+/// Name of the input encoding that is the tensor itself, and of the codec that changes nothing.
+pub const TENSOR: &str = "fp32";
+
 /// Where a number comes from; reports print it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -179,7 +182,7 @@ impl Costs {
         &self.links
     }
 
-    /// Input encodings on offer.
+    /// Input encodings on offer; the tensor itself is always among them.
     pub fn inputs(&self) -> &[InputEncoding] {
         &self.inputs
     }
@@ -187,6 +190,12 @@ impl Costs {
     /// Codecs on offer; the first is the identity `fp32`.
     pub fn codecs(&self) -> &[Codec] {
         &self.codecs
+    }
+
+    /// Time on the source to make the input tensor from a picture.
+    pub fn tensor_time(&self) -> Nanos {
+        let tensor = self.inputs.iter().find(|input| input.name == TENSOR);
+        tensor.map_or(Nanos::ZERO, |tensor| tensor.encode[DeviceId::SOURCE.index()])
     }
 
     /// What a message from one device to another meets; `None` without a declared link.
@@ -215,7 +224,7 @@ impl Codec {
     /// Values travel as they are declared.
     pub fn identity() -> Self {
         Codec {
-            name: "fp32".to_owned(),
+            name: TENSOR.to_owned(),
             num: 1,
             den: 1,
             encode_per_kb: Nanos::ZERO,

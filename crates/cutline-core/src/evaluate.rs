@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    cost::{Costs, EngineOption, InputEncoding},
+    cost::{Costs, EngineOption, InputEncoding, TENSOR},
     dag::{Dag, FlowId},
     partition::{Hop, Mapping, Partition, Stage, derive},
     platform::DeviceId,
@@ -179,8 +179,7 @@ impl Frame<'_> {
         let as_tensor = self.input().name == TENSOR;
         let mut nanos = Nanos::ZERO;
         if used || crosses && as_tensor {
-            nanos +=
-                tensor_encoding(self.costs).map_or(Nanos::ZERO, |tensor| tensor.encode[source]);
+            nanos += self.costs.tensor_time();
         }
         if crosses && !as_tensor {
             nanos += self.input().encode[source];
@@ -284,14 +283,6 @@ impl Frame<'_> {
     fn name(&self, device: DeviceId) -> String {
         self.costs.device(device).name.clone()
     }
-}
-
-/// Name of the input encoding that is the tensor itself.
-pub(crate) const TENSOR: &str = "fp32";
-
-/// The input encoding that is the tensor itself, where the table offers it.
-pub(crate) fn tensor_encoding(costs: &Costs) -> Option<&InputEncoding> {
-    costs.inputs().iter().find(|input| input.name == TENSOR)
 }
 
 fn local(kind: PartKind, device: DeviceId, nanos: Nanos) -> Part {

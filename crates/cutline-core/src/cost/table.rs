@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Codec, CostError, Costs, DeviceCosts, EngineOption, InputEncoding, Origin, link_costs,
+    Codec, CostError, Costs, DeviceCosts, EngineOption, InputEncoding, Origin, TENSOR, link_costs,
     profiles::LOSSY_INPUTS,
 };
 use crate::{
@@ -172,7 +172,7 @@ fn topological_order(layers: &[LayerCosts]) -> Result<Vec<usize>, CostError> {
 
 fn dag(file: &CostsFile, order: &[usize]) -> Result<Dag, CostError> {
     let mut dag = Dag::new();
-    let input = dag.add_input(INPUT, file.input.get("fp32").copied());
+    let input = dag.add_input(INPUT, file.input.get(TENSOR).copied());
     let mut made: BTreeMap<&str, FlowId> = BTreeMap::new();
     for layer in order.iter().map(|&i| &file.layers[i]) {
         let mut reads: Vec<FlowId> = layer.inputs.iter().map(|name| made[name.as_str()]).collect();
@@ -207,7 +207,18 @@ fn inputs(file: &CostsFile, platform: &Platform) -> Vec<InputEncoding> {
         encode: times(name),
         decode: times(name),
     };
-    file.input.iter().map(encoding).collect()
+    let mut inputs: Vec<InputEncoding> = file.input.iter().map(encoding).collect();
+    if !file.input.contains_key(TENSOR) {
+        // A tensor of unknown size: there to be used where it is, not to be sent.
+        inputs.push(InputEncoding {
+            name: TENSOR.to_owned(),
+            bytes: None,
+            lossy: false,
+            encode: times(TENSOR),
+            decode: times(TENSOR),
+        });
+    }
+    inputs
 }
 
 fn codecs(given: &[CodecCosts]) -> Result<Vec<Codec>, CostError> {
