@@ -1,1 +1,346 @@
-//! Calling agents: inference, deployment, profiling.
+//! Calling agents: deployment, inference, profiling, links.
+//!
+//! An [`AgentClient`] is one warm connection to one agent. Its errors name the device and its
+//! address, and say what to do next. Every call has a deadline; a peer that falls silent is noticed
+//! by HTTP/2 pings, so nothing waits for ever.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use cutline_core::profile::{LinkTable, Profile};
+use thiserror::Error;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::{
+    stage::StageSpec,
+    wire::{
+        control::{
+            AgentDescription, DeployRequest, DescribeRequest, LinkEvent, MeasureLinkRequest,
+            MissingRequest, ProfileEvent, ProfileRequest, Progress, RemoveRequest,
+            control_client::ControlClient, link_event, profile_event,
+        },
+        inference::grpc_inference_service_client::GrpcInferenceServiceClient,
+    },
+};
+
+mod channel;
+pub mod clock;
+mod infer;
+mod upload;
+
+pub(crate) use channel::{CONNECTION_WINDOW, MAX_FRAME};
+pub use infer::InferAnswer;
+pub(crate) use infer::trace_parameter;
+
+/// Largest message that agents and their clients accept, unless told otherwise: 256 MiB, above
+/// every cut of the usual networks and below what would exhaust a small board.
+pub const MAX_MESSAGE: usize = 256 << 20;
+
+/// How to talk to agents.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientOptions {
+    /// Time to connect.
+    pub connect_timeout: Duration,
+    /// Time for a call that only asks or orders something.
+    pub call_timeout: Duration,
+    /// Time for loading a model.
+    pub deploy_timeout: Duration,
+    /// Largest message in either direction, in bytes.
+    pub max_message: usize,
+    /// Silence after which a peer with an open call is asked whether it lives.
+    pub ping_after: Duration,
+    /// Time for that answer. Long enough for a ping behind megabytes on a slow link.
+    pub ping_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_secs(30),
+            deploy_timeout: Duration::from_secs(300),
+            max_message: MAX_MESSAGE,
+            ping_after: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a call to an agent failed.
+#[derive(Clone, Debug, Error)]
+pub enum ClientError {
+    /// The address is none.
+    #[error("device `{device}`: `{address}` is not an address such as 127.0.0.1:9001")]
+    Address {
+        /// Device name.
+        device: String,
+        /// The address.
+        address: String,
+    },
+    /// Nobody accepts connections there.
+    #[error(
+        "device `{device}` is not reachable at {address}: {cause}; start its agent there: \
+         cutline agent --listen {address}"
+    )]
+    Unreachable {
+        /// Device name.
+        device: String,
+        /// Address that was dialled.
+        address: String,
+        /// The system's words.
+        cause: String,
+    },
+    /// The connection broke.
+    #[error("device `{device}` ({address}) was lost during {call}: {cause}; is its agent running")]
+    Lost {
+        /// Device name.
+        device: String,
+        /// Address that was dialled.
+        address: String,
+        /// What was asked of it.
+        call: String,
+        /// The transport's words.
+        cause: String,
+    },
+    /// The deadline passed.
+    #[error("device `{device}` ({address}) did not answer {call} in time ({cause})")]
+    Late {
+        /// Device name.
+        device: String,
+        /// Address that was dialled.
+        address: String,
+        /// What was asked of it.
+        call: String,
+        /// Which deadline.
+        cause: String,
+    },
+    /// The agent said no.
+    #[error("device `{device}` ({address}) refused {call}: {cause}")]
+    Refused {
+        /// Device name.
+        device: String,
+        /// Address that was dialled.
+        address: String,
+        /// What was asked of it.
+        call: String,
+        /// Kind of refusal.
+        code: Code,
+        /// The agent's words.
+        cause: String,
+    },
+    /// The agent answered something that makes no sense.
+    #[error("device `{device}` ({address}) answered {call} with nonsense: {cause}")]
+    Answer {
+        /// Device name.
+        device: String,
+        /// Address that was dialled.
+        address: String,
+        /// What was asked of it.
+        call: String,
+        /// What is wrong with the answer.
+        cause: String,
+    },
+    /// A file to send could not be read.
+    #[error("file {path} could not be read: {cause}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        cause: String,
+    },
+}
+
+impl ClientError {
+    /// The kind of failure as gRPC names it, for passing it on.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Address { .. } => Code::InvalidArgument,
+            Self::Unreachable { .. } | Self::Lost { .. } => Code::Unavailable,
+            Self::Late { .. } => Code::DeadlineExceeded,
+            Self::Refused { code, .. } => *code,
+            Self::Answer { .. } => Code::Internal,
+            Self::File { .. } => Code::NotFound,
+        }
+    }
+}
+
+/// A connection to one agent. Clones share it.
+#[derive(Clone, Debug)]
+pub struct AgentClient {
+    device: String,
+    address: String,
+    options: ClientOptions,
+    inference: GrpcInferenceServiceClient<Channel>,
+    control: ControlClient<Channel>,
+}
+
+impl AgentClient {
+    /// Connects to the agent of `device` at `address` (`host:port`).
+    pub async fn connect(
+        device: &str,
+        address: &str,
+        options: ClientOptions,
+    ) -> Result<Self, ClientError> {
+        let channel = channel::connect(device, address, &options).await?;
+        let limit = options.max_message;
+        let inference = GrpcInferenceServiceClient::new(channel.clone())
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit);
+        let control = ControlClient::new(channel).max_decoding_message_size(limit);
+        let (device, address) = (device.to_owned(), address.to_owned());
+        Ok(Self { device, address, options, inference, control })
+    }
+
+    /// Device name, as given.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Address that was dialled.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the agent is.
+    pub async fn describe(&self) -> Result<AgentDescription, ClientError> {
+        let request = self.timed(DescribeRequest {});
+        let answer = self.control.clone().describe(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failed("Describe", &status))
+    }
+
+    /// Which of these files, by SHA-256, the agent lacks.
+    pub async fn missing(&self, sha256: Vec<String>) -> Result<Vec<String>, ClientError> {
+        let request = self.timed(MissingRequest { sha256 });
+        let answer = self.control.clone().missing(request).await;
+        Ok(answer.map_err(|status| self.failed("Missing", &status))?.into_inner().sha256)
+    }
+
+    /// Makes the agent serve a stage under `model_name`: sends the files that it lacks, found by
+    /// their SHA-256 in `files`, and has it load the model. Returns the memory that it now counts
+    /// for the stage, in bytes.
+    pub async fn deploy(
+        &self,
+        model_name: &str,
+        stage: &StageSpec,
+        files: &BTreeMap<String, PathBuf>,
+    ) -> Result<u64, ClientError> {
+        let wanted = stage.model.iter().flat_map(|model| &model.files);
+        self.send_missing(wanted.map(|file| file.sha256.clone()).collect(), files).await?;
+        let stage_json = serde_json::to_string(stage).map_err(|error| ClientError::Answer {
+            device: self.device.clone(),
+            address: self.address.clone(),
+            call: "Deploy".to_owned(),
+            cause: error.to_string(),
+        })?;
+        let mut request =
+            tonic::Request::new(DeployRequest { model_name: model_name.to_owned(), stage_json });
+        request.set_timeout(self.options.deploy_timeout);
+        let call = format!("Deploy of stage `{}`", stage.name);
+        let answer = self.control.clone().deploy(request).await;
+        Ok(answer.map_err(|status| self.failed(&call, &status))?.into_inner().memory_bytes)
+    }
+
+    /// Sends those files that the agent lacks; each is found in `files` by its SHA-256.
+    pub async fn send_missing(
+        &self,
+        sha256: Vec<String>,
+        files: &BTreeMap<String, PathBuf>,
+    ) -> Result<(), ClientError> {
+        if sha256.is_empty() {
+            return Ok(());
+        }
+        for digest in self.missing(sha256).await? {
+            let Some(path) = files.get(&digest) else {
+                return Err(ClientError::File {
+                    path: PathBuf::from(&digest),
+                    cause: "the plan names it, but no such file was given".to_owned(),
+                });
+            };
+            self.put(path, &digest).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a deployment; false when there was none of that name.
+    pub async fn remove(&self, model_name: &str) -> Result<bool, ClientError> {
+        let request = self.timed(RemoveRequest { model_name: model_name.to_owned() });
+        let answer = self.control.clone().remove(request).await;
+        Ok(answer.map_err(|status| self.failed("Remove", &status))?.into_inner().removed)
+    }
+
+    /// Has the agent measure a model that it holds; `job_json` describes the job.
+    pub async fn profile(
+        &self,
+        job_json: String,
+        mut progress: impl FnMut(&Progress),
+    ) -> Result<Profile, ClientError> {
+        let request = ProfileRequest { job_json };
+        let failed = |status: Status| self.failed("Profile", &status);
+        let mut events = self.control.clone().profile(request).await.map_err(failed)?.into_inner();
+        while let Some(ProfileEvent { event }) = events.message().await.map_err(failed)? {
+            match event {
+                Some(profile_event::Event::Progress(step)) => progress(&step),
+                Some(profile_event::Event::ProfileJson(json)) => {
+                    return serde_json::from_str(&json).map_err(|e| self.nonsense("Profile", e));
+                }
+                None => {}
+            }
+        }
+        Err(self.nonsense("Profile", "the answer ended before its result"))
+    }
+
+    /// Has the agent measure messages of these sizes to the agent at `target` and back.
+    pub async fn measure_link(
+        &self,
+        target: &str,
+        sizes: &[u64],
+        repeats: u32,
+        mut progress: impl FnMut(&Progress),
+    ) -> Result<LinkTable, ClientError> {
+        let request =
+            MeasureLinkRequest { target: target.to_owned(), sizes: sizes.to_vec(), repeats };
+        let failed = |status: Status| self.failed("MeasureLink", &status);
+        let mut events =
+            self.control.clone().measure_link(request).await.map_err(failed)?.into_inner();
+        while let Some(LinkEvent { event }) = events.message().await.map_err(failed)? {
+            match event {
+                Some(link_event::Event::Progress(step)) => progress(&step),
+                Some(link_event::Event::LinkJson(json)) => {
+                    return serde_json::from_str(&json)
+                        .map_err(|error| self.nonsense("MeasureLink", error));
+                }
+                None => {}
+            }
+        }
+        Err(self.nonsense("MeasureLink", "the answer ended before its result"))
+    }
+
+    fn timed<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(self.options.call_timeout);
+        request
+    }
+
+    fn nonsense(&self, call: &str, cause: impl ToString) -> ClientError {
+        ClientError::Answer {
+            device: self.device.clone(),
+            address: self.address.clone(),
+            call: call.to_owned(),
+            cause: cause.to_string(),
+        }
+    }
+
+    fn failed(&self, call: &str, status: &Status) -> ClientError {
+        let (device, address) = (self.device.clone(), self.address.clone());
+        let (call, cause) = (call.to_owned(), channel::explain(status));
+        match status.code() {
+            Code::DeadlineExceeded => ClientError::Late { device, address, call, cause },
+            // Tonic reports its own timer as a cancellation.
+            Code::Cancelled => ClientError::Late { device, address, call, cause },
+            // A status that has a source was made on this side: the connection broke.
+            _ if std::error::Error::source(status).is_some() => {
+                ClientError::Lost { device, address, call, cause }
+            }
+            code => ClientError::Refused { device, address, call, code, cause },
+        }
+    }
+}

@@ -9,3 +9,5 @@ pub mod inference;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod control;
+
+pub mod contents;

@@ -129,10 +129,13 @@ pub mod link_event {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClockRequest {}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClockResponse {
     #[prost(uint64, tag = "1")]
     pub unix_nanos: u64,
+    /// Agents that answer the same non-empty id read the same clock.
+    #[prost(string, tag = "2")]
+    pub clock_id: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod control_client {

@@ -1,0 +1,79 @@
+//! One inference call.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{AgentClient, ClientError};
+use crate::{
+    stage::{
+        Content, Named,
+        trace::{TRACE_PARAMETER, Trace},
+    },
+    tensor::Tensor,
+    wire::{
+        contents,
+        inference::{
+            InferParameter, ModelInferRequest, ModelInferResponse, infer_parameter::ParameterChoice,
+        },
+    },
+};
+
+/// What an agent answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InferAnswer {
+    /// Outputs in the order in which the model declares them.
+    pub outputs: Vec<(String, Tensor)>,
+    /// Where the time went, if it was asked for and the server knows.
+    pub trace: Option<Trace>,
+}
+
+impl AgentClient {
+    /// Runs a model on named values. With `trace`, every agent on the way reports its times.
+    pub async fn infer(
+        &self,
+        model_name: &str,
+        values: Vec<Named>,
+        trace: bool,
+        timeout: Duration,
+    ) -> Result<InferAnswer, ClientError> {
+        let mut message =
+            ModelInferRequest { model_name: model_name.to_owned(), ..Default::default() };
+        if trace {
+            message.parameters = trace_parameter(ParameterChoice::BoolParam(true));
+        }
+        contents::fill_request(&mut message, values);
+        let mut response = self.model_infer(message, timeout).await?;
+        let call = || format!("ModelInfer of `{model_name}`");
+        let trace = match response.parameters.remove(TRACE_PARAMETER) {
+            Some(InferParameter { parameter_choice: Some(ParameterChoice::StringParam(json)) }) => {
+                Some(serde_json::from_str(&json).map_err(|e| self.nonsense(&call(), e))?)
+            }
+            _ => None,
+        };
+        let values = contents::response_values(&mut response)
+            .map_err(|error| self.nonsense(&call(), error))?;
+        let outputs = values.into_iter().map(|(name, content)| match content {
+            Content::Tensor(tensor) => Ok((name, tensor)),
+            Content::Bytes(_) => Err(self.nonsense(&call(), format!("`{name}` is BYTES"))),
+        });
+        Ok(InferAnswer { outputs: outputs.collect::<Result<_, _>>()?, trace })
+    }
+
+    /// Sends a request as it is.
+    pub async fn model_infer(
+        &self,
+        message: ModelInferRequest,
+        timeout: Duration,
+    ) -> Result<ModelInferResponse, ClientError> {
+        let call = format!("ModelInfer of `{}`", message.model_name);
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(timeout);
+        let answer = self.inference.clone().model_infer(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failed(&call, &status))
+    }
+}
+
+/// Parameters that ask for, or carry, a trace.
+pub(crate) fn trace_parameter(choice: ParameterChoice) -> HashMap<String, InferParameter> {
+    let parameter = InferParameter { parameter_choice: Some(choice) };
+    HashMap::from([(TRACE_PARAMETER.to_owned(), parameter)])
+}

@@ -1,0 +1,100 @@
+//! What a named tensor of a request holds: numbers, or the bytes of a picture.
+
+use bytes::Bytes;
+use cutline_core::tensor::Shape;
+
+use crate::{
+    stage::{Stage, StageError, TensorSpec},
+    tensor::Tensor,
+};
+
+/// Data under a name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// A dense tensor.
+    Tensor(Tensor),
+    /// One element of type BYTES: a picture file.
+    Bytes(Bytes),
+}
+
+impl Content {
+    /// Bytes of the data.
+    pub fn len(&self) -> usize {
+        match self {
+            Content::Tensor(tensor) => tensor.data().len(),
+            Content::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there is no data.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A value's name with its data.
+pub type Named = (String, Content);
+
+/// Bytes of several values.
+pub fn total_bytes<'a>(values: impl IntoIterator<Item = &'a Named>) -> u64 {
+    values.into_iter().map(|(_, content)| content.len() as u64).sum()
+}
+
+impl TensorSpec {
+    /// `FP32 1x3x224x224`, for messages.
+    pub fn describe(&self) -> String {
+        match &self.shape {
+            Some(shape) => format!("{} {shape}", self.dtype),
+            None => format!("{} of any shape", self.dtype),
+        }
+    }
+
+    /// Whether a tensor has this type.
+    pub fn admits(&self, tensor: &Tensor) -> bool {
+        self.dtype == tensor.dtype()
+            && self.shape.as_ref().is_none_or(|shape| shape == tensor.shape())
+    }
+}
+
+/// A tensor's type, for messages.
+pub(crate) fn describe(dtype: cutline_core::tensor::DType, shape: &Shape) -> String {
+    format!("{dtype} {shape}")
+}
+
+impl Stage {
+    /// An error about a request.
+    pub(crate) fn input_error(&self, reason: impl Into<String>) -> StageError {
+        StageError::Input { stage: self.spec().name.clone(), reason: reason.into() }
+    }
+
+    /// An error about a result.
+    pub(crate) fn result_error(&self, reason: impl Into<String>) -> StageError {
+        StageError::Result { stage: self.spec().name.clone(), reason: reason.into() }
+    }
+
+    /// Puts this stage's own answers and those of the next stage into declared order.
+    pub fn join(
+        &self,
+        own: Vec<(String, Tensor)>,
+        downstream: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, StageError> {
+        let mut pool = own;
+        pool.extend(downstream);
+        let mut answers = Vec::with_capacity(self.spec().answers.len());
+        for wanted in &self.spec().answers {
+            let Some(position) = pool.iter().position(|(name, _)| *name == wanted.name) else {
+                return Err(self.result_error(format!("no stage answered `{}`", wanted.name)));
+            };
+            let (name, tensor) = pool.swap_remove(position);
+            if !wanted.admits(&tensor) {
+                return Err(self.result_error(format!(
+                    "`{name}` is {}, declared is {}",
+                    describe(tensor.dtype(), tensor.shape()),
+                    wanted.describe()
+                )));
+            }
+            answers.push((name, tensor));
+        }
+        Ok(answers)
+    }
+}

@@ -1,0 +1,263 @@
+//! Computing one stage: picture, model, and what goes on from there.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use cutline_core::tensor::DType;
+
+use super::{
+    Content, InputEncoding, Named, PICTURE_INPUT, PictureInput, Stage, StageError, content, prepare,
+};
+use crate::{
+    engine::{Engine, LoadOptions, ModelSource, Session},
+    pace::{Pacer, Slowdown},
+    tensor::Tensor,
+};
+
+/// A stage's loaded model with the pace of its device; what one thread owns.
+pub struct StageSession {
+    session: Option<Box<dyn Session>>,
+    pacer: Pacer,
+}
+
+/// What a stage made of a frame.
+#[derive(Debug)]
+pub struct Executed {
+    /// For the next stage, in the order of [`NextStage::sends`](super::NextStage::sends).
+    pub sends: Vec<Named>,
+    /// Outputs of the network that exist here.
+    pub answers: Vec<(String, Tensor)>,
+    /// Time of picture preparation, pacing included.
+    pub prepare: Duration,
+    /// Time of the engine's call, pacing included.
+    pub compute: Duration,
+}
+
+/// The values that a stage has, by name.
+type Values = BTreeMap<String, Content>;
+
+impl StageSession {
+    /// Loads the stage's model, if it has one, at `source`.
+    pub fn load(
+        engine: &dyn Engine,
+        source: &ModelSource,
+        options: LoadOptions,
+        slowdown: Slowdown,
+    ) -> Result<Self, crate::engine::EngineError> {
+        let session = Some(engine.load(source, options)?);
+        Ok(Self { session, pacer: Pacer::new(slowdown) })
+    }
+
+    /// For a stage that only prepares and forwards.
+    pub fn without_model(slowdown: Slowdown) -> Self {
+        Self { session: None, pacer: Pacer::new(slowdown) }
+    }
+
+    /// Runs the stage on inputs that [`Stage::bind`] accepted.
+    pub fn execute(&mut self, stage: &Stage, inputs: Vec<Named>) -> Result<Executed, StageError> {
+        let mut values: Values = inputs.into_iter().collect();
+        let mut prepare = Duration::ZERO;
+        let mut encoded = None;
+        if let Some(picture) = &stage.spec().picture {
+            let (result, took) = self.pacer.pace(|| prepare_picture(stage, picture, &mut values));
+            encoded = result?;
+            prepare = took;
+        }
+        let compute = self.compute(stage, &mut values)?;
+        let answers =
+            stage.spec().answers.iter().filter_map(|answer| match values.get(&answer.name)? {
+                Content::Tensor(tensor) => Some((answer.name.clone(), tensor.clone())),
+                Content::Bytes(_) => None,
+            });
+        let answers = answers.collect();
+        if let Some((name, content)) = encoded {
+            values.insert(name, content);
+        }
+        let sends = stage.spec().next.iter().flat_map(|next| &next.sends);
+        let sends = sends
+            .map(|name| match values.get(name) {
+                Some(content) => Ok((name.clone(), content.clone())),
+                None => Err(stage.result_error(format!("`{name}` was not made"))),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Executed { sends, answers, prepare, compute })
+    }
+
+    /// Runs the model on the values and adds what it made.
+    fn compute(&mut self, stage: &Stage, values: &mut Values) -> Result<Duration, StageError> {
+        let (Some(model), Some(session)) = (&stage.spec().model, &mut self.session) else {
+            return Ok(Duration::ZERO);
+        };
+        let mut inputs = Vec::with_capacity(model.inputs.len());
+        for name in &model.inputs {
+            match values.get(name) {
+                Some(Content::Tensor(tensor)) => inputs.push((name.as_str(), tensor)),
+                _ => return Err(stage.input_error(format!("`{name}` is not a tensor"))),
+            }
+        }
+        let names: Vec<&str> = model.outputs.iter().map(|output| output.name.as_str()).collect();
+        let (result, took) = self.pacer.pace(|| session.run(&inputs, &names));
+        let tensors = result
+            .map_err(|source| StageError::Engine { stage: stage.spec().name.clone(), source })?;
+        if tensors.len() != names.len() {
+            let (got, wanted) = (tensors.len(), names.len());
+            return Err(stage.result_error(format!("{got} tensors where {wanted} were asked for")));
+        }
+        for (tensor, declared) in tensors.into_iter().zip(&model.outputs) {
+            if !declared.admits(&tensor) {
+                return Err(stage.result_error(format!(
+                    "`{}` is {}, declared is {}",
+                    declared.name,
+                    content::describe(tensor.dtype(), tensor.shape()),
+                    declared.describe()
+                )));
+            }
+            values.insert(declared.name.clone(), Content::Tensor(tensor));
+        }
+        Ok(took)
+    }
+}
+
+/// Turns a picture into the input tensor where this stage needs the tensor, and returns the input
+/// in the form in which it is to be sent on, where that differs.
+fn prepare_picture(
+    stage: &Stage,
+    picture: &PictureInput,
+    values: &mut Values,
+) -> Result<Option<Named>, StageError> {
+    let failed = |reason: String| StageError::Picture { stage: stage.spec().name.clone(), reason };
+    let sent = stage.spec().next.iter().flat_map(|next| &next.sends).any(|n| *n == picture.input);
+    let dense = sent && picture.encoding == InputEncoding::Fp32;
+    let needed = dense || stage.needs_tensor(&picture.input);
+    if let Some(file) = values.remove(PICTURE_INPUT) {
+        let file = prepare::file_bytes(&file);
+        if needed {
+            let tensor = prepare::tensor(&picture.spec, &file).map_err(failed)?;
+            values.insert(picture.input.clone(), Content::Tensor(tensor));
+        }
+        if sent && !dense {
+            let content =
+                prepare::encode(&picture.spec, &file, picture.encoding).map_err(failed)?;
+            return Ok(Some((picture.input.clone(), content)));
+        }
+        return Ok(None);
+    }
+    // A dense tensor needs nothing; an encoded one is finished here where this stage needs it, and
+    // otherwise travels on as it came.
+    let encoded = match values.get(&picture.input) {
+        Some(content) if is_encoded(content) => content.clone(),
+        _ => return Ok(None),
+    };
+    if needed {
+        let tensor = prepare::finish(&picture.spec, &encoded).map_err(failed)?;
+        values.insert(picture.input.clone(), Content::Tensor(tensor));
+    }
+    Ok((sent && !dense).then(|| (picture.input.clone(), encoded)))
+}
+
+/// Whether a picture's input came as pixels or as a file: the tensor itself is FP32.
+fn is_encoded(content: &Content) -> bool {
+    match content {
+        Content::Bytes(_) => true,
+        Content::Tensor(tensor) => tensor.dtype() == DType::U8,
+    }
+}
+
+impl Stage {
+    /// Whether the model reads this input, or the stage answers it as it is.
+    fn needs_tensor(&self, name: &str) -> bool {
+        let spec = self.spec();
+        spec.model.iter().flat_map(|model| &model.inputs).any(|input| input == name)
+            || spec.answers.iter().any(|answer| answer.name == name)
+    }
+
+    /// Checks that the values are exactly the stage's inputs, or its picture in place of one.
+    pub fn bind(&self, values: Vec<Named>) -> Result<Vec<Named>, StageError> {
+        let spec = self.spec();
+        let mut seen: BTreeMap<&str, &Content> = BTreeMap::new();
+        for (name, content) in &values {
+            if seen.insert(name, content).is_some() {
+                return Err(self.input_error(format!("`{}` comes twice", super::clip(name))));
+            }
+        }
+        let picture = match &spec.picture {
+            Some(picture) if seen.contains_key(PICTURE_INPUT) => {
+                if seen.contains_key(picture.input.as_str()) {
+                    let reason = format!("`{PICTURE_INPUT}` and `{}` both came", picture.input);
+                    return Err(self.input_error(reason));
+                }
+                self.check_picture_file(seen.remove(PICTURE_INPUT).expect("looked up above"))?;
+                Some(picture.input.as_str())
+            }
+            _ => None,
+        };
+        for input in &spec.inputs {
+            match seen.remove(input.name.as_str()) {
+                Some(content) => self.check_input(input, content)?,
+                None if picture == Some(input.name.as_str()) => {}
+                None => {
+                    let reason = format!("`{}` is missing: {}", input.name, self.expectation());
+                    return Err(self.input_error(reason));
+                }
+            }
+        }
+        match seen.keys().next() {
+            Some(name) => Err(self.input_error(format!(
+                "`{}` is not an input: {}",
+                super::clip(name),
+                self.expectation()
+            ))),
+            None => Ok(values),
+        }
+    }
+
+    fn check_picture_file(&self, content: &Content) -> Result<(), StageError> {
+        match content {
+            Content::Tensor(tensor) if tensor.dtype() != DType::U8 => {
+                Err(self.input_error(format!(
+                    "`{PICTURE_INPUT}` is {}, expected a JPEG or PNG file as one BYTES element or \
+                     as UINT8",
+                    content::describe(tensor.dtype(), tensor.shape())
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_input(&self, input: &super::TensorSpec, content: &Content) -> Result<(), StageError> {
+        let pictured = self.spec().picture.as_ref().filter(|picture| picture.input == input.name);
+        let tensor = match (content, pictured) {
+            (Content::Bytes(_), Some(_)) => return Ok(()),
+            (Content::Bytes(_), None) => {
+                let reason = format!("`{}` is BYTES, expected {}", input.name, input.describe());
+                return Err(self.input_error(reason));
+            }
+            (Content::Tensor(tensor), Some(picture)) if is_encoded(content) => {
+                return prepare::check_pixels(&picture.spec, tensor)
+                    .map_err(|reason| self.input_error(format!("`{}`: {reason}", input.name)));
+            }
+            (Content::Tensor(tensor), _) => tensor,
+        };
+        if !input.admits(tensor) {
+            return Err(self.input_error(format!(
+                "`{}` is {}, expected {}",
+                input.name,
+                content::describe(tensor.dtype(), tensor.shape()),
+                input.describe()
+            )));
+        }
+        Ok(())
+    }
+
+    fn expectation(&self) -> String {
+        let inputs = self.spec().inputs.iter().take(8);
+        let mut names: Vec<String> =
+            inputs.map(|input| format!("`{}` ({})", input.name, input.describe())).collect();
+        if self.spec().inputs.len() > names.len() {
+            names.push("…".to_owned());
+        }
+        if let Some(picture) = &self.spec().picture {
+            names.push(format!("`{PICTURE_INPUT}` (a file) in place of `{}`", picture.input));
+        }
+        format!("expected {}", names.join(", "))
+    }
+}
