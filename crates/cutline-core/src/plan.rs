@@ -1,1 +1,474 @@
-//! `plan.json`: the answer of the planner, immutable once written.
+//! `plan.json`: a decision, what follows from it, what it was predicted to cost, and later what it
+//! did cost.
+//!
+//! The decision is the mapping of layers to devices, with the engine of each device, the encodings
+//! and the picture; [`PlannedChoice::id`] is a hash of exactly that. People may edit the file:
+//! [`Plan::open`] trusts nothing but the decision, derives the rest anew, and drops predictions that
+//! belong to another decision.
+//!
+//! ```json
+//! { "version": 1, "model": { "name": "net.onnx", "sha256": "..." }, "reason": "...",
+//!   "best": { "id": "3f2a...", "mapping": { "conv1": "pi", "fc": "cloud" }, "latency_ns": 9000000 } }
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::{
+    cost::{Costs, Origin, TENSOR},
+    dag::{Dag, FlowId, GroupId},
+    evaluate::{Evaluation, PartKind},
+    partition::{Mapping, Partition, Stage, derive},
+    picture::PictureSpec,
+    planner::{Answer, Baseline, Choice, Infeasible, Objective, Proof, Request},
+    platform::{DeviceId, Platform},
+    units::{Bytes, Nanos},
+};
+
+mod layers;
+
+pub use layers::LayerMap;
+
+/// The model that a plan was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// File name, for people.
+    pub name: String,
+    /// SHA-256 of the file, in hex; empty for a table of published costs.
+    pub sha256: String,
+}
+
+/// A planner's answer as a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Format version: 1.
+    pub version: u32,
+    /// What is run.
+    pub model: ModelRef,
+    /// What it runs on.
+    pub platform: Platform,
+    /// What was minimised.
+    pub objective: Objective,
+    /// What was asked.
+    pub request: Request,
+    /// How a picture becomes the input, where the input is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture: Option<PictureSpec>,
+    /// The plain alternatives.
+    pub baselines: Vec<PlannedBaseline>,
+    /// The best of everything allowed.
+    pub best: Option<PlannedChoice>,
+    /// The best with work on both devices.
+    pub best_split: Option<PlannedChoice>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A plain alternative.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedBaseline {
+    /// `edge-only`, `cloud-jpeg`, `cloud-uint8` or `cloud-fp32`.
+    pub name: String,
+    /// Whether it may change the answer.
+    pub lossy: bool,
+    /// Whether the request allows it.
+    pub allowed: bool,
+    /// Why it cannot be run; then it has no costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infeasible: Option<String>,
+    /// The plan.
+    #[serde(flatten)]
+    pub choice: Option<PlannedChoice>,
+}
+
+/// One decision and what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedChoice {
+    /// Hash of the decision, 16 hex digits.
+    pub id: String,
+    /// Device of each layer, in topological order.
+    pub mapping: LayerMap,
+    /// What each device runs, in the order of a frame's way.
+    pub stages: Vec<PlannedStage>,
+    /// How the network's input travels.
+    pub input_encoding: String,
+    /// How the other values travel.
+    pub cut_encoding: String,
+    /// What crosses on the way out, each value once.
+    pub cut: Vec<CutValue>,
+    /// Predicted costs; absent once the decision was edited.
+    #[serde(flatten)]
+    pub predicted: Option<Figures>,
+    /// Everything that a frame waits for, as predicted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PlannedPart>,
+    /// Predicted memory by device.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub memory: BTreeMap<String, Bytes>,
+    /// How good it is among its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+    /// Where the predicted times come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// What a run measured, under the names of the prediction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Figures>,
+}
+
+/// Costs of a plan, predicted or measured; the four parts add up to the latency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// One frame in an empty system.
+    pub latency_ns: Nanos,
+    /// Time per frame of the busiest resource.
+    pub period_ns: Nanos,
+    /// Stages on the source.
+    pub edge_compute_ns: Nanos,
+    /// Messages on their way to the next stage.
+    pub upload_ns: Nanos,
+    /// Stages on other devices.
+    pub cloud_compute_ns: Nanos,
+    /// Preparation, codecs, answers.
+    pub rest_ns: Nanos,
+}
+
+/// What one device runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedStage {
+    /// Device name.
+    pub device: String,
+    /// Engine name; empty: the device's own choice.
+    #[serde(default)]
+    pub engine: String,
+    /// Threads; 0: the device's own choice.
+    #[serde(default)]
+    pub threads: u32,
+    /// Layers, in topological order.
+    pub layers: Vec<String>,
+    /// Values that it receives.
+    pub inputs: Vec<String>,
+    /// Values that it sends on, then answers that it makes.
+    pub outputs: Vec<String>,
+}
+
+/// A value that crosses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutValue {
+    /// Name of the value.
+    pub name: String,
+    /// Declared size; absent where unknown.
+    pub bytes: Option<Bytes>,
+}
+
+/// One part of a frame's time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedPart {
+    /// What happens.
+    pub kind: PartKind,
+    /// Where, or who sends.
+    pub device: String,
+    /// Who receives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// How long it takes.
+    pub time_ns: Nanos,
+    /// Bytes that travel.
+    pub bytes: Bytes,
+}
+
+/// A decision in the planner's terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// One device per group.
+    pub mapping: Mapping,
+    /// Stages and hops.
+    pub partition: Partition,
+}
+
+impl Resolved {
+    /// Position of the stage that runs each group.
+    pub fn stage_of_group(&self) -> Vec<u32> {
+        let mut stage_of = vec![0; self.mapping.0.len()];
+        for (position, stage) in (0u32..).zip(&self.partition.stages) {
+            for group in &stage.groups {
+                stage_of[group.index()] = position;
+            }
+        }
+        stage_of
+    }
+}
+
+/// Why a plan file cannot be used.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum PlanError {
+    #[error("this is not a plan: line {line}, column {column}: {cause}")]
+    Syntax { line: usize, column: usize, cause: String },
+    #[error("plan version {0} is not known; this program reads version 1")]
+    Version(u32),
+    #[error(
+        "the plan was made for another model: it names sha256 {plan}, this model has {model}; plan again"
+    )]
+    OtherModel { plan: String, model: String },
+    #[error("the plan's mapping has no device for layer `{0}`")]
+    MissingLayer(String),
+    #[error(
+        "the plan maps layer `{0}`, which this model does not have or which is not placed by itself"
+    )]
+    UnknownLayer(String),
+    #[error(
+        "the plan maps layer `{layer}` to device `{device}`, which its platform does not declare"
+    )]
+    UnknownDevice { layer: String, device: String },
+    #[error(
+        "the plan maps `{first}` to `{first_device}` and `{second}` to `{second_device}`, but the \
+         engines run both as one; map them to the same device"
+    )]
+    TornGroup { first: String, first_device: String, second: String, second_device: String },
+    #[error(
+        "the plan passes from `{from}` to `{to}`, but its platform declares no link between them"
+    )]
+    NoLink { from: String, to: String },
+}
+
+impl Plan {
+    /// A plan file of an answer.
+    pub fn new(
+        model: ModelRef,
+        dag: &Dag,
+        costs: &Costs,
+        platform: &Platform,
+        request: &Request,
+        answer: &Answer,
+        picture: Option<PictureSpec>,
+    ) -> Self {
+        let planned = |choice: &Choice| {
+            let decision = PlannedChoice::new(dag, costs, choice);
+            PlannedChoice { id: decision.content_id(&model, picture.as_ref()), ..decision }
+        };
+        let baseline = |baseline: &Baseline| PlannedBaseline {
+            name: baseline.name.clone(),
+            lossy: baseline.lossy,
+            allowed: baseline.allowed,
+            infeasible: baseline.outcome.as_ref().err().map(Infeasible::to_string),
+            choice: baseline.outcome.as_ref().ok().map(planned),
+        };
+        Plan {
+            version: 1,
+            platform: platform.clone(),
+            objective: request.objective,
+            request: request.clone(),
+            baselines: answer.baselines.iter().map(baseline).collect(),
+            best: answer.best.as_ref().ok().map(planned),
+            best_split: answer.best_split.as_ref().ok().map(planned),
+            reason: answer.reason.clone(),
+            picture: picture.clone(),
+            model: model.clone(),
+        }
+    }
+
+    /// Reads a plan for a model: checks that it is this model's, and derives anew whatever follows
+    /// from its decisions.
+    pub fn open(text: &str, dag: &Dag, model_sha256: &str) -> Result<Self, PlanError> {
+        let mut plan: Plan = serde_json::from_str(text).map_err(|error| PlanError::Syntax {
+            line: error.line(),
+            column: error.column(),
+            cause: error.to_string(),
+        })?;
+        if plan.version != 1 {
+            return Err(PlanError::Version(plan.version));
+        }
+        if plan.model.sha256 != model_sha256 {
+            let (plan, model) = (plan.model.sha256, model_sha256.to_owned());
+            return Err(PlanError::OtherModel { plan, model });
+        }
+        let Plan { model, platform, picture, baselines, best, best_split, .. } = &mut plan;
+        let baselines = baselines.iter_mut().filter_map(|baseline| baseline.choice.as_mut());
+        for choice in baselines.chain(best).chain(best_split) {
+            choice.rederive(dag, platform, model, picture.as_ref())?;
+        }
+        Ok(plan)
+    }
+}
+
+impl PlannedChoice {
+    fn new(dag: &Dag, costs: &Costs, choice: &Choice) -> Self {
+        let Choice { mapping, setting, evaluation, proof } = choice;
+        let name = |device: DeviceId| costs.device(device).name.clone();
+        let layers = dag.group_ids().flat_map(|id| {
+            let device = name(mapping.device(id));
+            dag.group(id).layers.iter().map(move |layer| (layer.clone(), device.clone()))
+        });
+        let partition = derive(dag, mapping);
+        let stages = partition.stages.iter().map(|stage| {
+            let device = costs.device(stage.device);
+            let option = &device.options[setting.engines[stage.device.index()]];
+            planned_stage(dag, stage, name(stage.device), option.engine.clone(), option.threads)
+        });
+        let source = &costs.device(DeviceId::SOURCE).options;
+        let part = |part: &crate::evaluate::Part| PlannedPart {
+            kind: part.kind,
+            device: name(part.device),
+            to: part.to.map(name),
+            time_ns: part.nanos,
+            bytes: part.bytes,
+        };
+        PlannedChoice {
+            id: String::new(),
+            mapping: LayerMap(layers.collect()),
+            stages: stages.collect(),
+            input_encoding: costs.inputs()[setting.input].name.clone(),
+            cut_encoding: costs.codecs()[setting.codec].name.clone(),
+            cut: cut_values(dag, &partition),
+            predicted: Some(Figures::from(evaluation)),
+            parts: evaluation.parts.iter().map(part).collect(),
+            memory: evaluation.memory.iter().map(|used| (name(used.device), used.bytes)).collect(),
+            proof: Some(*proof),
+            origin: Some(source[setting.engines[DeviceId::SOURCE.index()]].origin),
+            measured: None,
+        }
+    }
+
+    /// The decision in the planner's terms; an error where it does not fit model and platform.
+    pub fn resolve(&self, dag: &Dag, platform: &Platform) -> Result<Resolved, PlanError> {
+        let mapping = self.mapping.resolve(dag, platform)?;
+        let partition = derive(dag, &mapping);
+        for hop in &partition.hops {
+            if platform.find_link(hop.from, hop.to).is_none() {
+                let name = |id| platform.device(id).name.clone();
+                return Err(PlanError::NoLink { from: name(hop.from), to: name(hop.to) });
+            }
+        }
+        Ok(Resolved { mapping, partition })
+    }
+
+    fn rederive(
+        &mut self,
+        dag: &Dag,
+        platform: &Platform,
+        model: &ModelRef,
+        picture: Option<&PictureSpec>,
+    ) -> Result<(), PlanError> {
+        let partition = self.resolve(dag, platform)?.partition;
+        let engines: BTreeMap<String, (String, u32)> = self
+            .stages
+            .iter()
+            .map(|stage| (stage.device.clone(), (stage.engine.clone(), stage.threads)))
+            .collect();
+        let stages = partition.stages.iter().map(|stage| {
+            let device = platform.device(stage.device).name.clone();
+            let (engine, threads) = engines.get(&device).cloned().unwrap_or_default();
+            planned_stage(dag, stage, device, engine, threads)
+        });
+        self.stages = stages.collect();
+        self.cut = cut_values(dag, &partition);
+        let id = self.content_id(model, picture);
+        if self.id != id {
+            self.id = id;
+            self.predicted = None;
+            self.parts = Vec::new();
+            self.memory = BTreeMap::new();
+            self.proof = None;
+            self.origin = None;
+            self.measured = None;
+        }
+        Ok(())
+    }
+
+    /// First 16 hex digits of the SHA-256 of the decision as canonical JSON: model, mapping, engines,
+    /// encodings, picture.
+    pub fn content_id(&self, model: &ModelRef, picture: Option<&PictureSpec>) -> String {
+        let engines: Vec<_> =
+            self.stages.iter().map(|stage| (&stage.device, &stage.engine, stage.threads)).collect();
+        let decision = serde_json::json!({
+            "model": model.sha256,
+            "mapping": self.mapping.0,
+            "engines": engines,
+            "input_encoding": self.input_encoding,
+            "cut_encoding": self.cut_encoding,
+            "picture": picture,
+        });
+        let digest = Sha256::digest(decision.to_string().as_bytes());
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// A decision made by hand: no prediction, each device's own engine, values as they are.
+    pub fn manual(
+        dag: &Dag,
+        platform: &Platform,
+        mapping: LayerMap,
+        model: &ModelRef,
+        picture: Option<&PictureSpec>,
+    ) -> Result<Self, PlanError> {
+        let mut choice = PlannedChoice {
+            id: String::new(),
+            mapping,
+            stages: Vec::new(),
+            input_encoding: TENSOR.to_owned(),
+            cut_encoding: TENSOR.to_owned(),
+            cut: Vec::new(),
+            predicted: None,
+            parts: Vec::new(),
+            memory: BTreeMap::new(),
+            proof: None,
+            origin: None,
+            measured: None,
+        };
+        choice.rederive(dag, platform, model, picture)?;
+        Ok(choice)
+    }
+}
+
+impl From<&Evaluation> for Figures {
+    fn from(evaluation: &Evaluation) -> Self {
+        Figures {
+            latency_ns: evaluation.latency,
+            period_ns: evaluation.period,
+            edge_compute_ns: evaluation.edge_compute(),
+            upload_ns: evaluation.upload(),
+            cloud_compute_ns: evaluation.cloud_compute(),
+            rest_ns: evaluation.rest(),
+        }
+    }
+}
+
+fn planned_stage(
+    dag: &Dag,
+    stage: &Stage,
+    device: String,
+    engine: String,
+    threads: u32,
+) -> PlannedStage {
+    let names = |flows: &[FlowId]| -> Vec<String> {
+        flows.iter().map(|&flow| dag.flow(flow).name.clone()).collect()
+    };
+    let layers = |&group: &GroupId| dag.group(group).layers.clone();
+    let mut outputs = names(&stage.sends);
+    outputs.extend(
+        names(&stage.answers).into_iter().filter(|answer| !names(&stage.sends).contains(answer)),
+    );
+    PlannedStage {
+        device,
+        engine,
+        threads,
+        layers: stage.groups.iter().flat_map(layers).collect(),
+        inputs: names(&stage.receives),
+        outputs,
+    }
+}
+
+fn cut_values(dag: &Dag, partition: &Partition) -> Vec<CutValue> {
+    let mut flows: Vec<FlowId> =
+        partition.hops.iter().flat_map(|hop| hop.message.iter().copied()).collect();
+    flows.sort_unstable();
+    flows.dedup();
+    let value = |flow: FlowId| {
+        let flow = dag.flow(flow);
+        CutValue { name: flow.name.clone(), bytes: flow.bytes }
+    };
+    flows.into_iter().map(value).collect()
+}
