@@ -1,12 +1,23 @@
 //! Cuts: the candidate ones, and those a user names by their values.
-use thiserror::Error;
+//!
+//! A cut divides the network in a part before and a part after, such that nothing flows back. Only
+//! values cross it; weights and replicated layers are on both sides wherever they are needed.
+//!
+//! Candidates are cuts between groups, O(n) of them, for lists and measurements. The values that a
+//! user names ([`stages_at`]) may cut anywhere, also inside a group.
+
+use std::collections::BTreeSet;
 
 use crate::{
-    dag::{Dag, FlowId},
+    dag::{Dag, FlowId, GroupId},
     graph::Graph,
     group::Grouping,
     units::Bytes,
 };
+
+mod named;
+
+pub use named::{CutError, stages_at};
 
 /// A division of the groups in two, such that nothing flows back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,26 +31,58 @@ pub struct Cut {
     pub bytes: Option<Bytes>,
 }
 
-/// Why named values are not a cut.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[allow(missing_docs)]
-pub enum CutError {
-    #[error("no value is called `{name}`{suggestion}")]
-    Unknown { name: String, suggestion: String },
+impl Cut {
+    /// The cut after a set of groups, which must hold the ancestors of each of them.
+    pub fn after(dag: &Dag, before: Vec<bool>) -> Self {
+        let crosses = |&id: &FlowId| {
+            let flow = dag.flow(id);
+            flow.from.is_none_or(|group| before[group.index()])
+                && flow.to.iter().any(|group| !before[group.index()])
+        };
+        let flows: Vec<FlowId> = dag.flow_ids().filter(crosses).collect();
+        let bytes = flows.iter().map(|&id| dag.flow(id).bytes).sum();
+        Self { before, flows, bytes }
+    }
 }
 
-/// The cuts worth trying first: the prefixes of the topological order, and each group with all its
-/// ancestors.
-pub fn candidate_cuts(_dag: &Dag) -> Vec<Cut> {
-    Vec::new()
+/// The cuts worth trying first, from the input to the output: the prefixes of the topological
+/// order, and each group with all its ancestors. Neither side is empty, something crosses, and the
+/// size of all that crosses is known. O(n) cuts in O(n^2) time.
+pub fn candidate_cuts(dag: &Dag) -> Vec<Cut> {
+    let count = dag.groups().len();
+    let mut sets = BTreeSet::new();
+    let mut ancestors: Vec<Vec<bool>> = Vec::with_capacity(count);
+    for id in dag.group_ids() {
+        sets.insert((0..count).map(|at| at <= id.index()).collect::<Vec<bool>>());
+        let closure = with_ancestors(dag, id, &ancestors);
+        sets.insert(closure.clone());
+        ancestors.push(closure);
+    }
+    let is_trivial = |before: &Vec<bool>| before.iter().all(|&is_before| is_before);
+    let cuts = sets.into_iter().filter(|set| !is_trivial(set)).map(|set| Cut::after(dag, set));
+    let mut cuts: Vec<Cut> =
+        cuts.filter(|cut| !cut.flows.is_empty() && cut.bytes.is_some()).collect();
+    cuts.sort_by_cached_key(|cut| {
+        let last = cut.before.iter().rposition(|&is_before| is_before);
+        (last, cut.before.iter().filter(|&&is_before| is_before).count())
+    });
+    cuts
 }
 
-/// The stage of each layer when a network is cut at named values.
-pub fn stages_at(graph: &Graph, _cuts: &[Vec<String>]) -> Result<Vec<Option<u32>>, CutError> {
-    Ok(vec![None; graph.layers().len()])
+/// The stage of each layer for a cut between groups: 0 before, 1 after, `None` where replicated.
+pub fn stages_of_cut(graph: &Graph, grouping: &Grouping, cut: &Cut) -> Vec<Option<u32>> {
+    let stage = |group: &Option<GroupId>| group.map(|id| u32::from(!cut.before[id.index()]));
+    grouping.group_of.iter().take(graph.layers().len()).map(stage).collect()
 }
 
-/// The stage of each layer for a cut between groups: 0 before, 1 after.
-pub fn stages_of_cut(graph: &Graph, _grouping: &Grouping, _cut: &Cut) -> Vec<Option<u32>> {
-    vec![None; graph.layers().len()]
+/// A group and its ancestors, given those of all earlier groups.
+fn with_ancestors(dag: &Dag, id: GroupId, earlier: &[Vec<bool>]) -> Vec<bool> {
+    let mut set = vec![false; dag.groups().len()];
+    set[id.index()] = true;
+    for predecessor in dag.predecessors(id) {
+        for (is_in, &is_ancestor) in set.iter_mut().zip(&earlier[predecessor.index()]) {
+            *is_in |= is_ancestor;
+        }
+    }
+    set
 }
