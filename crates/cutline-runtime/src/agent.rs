@@ -1,1 +1,280 @@
-//! The agent: a device that serves stages over the Open Inference Protocol.
+//! A device on the network: an Open Inference Protocol server whose models are stages of plans.
+//!
+//! ```text
+//! ModelInfer ─▶ bind inputs ─▶ wait for the device ─▶ prepare, compute (paced) ─▶ next stage ─▶ answer
+//!                                 └── one stage at a time; free again before the next stage is called
+//! ```
+//!
+//! An [`Agent`] serves two gRPC services on one port: inference for any client of the protocol, and
+//! its own control service, which deploys stages by content hash. Everything that comes in is
+//! bounded: messages, files, waiting requests, memory. Without transport security it listens on
+//! loopback only, unless told otherwise.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use cutline_core::units::Bytes;
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use tonic::transport::server::{Server, TcpIncoming};
+
+use crate::{
+    client::{CONNECTION_WINDOW, ClientOptions, MAX_FRAME, MAX_MESSAGE},
+    engine::SharedEngine,
+    pace::{
+        Slowdown,
+        claim::{Claim, ClaimError, Share},
+    },
+    wire::{
+        control::control_server::ControlServer,
+        inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+    },
+};
+
+mod control;
+mod deployed;
+mod inference;
+mod measure;
+pub mod memory;
+mod peers;
+pub mod store;
+mod worker;
+
+use deployed::Deployed;
+use memory::Budget;
+use store::Store;
+
+/// Requests that may wait or run at a time.
+const MAX_REQUESTS: usize = 64;
+
+/// Stages that may be deployed at a time.
+const MAX_STAGES: usize = 256;
+
+/// How long open calls may go on after the order to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What device to be.
+#[derive(Clone)]
+pub struct AgentConfig {
+    /// Address to listen on, `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// Allow an address that other machines reach, although nothing is encrypted.
+    pub insecure: bool,
+    /// Folder of the files that were deployed; made if absent, kept after the agent ends.
+    pub store: PathBuf,
+    /// Engines that it has; the first is its own choice.
+    pub engines: Vec<SharedEngine>,
+    /// Threads of one run, unless a stage says otherwise.
+    pub threads: usize,
+    /// Processors that its computing is bound to; empty: all.
+    pub cores: Vec<usize>,
+    /// How much slower than this machine it is.
+    pub slowdown: Slowdown,
+    /// Folder of the register of agents of this machine; absent: not registered, not checked.
+    pub register: Option<PathBuf>,
+    /// Memory that it has; absent: as much as the machine.
+    pub memory: Option<Bytes>,
+    /// Whether the limit also holds for what the whole process really occupies.
+    pub whole_process: bool,
+    /// Largest message in either direction, in bytes.
+    pub max_message: usize,
+    /// Largest file that may be deployed, in bytes.
+    pub max_file: u64,
+    /// How it calls other agents.
+    pub client: ClientOptions,
+}
+
+impl AgentConfig {
+    /// An agent at the machine's own speed, with one thread, on `listen`.
+    pub fn new(listen: impl Into<String>, store: PathBuf, engines: Vec<SharedEngine>) -> Self {
+        Self {
+            listen: listen.into(),
+            insecure: false,
+            store,
+            engines,
+            threads: 1,
+            cores: Vec::new(),
+            slowdown: Slowdown::NONE,
+            register: None,
+            memory: None,
+            whole_process: false,
+            max_message: MAX_MESSAGE,
+            max_file: 64 << 30,
+            client: ClientOptions::default(),
+        }
+    }
+
+    /// Where an agent keeps deployed files unless told otherwise: the user's cache folder.
+    pub fn default_store() -> PathBuf {
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        cache.unwrap_or_else(std::env::temp_dir).join("cutline").join("store")
+    }
+}
+
+/// Why an agent could not start or had to stop.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// The address is none.
+    #[error("`{0}` is not an address to listen on, such as 127.0.0.1:9001")]
+    Address(String),
+    /// Others could reach it and nothing is encrypted.
+    #[error(
+        "{0} can be reached from other machines, and agents do not encrypt or authenticate yet: \
+         listen on 127.0.0.1, or allow it with --insecure on a network that you trust"
+    )]
+    Insecure(SocketAddr),
+    /// The port is taken, or not ours to take.
+    #[error("cannot listen on {address}; is another agent using it")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No engine was given.
+    #[error("an agent needs at least one engine")]
+    NoEngine,
+    /// The machine cannot be all these devices.
+    #[error(transparent)]
+    Share(#[from] ClaimError),
+    /// The folder of deployed files cannot be used.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    /// The server failed.
+    #[error("the server failed")]
+    Serve(#[source] tonic::transport::Error),
+}
+
+/// A device that has its port and waits to serve.
+pub struct Agent {
+    incoming: TcpIncoming,
+    address: SocketAddr,
+    state: Arc<State>,
+    _share: Option<Claim>,
+}
+
+/// What all calls to an agent share.
+struct State {
+    config: AgentConfig,
+    store: Store,
+    memory: Arc<Budget>,
+    /// The device itself: one stage computes at a time.
+    slot: Arc<Semaphore>,
+    /// Requests under way.
+    requests: Arc<Semaphore>,
+    stages: RwLock<BTreeMap<String, Arc<Deployed>>>,
+    peers: peers::Peers,
+}
+
+impl Agent {
+    /// Takes the port. Must run within a tokio runtime.
+    pub fn bind(config: AgentConfig) -> Result<Self, AgentError> {
+        let bad = || AgentError::Address(config.listen.clone());
+        let address = resolve(&config.listen).ok_or_else(bad)?;
+        if !address.ip().is_loopback() && !config.insecure {
+            return Err(AgentError::Insecure(address));
+        }
+        if config.engines.is_empty() {
+            return Err(AgentError::NoEngine);
+        }
+        let share = Share { slowdown: config.slowdown, threads: config.threads as u64 };
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        let register = config.register.as_deref();
+        let share = register.map(|folder| Claim::take(folder, cores, share)).transpose()?;
+        let store = Store::open(config.store.clone(), config.max_file)?;
+        let failed = |source| AgentError::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let state = State {
+            store,
+            memory: Arc::new(Budget::new(config.memory, config.whole_process)),
+            slot: Arc::new(Semaphore::new(1)),
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            stages: RwLock::default(),
+            peers: peers::Peers::new(config.client),
+            config,
+        };
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        Ok(Self { incoming, address, state: Arc::new(state), _share: share })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is done; open calls then have five seconds to end.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+        let limit = self.state.config.max_message;
+        let inference = GrpcInferenceServiceServer::from_arc(Arc::clone(&self.state))
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit);
+        let control = ControlServer::from_arc(Arc::clone(&self.state))
+            .max_decoding_message_size(limit.min(16 << 20));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = Server::builder()
+            .initial_stream_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
+            .max_concurrent_streams(2 * MAX_REQUESTS as u32)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(30)))
+            .add_service(inference)
+            .add_service(control)
+            .serve_with_incoming_shutdown(self.incoming, async {
+                let _ = stopped.await;
+            });
+        tokio::pin!(server, shutdown);
+        tokio::select! {
+            ended = &mut server => return ended.map_err(AgentError::Serve),
+            () = &mut shutdown => {}
+        }
+        let _ = stop.send(());
+        match tokio::time::timeout(GRACE, server).await {
+            Ok(ended) => ended.map_err(AgentError::Serve),
+            // A call that outlasts the grace ends with its connection.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl State {
+    /// The stage served under a name.
+    fn stage(&self, model_name: &str) -> Option<Arc<Deployed>> {
+        self.stages.read().unwrap_or_else(PoisonError::into_inner).get(model_name).cloned()
+    }
+
+    /// The engine of this name, or the first.
+    fn engine(&self, name: Option<&str>) -> Option<&SharedEngine> {
+        let mut engines = self.config.engines.iter();
+        match name {
+            None => engines.next(),
+            Some(name) => engines.find(|engine| engine.name() == name),
+        }
+    }
+}
+
+fn resolve(address: &str) -> Option<SocketAddr> {
+    use std::net::ToSocketAddrs;
+    address.to_socket_addrs().ok()?.next()
+}
+
+/// The processor as it names itself.
+fn hardware() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let named = ["model name", "Model", "Hardware"].iter().find_map(|key| {
+        let line = info.lines().find(|line| line.starts_with(key))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    named.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}

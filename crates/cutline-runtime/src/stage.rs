@@ -17,7 +17,7 @@
 use std::collections::BTreeSet;
 
 use cutline_core::{
-    picture::PictureSpec,
+    picture::{InputEncoding, PictureSpec},
     tensor::{DType, Shape},
 };
 use serde::{Deserialize, Serialize};
@@ -73,19 +73,6 @@ pub struct TensorSpec {
     pub dtype: DType,
     /// Axis sizes; absent where they are known only after the run.
     pub shape: Option<Shape>,
-}
-
-/// How the bytes of a picture travel to the device that turns them into the input tensor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InputEncoding {
-    /// The finished tensor.
-    #[default]
-    Fp32,
-    /// Resized pixels, 8 bits each; the receiver normalises.
-    Uint8,
-    /// A compressed picture; lossy.
-    Jpeg,
 }
 
 /// Which input is made from a picture, how, and how it travels on.
@@ -299,9 +286,15 @@ fn check_picture(picture: &PictureInput, inputs: &[TensorSpec]) -> Result<(), St
     if width == 0 || height == 0 || width > 16384 || height > 16384 {
         return Err(format!("a picture of {width}x{height} pixels is not 1 to 16384 a side"));
     }
-    match input.dtype {
-        DType::F32 => Ok(()),
-        other => Err(format!("its picture becomes `{}`, which is {other}, not FP32", input.name)),
+    match input.shape == Some(picture.spec.shape()) && input.dtype == picture.spec.dtype {
+        true => Ok(()),
+        false => Err(format!(
+            "its picture becomes {} {}, but `{}` is {}",
+            picture.spec.dtype,
+            picture.spec.shape(),
+            input.name,
+            input.describe()
+        )),
     }
 }
 
@@ -340,4 +333,15 @@ pub(crate) fn clip(name: &str) -> String {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),
     }
+}
+
+/// An error with all its causes, for where only text can go on.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

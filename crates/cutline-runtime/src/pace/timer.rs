@@ -1,4 +1,4 @@
-//! Sleeps as exact as the machine allows.
+//! Threads as exact as the machine allows: their sleeps, and the processors they run on.
 
 /// Asks the kernel to end this thread's sleeps as soon as they are due, rather than up to 50
 /// microseconds later to save wake-ups. Does nothing where there is no such setting.
@@ -10,4 +10,24 @@ pub fn precise_sleeps() {
     unsafe {
         libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong, 0, 0, 0);
     }
+}
+
+/// Binds this thread, and the threads that it starts, to these processors; none means all. Does
+/// nothing where the system has no such setting or no such processor.
+pub fn pin(cores: &[usize]) {
+    #[cfg(target_os = "linux")]
+    if !cores.is_empty() {
+        #[allow(unsafe_code)]
+        // SAFETY: an all-zero `cpu_set_t` is an empty set; CPU_SET is given only indices below its
+        // size, and sched_setaffinity reads exactly that set for the calling thread.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            for &core in cores.iter().filter(|&&core| core < libc::CPU_SETSIZE as usize) {
+                libc::CPU_SET(core, &mut set);
+            }
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = cores;
 }

@@ -18,17 +18,22 @@ pub enum Content {
 }
 
 impl Content {
+    /// The data itself.
+    pub fn data(&self) -> &Bytes {
+        match self {
+            Content::Tensor(tensor) => tensor.data(),
+            Content::Bytes(bytes) => bytes,
+        }
+    }
+
     /// Bytes of the data.
     pub fn len(&self) -> usize {
-        match self {
-            Content::Tensor(tensor) => tensor.data().len(),
-            Content::Bytes(bytes) => bytes.len(),
-        }
+        self.data().len()
     }
 
     /// Whether there is no data.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.data().is_empty()
     }
 }
 

@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cutline_core::tensor::DType;
 
-use super::{
-    Content, InputEncoding, Named, PICTURE_INPUT, PictureInput, Stage, StageError, content, prepare,
-};
+use super::{Content, Named, PICTURE_INPUT, Stage, StageError, content, prepare};
 use crate::{
     engine::{Engine, LoadOptions, ModelSource, Session},
     pace::{Pacer, Slowdown},
@@ -58,7 +56,7 @@ impl StageSession {
         let mut prepare = Duration::ZERO;
         let mut encoded = None;
         if let Some(picture) = &stage.spec().picture {
-            let (result, took) = self.pacer.pace(|| prepare_picture(stage, picture, &mut values));
+            let (result, took) = self.pacer.pace(|| prepare::prepare(stage, picture, &mut values));
             encoded = result?;
             prepare = took;
         }
@@ -117,54 +115,9 @@ impl StageSession {
     }
 }
 
-/// Turns a picture into the input tensor where this stage needs the tensor, and returns the input
-/// in the form in which it is to be sent on, where that differs.
-fn prepare_picture(
-    stage: &Stage,
-    picture: &PictureInput,
-    values: &mut Values,
-) -> Result<Option<Named>, StageError> {
-    let failed = |reason: String| StageError::Picture { stage: stage.spec().name.clone(), reason };
-    let sent = stage.spec().next.iter().flat_map(|next| &next.sends).any(|n| *n == picture.input);
-    let dense = sent && picture.encoding == InputEncoding::Fp32;
-    let needed = dense || stage.needs_tensor(&picture.input);
-    if let Some(file) = values.remove(PICTURE_INPUT) {
-        let file = prepare::file_bytes(&file);
-        if needed {
-            let tensor = prepare::tensor(&picture.spec, &file).map_err(failed)?;
-            values.insert(picture.input.clone(), Content::Tensor(tensor));
-        }
-        if sent && !dense {
-            let content =
-                prepare::encode(&picture.spec, &file, picture.encoding).map_err(failed)?;
-            return Ok(Some((picture.input.clone(), content)));
-        }
-        return Ok(None);
-    }
-    // A dense tensor needs nothing; an encoded one is finished here where this stage needs it, and
-    // otherwise travels on as it came.
-    let encoded = match values.get(&picture.input) {
-        Some(content) if is_encoded(content) => content.clone(),
-        _ => return Ok(None),
-    };
-    if needed {
-        let tensor = prepare::finish(&picture.spec, &encoded).map_err(failed)?;
-        values.insert(picture.input.clone(), Content::Tensor(tensor));
-    }
-    Ok((sent && !dense).then(|| (picture.input.clone(), encoded)))
-}
-
-/// Whether a picture's input came as pixels or as a file: the tensor itself is FP32.
-fn is_encoded(content: &Content) -> bool {
-    match content {
-        Content::Bytes(_) => true,
-        Content::Tensor(tensor) => tensor.dtype() == DType::U8,
-    }
-}
-
 impl Stage {
     /// Whether the model reads this input, or the stage answers it as it is.
-    fn needs_tensor(&self, name: &str) -> bool {
+    pub(super) fn needs_tensor(&self, name: &str) -> bool {
         let spec = self.spec();
         spec.model.iter().flat_map(|model| &model.inputs).any(|input| input == name)
             || spec.answers.iter().any(|answer| answer.name == name)
@@ -225,17 +178,13 @@ impl Stage {
 
     fn check_input(&self, input: &super::TensorSpec, content: &Content) -> Result<(), StageError> {
         let pictured = self.spec().picture.as_ref().filter(|picture| picture.input == input.name);
-        let tensor = match (content, pictured) {
-            (Content::Bytes(_), Some(_)) => return Ok(()),
-            (Content::Bytes(_), None) => {
-                let reason = format!("`{}` is BYTES, expected {}", input.name, input.describe());
-                return Err(self.input_error(reason));
-            }
-            (Content::Tensor(tensor), Some(picture)) if is_encoded(content) => {
-                return prepare::check_pixels(&picture.spec, tensor)
-                    .map_err(|reason| self.input_error(format!("`{}`: {reason}", input.name)));
-            }
-            (Content::Tensor(tensor), _) => tensor,
+        if let Some(picture) = pictured {
+            return prepare::check(picture, input, content)
+                .map_err(|reason| self.input_error(reason));
+        }
+        let Content::Tensor(tensor) = content else {
+            let reason = format!("`{}` is BYTES, expected {}", input.name, input.describe());
+            return Err(self.input_error(reason));
         };
         if !input.admits(tensor) {
             return Err(self.input_error(format!(

@@ -1,0 +1,201 @@
+//! The control service of an agent: deployment, profiling, links, clocks.
+
+use std::sync::{Arc, PoisonError};
+
+use cutline_core::profile::LinkTable;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    MAX_STAGES, State,
+    deployed::Deployed,
+    measure,
+    store::{Incoming, StoreError},
+};
+use crate::{
+    client::{
+        ClientError,
+        clock::{clock_id, unix_nanos},
+    },
+    stage::{Stage, chain, clip, is_sha256},
+    wire::control::{
+        AgentDescription, ClockRequest, ClockResponse, DeployRequest, DeployResponse,
+        DescribeRequest, EngineDescription, FileChunk, LinkEvent, MeasureLinkRequest,
+        MissingRequest, MissingResponse, ProfileEvent, ProfileRequest, Progress, PutResponse,
+        RemoveRequest, RemoveResponse, control_server::Control, link_event,
+    },
+};
+
+/// Events that may wait for a slow reader.
+const EVENTS: usize = 16;
+
+/// Longest name of a deployed model, in bytes.
+const MAX_NAME: usize = 256;
+
+/// Beginning of names that agents keep for themselves.
+const RESERVED: &str = "cutline.";
+
+#[tonic::async_trait]
+impl Control for State {
+    async fn describe(
+        &self,
+        _: Request<DescribeRequest>,
+    ) -> Result<Response<AgentDescription>, Status> {
+        let engines = self.config.engines.iter().map(|engine| EngineDescription {
+            name: engine.name().to_owned(),
+            version: engine.version().to_owned(),
+        });
+        Ok(Response::new(AgentDescription {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hardware: super::hardware(),
+            engines: engines.collect(),
+            threads: u32::try_from(self.config.threads).unwrap_or(u32::MAX),
+            slowdown: self.config.slowdown.permille() as f64 / 1000.0,
+            memory_bytes: self.config.memory.map_or(0, |memory| memory.0),
+        }))
+    }
+
+    async fn missing(
+        &self,
+        request: Request<MissingRequest>,
+    ) -> Result<Response<MissingResponse>, Status> {
+        let mut sha256 = request.into_inner().sha256;
+        if let Some(bad) = sha256.iter().find(|digest| !is_sha256(digest)) {
+            let reason = format!("`{}` is not a SHA-256 in lower-case hex", clip(bad));
+            return Err(Status::invalid_argument(reason));
+        }
+        sha256.retain(|digest| !self.store.has(digest));
+        Ok(Response::new(MissingResponse { sha256 }))
+    }
+
+    async fn put(
+        &self,
+        request: Request<Streaming<FileChunk>>,
+    ) -> Result<Response<PutResponse>, Status> {
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("no chunk"))?;
+        if self.store.has(&first.sha256) {
+            return Ok(Response::new(PutResponse {}));
+        }
+        let incoming = self.store.receive(&first.sha256, first.total_bytes);
+        let mut incoming = incoming.map_err(|error| store_status(&error))?;
+        incoming = write(incoming, first.data).await?;
+        while let Some(chunk) = chunks.message().await? {
+            incoming = write(incoming, chunk.data).await?;
+        }
+        let finished = tokio::task::spawn_blocking(move || incoming.finish()).await;
+        let finished = finished.map_err(|error| Status::internal(error.to_string()))?;
+        finished.map_err(|error| store_status(&error))?;
+        Ok(Response::new(PutResponse {}))
+    }
+
+    async fn deploy(
+        &self,
+        request: Request<DeployRequest>,
+    ) -> Result<Response<DeployResponse>, Status> {
+        let DeployRequest { model_name, stage_json } = request.into_inner();
+        let length = model_name.len();
+        if length == 0 || length > MAX_NAME || model_name.starts_with(RESERVED) {
+            let reason = format!(
+                "`{}` is no name for a model: 1 to {MAX_NAME} bytes, not beginning with {RESERVED}",
+                clip(&model_name)
+            );
+            return Err(Status::invalid_argument(reason));
+        }
+        let stage = Stage::from_json(&stage_json)
+            .map_err(|error| Status::invalid_argument(chain(&error)))?;
+        if let Some(old) = self.stage(&model_name) {
+            if *old.stage() == stage {
+                return Ok(Response::new(DeployResponse { memory_bytes: old.memory_bytes() }));
+            }
+        }
+        let deployed = Deployed::load(self, stage).await?;
+        let memory_bytes = deployed.memory_bytes();
+        let mut stages = self.stages.write().unwrap_or_else(PoisonError::into_inner);
+        if stages.len() >= MAX_STAGES && !stages.contains_key(&model_name) {
+            let reason = format!("{MAX_STAGES} stages are deployed; remove some first");
+            return Err(Status::resource_exhausted(reason));
+        }
+        stages.insert(model_name, Arc::new(deployed));
+        Ok(Response::new(DeployResponse { memory_bytes }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveRequest>,
+    ) -> Result<Response<RemoveResponse>, Status> {
+        let name = request.into_inner().model_name;
+        let removed = self.stages.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        if let Some(next) = removed.as_ref().and_then(|old| old.stage().spec().next.as_ref()) {
+            self.peers.forget(&next.device, &next.address).await;
+        }
+        Ok(Response::new(RemoveResponse { removed: removed.is_some() }))
+    }
+
+    type ProfileStream = ReceiverStream<Result<ProfileEvent, Status>>;
+
+    async fn profile(
+        &self,
+        _request: Request<ProfileRequest>,
+    ) -> Result<Response<Self::ProfileStream>, Status> {
+        Err(Status::unimplemented("this agent cannot profile"))
+    }
+
+    type MeasureLinkStream = ReceiverStream<Result<LinkEvent, Status>>;
+
+    async fn measure_link(
+        &self,
+        request: Request<MeasureLinkRequest>,
+    ) -> Result<Response<Self::MeasureLinkStream>, Status> {
+        let MeasureLinkRequest { target, sizes, repeats } = request.into_inner();
+        let peer = self.peers.get(&target, &target).await;
+        let peer = peer.map_err(|error| Status::new(error.code(), error.to_string()))?;
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let limit = self.config.max_message;
+        tokio::spawn(async move {
+            let progress = |done, total, what| {
+                let event = Some(link_event::Event::Progress(Progress { done, total, what }));
+                // A reader who is behind misses progress, not the result.
+                let _ = events.try_send(Ok(LinkEvent { event }));
+            };
+            let measured = tokio::select! {
+                measured = measure::measure(&peer, &sizes, repeats, limit, progress) => measured,
+                // Nobody waits for the result any more.
+                () = events.closed() => return,
+            };
+            let _ = events.send(link_result(measured)).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn clock(&self, _: Request<ClockRequest>) -> Result<Response<ClockResponse>, Status> {
+        let clock_id = clock_id().to_owned();
+        Ok(Response::new(ClockResponse { unix_nanos: unix_nanos(), clock_id }))
+    }
+}
+
+/// Writes a chunk where blocking is allowed.
+async fn write(mut incoming: Incoming, data: bytes::Bytes) -> Result<Incoming, Status> {
+    let written = tokio::task::spawn_blocking(move || incoming.write(&data).map(|()| incoming));
+    let written = written.await.map_err(|error| Status::internal(error.to_string()))?;
+    written.map_err(|error| store_status(&error))
+}
+
+fn link_result(measured: Result<LinkTable, ClientError>) -> Result<LinkEvent, Status> {
+    let table = measured.map_err(|error| Status::new(error.code(), error.to_string()))?;
+    let json = serde_json::to_string(&table).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(LinkEvent { event: Some(link_event::Event::LinkJson(json)) })
+}
+
+fn store_status(error: &StoreError) -> Status {
+    let message = error.to_string();
+    match error {
+        StoreError::Name | StoreError::Length { .. } => Status::invalid_argument(message),
+        StoreError::TooLarge { .. } | StoreError::Disk { .. } => {
+            Status::resource_exhausted(message)
+        }
+        StoreError::Digest { .. } => Status::data_loss(message),
+        StoreError::Absent { .. } => Status::failed_precondition(message),
+    }
+}

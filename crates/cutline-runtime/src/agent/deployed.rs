@@ -1,0 +1,238 @@
+//! A stage that an agent serves: loaded, and called frame by frame.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cutline_core::units::Nanos;
+use tonic::{Code, Status};
+
+use super::{State, memory::Reservation, worker::Worker};
+use crate::{
+    client::clock::unix_nanos,
+    engine::{LoadOptions, MAX_THREADS, ModelSource, SharedEngine},
+    stage::{
+        ModelSpec, Named, NextStage, Stage, StageError, StageSession, chain,
+        content::total_bytes,
+        trace::{HopTrace, StageTrace, Trace},
+    },
+    tensor::Tensor,
+};
+
+/// Deadline of a call that came with none.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A loaded stage with the memory that it holds.
+#[derive(Debug)]
+pub(super) struct Deployed {
+    stage: Arc<Stage>,
+    worker: Worker,
+    memory: Reservation,
+}
+
+/// What is known of a request beside its tensors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    /// When it had come in whole.
+    pub(super) received_unix_ns: u64,
+    /// When its caller stops waiting.
+    pub(super) deadline: Option<Instant>,
+    /// Whether its caller wants to know where the time went.
+    pub(super) trace: bool,
+}
+
+/// Answered tensors, and where the time went.
+pub(super) type Answer = (Vec<(String, Tensor)>, Option<Trace>);
+
+impl Deployed {
+    /// Loads a stage whose files are all here, within the device's memory.
+    pub(super) async fn load(state: &State, stage: Stage) -> Result<Self, Status> {
+        let stage = Arc::new(stage);
+        let name = format!("stage `{}`", stage.spec().name);
+        let slowdown = state.config.slowdown;
+        let cores = state.config.cores.clone();
+        let Some(model) = &stage.spec().model else {
+            let memory = state.reserve(0, &name)?;
+            let load = move || Ok(StageSession::without_model(slowdown));
+            let worker = Worker::start(Arc::clone(&stage), cores, load).await;
+            return Ok(Self { worker: worker.map_err(failed(&stage))?, stage, memory });
+        };
+        let engine = choose_engine(state, model, &stage)?;
+        let options = load_options(state, model);
+        let files = state.store.bytes_of(&model.files);
+        let memory = state.reserve(model.memory.total(files), &name)?;
+        let path = state.store.lay_out(&model.files);
+        let source = ModelSource::File(path.map_err(|error| refuse(&stage, error))?);
+        let load = move || StageSession::load(&*engine, &source, options, slowdown);
+        let worker =
+            Worker::start(Arc::clone(&stage), cores, load).await.map_err(failed(&stage))?;
+        let fits = state.memory.check_process(&name);
+        fits.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        Ok(Self { stage, worker, memory })
+    }
+
+    /// The stage.
+    pub(super) fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Memory that it holds, in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory.bytes()
+    }
+
+    /// Answers one frame: computes this stage, then has the rest of the plan computed.
+    pub(super) async fn infer(
+        &self,
+        state: &State,
+        values: Vec<Named>,
+        call: Call,
+    ) -> Result<Answer, Status> {
+        let bytes_in = total_bytes(&values);
+        let inputs = self.stage.bind(values).map_err(|error| status(&self.stage, &error))?;
+        let (result, queued) = self.worker.run(&state.slot, inputs).await.map_err(|_| {
+            let name = &self.stage.spec().name;
+            Status::internal(format!("stage `{name}` crashed earlier; deploy it again"))
+        })?;
+        let done = result.map_err(|error| status(&self.stage, &error))?;
+        let mut downstream = (Vec::new(), None);
+        let mut hop = None;
+        if let Some(next) = &self.stage.spec().next {
+            let (answer, trace) = self.go_on(state, next, done.sends, call).await?;
+            downstream = answer;
+            hop = trace;
+        }
+        let answers = self.stage.join(done.answers, downstream.0);
+        let answers = answers.map_err(|error| status(&self.stage, &error))?;
+        let trace = call.trace.then(|| {
+            let spec = self.stage.spec();
+            let stage = StageTrace {
+                name: spec.name.clone(),
+                device: spec.device.clone(),
+                received_unix_ns: call.received_unix_ns,
+                queue_ns: nanos(queued),
+                prepare_ns: nanos(done.prepare),
+                compute_ns: nanos(done.compute),
+                sent_unix_ns: unix_nanos(),
+                bytes_in,
+                bytes_out: tensor_bytes(&answers),
+            };
+            let rest = downstream.1.unwrap_or_default();
+            Trace {
+                stages: std::iter::once(stage).chain(rest.stages).collect(),
+                hops: hop.into_iter().chain(rest.hops).collect(),
+            }
+        });
+        Ok((answers, trace))
+    }
+
+    /// Calls the next stage and takes the time of both ways.
+    async fn go_on(
+        &self,
+        state: &State,
+        next: &NextStage,
+        sends: Vec<Named>,
+        call: Call,
+    ) -> Result<(Answer, Option<HopTrace>), Status> {
+        let failed = |error: crate::client::ClientError| {
+            let code = match error.code() {
+                // What is wrong with this stage's request is not the fault of who sent the frame.
+                Code::InvalidArgument | Code::NotFound => Code::FailedPrecondition,
+                code => code,
+            };
+            Status::new(code, format!("stage `{}`: {error}", next.stage))
+        };
+        let timeout = timeout(call.deadline).ok_or_else(|| {
+            let name = &self.stage.spec().name;
+            Status::deadline_exceeded(format!("no time was left after stage `{name}`"))
+        })?;
+        let peer = state.peers.get(&next.device, &next.address).await.map_err(failed)?;
+        let offset = if call.trace { peer.offset().await } else { None };
+        let bytes_up = total_bytes(&sends);
+        let (began, started) = (unix_nanos(), Instant::now());
+        let answer = peer.client.infer(&next.model_name, sends, call.trace, timeout).await;
+        let answer = answer.map_err(failed)?;
+        let (ended, round_trip) = (unix_nanos(), started.elapsed());
+        let hop = call.trace.then(|| {
+            let far = answer.trace.as_ref().and_then(|trace| trace.stages.first());
+            let (upload, download) = match (far, offset) {
+                (Some(far), Some(offset)) => (
+                    offset.to_own(far.received_unix_ns).saturating_sub(began),
+                    ended.saturating_sub(offset.to_own(far.sent_unix_ns)),
+                ),
+                _ => (0, 0),
+            };
+            HopTrace {
+                round_trip_ns: nanos(round_trip),
+                upload_ns: Nanos(upload),
+                download_ns: Nanos(download),
+                bytes_up,
+                bytes_down: tensor_bytes(&answer.outputs),
+            }
+        });
+        Ok(((answer.outputs, answer.trace), hop))
+    }
+}
+
+impl State {
+    /// Takes memory for something, or refuses it with the numbers.
+    pub(super) fn reserve(&self, bytes: u64, what: &str) -> Result<Reservation, Status> {
+        let reserved = self.memory.reserve(bytes, what);
+        reserved.map_err(|error| Status::resource_exhausted(error.to_string()))
+    }
+}
+
+fn choose_engine(state: &State, model: &ModelSpec, stage: &Stage) -> Result<SharedEngine, Status> {
+    state.engine(model.engine.as_deref()).cloned().ok_or_else(|| {
+        let has: Vec<&str> = state.config.engines.iter().map(|engine| engine.name()).collect();
+        Status::failed_precondition(format!(
+            "stage `{}` wants engine `{}`, and this device has {}",
+            stage.spec().name,
+            model.engine.as_deref().unwrap_or_default(),
+            has.join(", ")
+        ))
+    })
+}
+
+fn load_options(state: &State, model: &ModelSpec) -> LoadOptions {
+    let threads = model.threads.map_or(state.config.threads, |threads| threads as usize);
+    LoadOptions { threads: threads.clamp(1, MAX_THREADS) }
+}
+
+/// What remains of a deadline for the next stage: a little less than all, so that the answer that
+/// it was late can still be passed on with the name of who was late.
+fn timeout(deadline: Option<Instant>) -> Option<Duration> {
+    let Some(deadline) = deadline else { return Some(PATIENCE) };
+    let left = deadline.checked_duration_since(Instant::now())?;
+    Some(left - left / 20).filter(|left| !left.is_zero())
+}
+
+fn failed(stage: &Arc<Stage>) -> impl FnOnce(crate::engine::EngineError) -> Status {
+    let stage = Arc::clone(stage);
+    move |error| refuse(&stage, error)
+}
+
+/// A stage that cannot be loaded.
+fn refuse(stage: &Stage, error: impl std::error::Error) -> Status {
+    let name = &stage.spec().name;
+    Status::failed_precondition(format!("stage `{name}` cannot be loaded: {}", chain(&error)))
+}
+
+fn status(stage: &Stage, error: &StageError) -> Status {
+    let message = format!("device `{}`: {}", stage.spec().device, chain(error));
+    match error {
+        StageError::Invalid { .. } | StageError::Input { .. } | StageError::Picture { .. } => {
+            Status::invalid_argument(message)
+        }
+        StageError::Engine { .. } | StageError::Result { .. } => Status::internal(message),
+    }
+}
+
+fn nanos(duration: Duration) -> Nanos {
+    Nanos(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn tensor_bytes(tensors: &[(String, Tensor)]) -> u64 {
+    tensors.iter().map(|(_, tensor)| tensor.data().len() as u64).sum()
+}

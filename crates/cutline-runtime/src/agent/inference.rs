@@ -1,0 +1,223 @@
+//! The Open Inference Protocol, as any client speaks it.
+
+use std::time::{Duration, Instant};
+
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use super::{State, deployed::Call, measure};
+use crate::{
+    client::{clock::unix_nanos, trace_parameter},
+    stage::{
+        Content, Named, TensorSpec, clip,
+        content::total_bytes,
+        trace::{TRACE_PARAMETER, Trace},
+    },
+    tensor::Tensor,
+    wire::{
+        contents,
+        inference::{
+            ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
+            ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
+            ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+            grpc_inference_service_server::GrpcInferenceService, infer_parameter::ParameterChoice,
+            model_infer_request::InferRequestedOutputTensor,
+            model_metadata_response::TensorMetadata,
+        },
+    },
+};
+
+/// The only version of every model.
+const VERSION: &str = "1";
+
+#[tonic::async_trait]
+impl GrpcInferenceService for State {
+    async fn server_live(
+        &self,
+        _: Request<ServerLiveRequest>,
+    ) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<ServerReadyRequest>,
+    ) -> Result<Response<ServerReadyResponse>, Status> {
+        Ok(Response::new(ServerReadyResponse { ready: true }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<ModelReadyRequest>,
+    ) -> Result<Response<ModelReadyResponse>, Status> {
+        let ModelReadyRequest { name, version } = request.into_inner();
+        let ready = check_version(&version).is_ok() && self.stage(&name).is_some();
+        Ok(Response::new(ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: "cutline".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: Vec::new(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        check_version(&version)?;
+        let stage = self.stage(&name).ok_or_else(|| self.unknown(&name))?;
+        let spec = stage.stage().spec();
+        Ok(Response::new(ModelMetadataResponse {
+            name,
+            versions: vec![VERSION.to_owned()],
+            platform: "cutline_onnx".to_owned(),
+            inputs: spec.inputs.iter().map(metadata).collect(),
+            outputs: spec.answers.iter().map(metadata).collect(),
+        }))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<ModelInferRequest>,
+    ) -> Result<Response<ModelInferResponse>, Status> {
+        let received_unix_ns = unix_nanos();
+        let deadline = timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
+        let mut message = request.into_inner();
+        if message.model_name == measure::ECHO {
+            let limit = self.config.max_message;
+            return measure::echo(message, received_unix_ns, limit).map(Response::new);
+        }
+        check_version(&message.model_version)?;
+        let stage =
+            self.stage(&message.model_name).ok_or_else(|| self.unknown(&message.model_name))?;
+        let _turn = self.requests.try_acquire().map_err(|_| {
+            let most = super::MAX_REQUESTS;
+            Status::resource_exhausted(format!("{most} requests are under way; try again later"))
+        })?;
+        let values = contents::request_values(&mut message)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let _memory = self.reserve(total_bytes(&values), "a request")?;
+        let call = Call { received_unix_ns, deadline, trace: wants_trace(&message) };
+        let (answers, trace) = stage.infer(self, values, call).await?;
+        let outputs = select(answers, &message.outputs)?;
+        Ok(Response::new(respond(message, outputs, trace)?))
+    }
+}
+
+impl State {
+    fn unknown(&self, model_name: &str) -> Status {
+        Status::not_found(format!("no model `{}` is deployed on this device", clip(model_name)))
+    }
+}
+
+/// The answer to a request, with its trace where one was asked for.
+pub(super) fn respond(
+    request: ModelInferRequest,
+    outputs: Vec<Named>,
+    trace: Option<Trace>,
+) -> Result<ModelInferResponse, Status> {
+    let mut response = ModelInferResponse {
+        model_name: request.model_name,
+        model_version: VERSION.to_owned(),
+        id: request.id,
+        ..Default::default()
+    };
+    if let Some(trace) = trace {
+        let json = serde_json::to_string(&trace).map_err(|e| Status::internal(e.to_string()))?;
+        response.parameters = trace_parameter(ParameterChoice::StringParam(json));
+    }
+    contents::fill_response(&mut response, outputs);
+    Ok(response)
+}
+
+/// The outputs that were asked for, in the order of the asking; all of them where none was named.
+fn select(
+    mut answers: Vec<(String, Tensor)>,
+    requested: &[InferRequestedOutputTensor],
+) -> Result<Vec<Named>, Status> {
+    if requested.is_empty() {
+        return Ok(answers.into_iter().map(|(name, t)| (name, Content::Tensor(t))).collect());
+    }
+    let picked = requested.iter().map(|wanted| {
+        let position = answers.iter().position(|(name, _)| *name == wanted.name);
+        let position = position.ok_or_else(|| {
+            let names: Vec<&str> = answers.iter().map(|(name, _)| name.as_str()).collect();
+            Status::invalid_argument(format!(
+                "output `{}` is none of this model, or asked for twice; there are: {}",
+                clip(&wanted.name),
+                names.join(", ")
+            ))
+        })?;
+        let (name, tensor) = answers.swap_remove(position);
+        Ok((name, Content::Tensor(tensor)))
+    });
+    picked.collect()
+}
+
+fn check_version(version: &str) -> Result<(), Status> {
+    match version {
+        "" | VERSION => Ok(()),
+        other => Err(Status::not_found(format!(
+            "version `{}` does not exist; every model has version {VERSION} only",
+            clip(other)
+        ))),
+    }
+}
+
+fn metadata(tensor: &TensorSpec) -> TensorMetadata {
+    TensorMetadata {
+        name: tensor.name.clone(),
+        datatype: tensor.dtype.oip().to_owned(),
+        shape: tensor.shape.as_ref().map_or_else(|| vec![-1], contents::wire_shape),
+    }
+}
+
+fn wants_trace(request: &ModelInferRequest) -> bool {
+    let parameter = request.parameters.get(TRACE_PARAMETER);
+    let choice = parameter.and_then(|parameter| parameter.parameter_choice.as_ref());
+    matches!(choice, Some(ParameterChoice::BoolParam(true)))
+}
+
+/// The caller's deadline: `grpc-timeout`, up to eight digits and a unit.
+fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_parse_and_rubbish_is_none() {
+        let parse = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            timeout(&metadata)
+        };
+        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for bad in ["", "m", "5", "999999999S", "-1S", "5x"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}
