@@ -23,6 +23,7 @@ mod builder;
 mod densenet;
 mod efficientnet;
 mod inception;
+mod layer;
 mod lenet;
 mod mobilenet;
 mod mobilenetv3;
@@ -31,11 +32,15 @@ mod resnet;
 mod shufflenet;
 mod squeezenet;
 mod vgg;
+mod wire;
 
 use serde::Serialize;
 use thiserror::Error;
 
-use self::builder::{Builder, Feature, Totals, Weights};
+use self::{
+    builder::{Builder, Totals, Weights},
+    layer::Feature,
+};
 use crate::{
     onnx::proto::ModelProto,
     tensor::Shape,

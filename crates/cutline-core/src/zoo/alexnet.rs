@@ -1,7 +1,10 @@
 //! AlexNet in its one-tower form without local response normalisation (Krizhevsky, "One weird
 //! trick for parallelizing convolutional neural networks", 2014).
 
-use super::builder::{Builder, Conv, Feature, Window};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature, Window},
+};
 
 /// Rows of the map that the fully connected layers read.
 pub(super) const MAP: u64 = 6;

@@ -7,36 +7,20 @@
 
 use bytes::Bytes;
 
-use super::random::Stream;
+use super::{
+    layer::{Bias, Conv, Effect, Feature, GATE, RECTIFIER, SWISH, SWISH_POWER, Window},
+    random::Stream,
+    wire::{float, float_value, int, int64s, ints, tensor},
+};
 use crate::{
-    onnx::proto::{
-        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-        TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
-        tensor_shape_proto, type_proto,
-    },
+    onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto},
     tensor::DType,
 };
 
-/// Opset of every network: the first with all the operators that they use.
+/// Opset of every network: it has all the operators that they use, and engines have it.
 const OPSET: i64 = 17;
-/// The ONNX file format that came with it.
+/// The file format that came with it.
 const IR_VERSION: i64 = 8;
-
-/// What an activation does to a normally distributed operand.
-#[derive(Clone, Copy, Debug)]
-struct Effect {
-    /// Share of the mean square that is left.
-    keeps: f64,
-    /// Share of what is left that is the square of the mean.
-    common: f64,
-}
-
-/// `max(x, 0)`: half the mean square, of which 1 / pi is common to all elements.
-const RECTIFIER: Effect = Effect { keeps: 0.5, common: 0.32 };
-/// `x * sigmoid(x)` and its piecewise linear likeness, by numerical integration.
-const SWISH: Effect = Effect { keeps: 0.36, common: 0.12 };
-/// The mean square of a gate between 0 and 1.
-const GATE: f64 = 0.29;
 
 /// What the weights of a network hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,108 +29,6 @@ pub(super) enum Weights {
     Random(u64),
     /// Nothing: shapes only.
     Absent,
-}
-
-/// A value while a network is built: an image of `channels`, or a vector where height and width
-/// are 1.
-#[derive(Clone, Debug)]
-pub(super) struct Feature {
-    /// Name of the value.
-    pub(super) name: String,
-    /// Channels, or elements of a vector.
-    pub(super) channels: u64,
-    /// Rows.
-    pub(super) height: u64,
-    /// Columns.
-    pub(super) width: u64,
-    /// Expected mean square of the elements.
-    power: f64,
-    /// Share of it that is the square of the elements' common mean; 0 where nothing rectified.
-    common: f64,
-}
-
-/// Where a convolution's additive term comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bias {
-    None,
-    Own,
-    /// A batch normalisation that was folded into the convolution.
-    Folded,
-}
-
-/// How a convolution or a pooling walks over its input: kernel, stride and padding.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
-    kernel: [u64; 2],
-    stride: u64,
-    pad: [u64; 2],
-}
-
-impl Window {
-    /// A square window.
-    pub(super) const fn new(kernel: u64, stride: u64, pad: u64) -> Self {
-        Self { kernel: [kernel; 2], stride, pad: [pad; 2] }
-    }
-
-    fn out(&self, axis: usize, size: u64) -> u64 {
-        let padded = size + 2 * self.pad[axis];
-        let steps = padded.checked_sub(self.kernel[axis]);
-        steps.expect("minimal input sizes keep every window inside its map") / self.stride + 1
-    }
-
-    fn attributes(&self, end_pad: [u64; 2]) -> Vec<AttributeProto> {
-        let pads = [self.pad[0], self.pad[1], self.pad[0] + end_pad[0], self.pad[1] + end_pad[1]];
-        vec![
-            ints("kernel_shape", &self.kernel),
-            ints("pads", &pads),
-            ints("strides", &[self.stride; 2]),
-        ]
-    }
-}
-
-/// A convolution to append.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Conv {
-    out: u64,
-    window: Window,
-    groups: u64,
-    bias: Bias,
-    power: f64,
-}
-
-impl Conv {
-    /// `out` filters over a square window, with the folded batch normalisation that most networks
-    /// have after it.
-    pub(super) fn new(out: u64, kernel: u64, stride: u64, pad: u64) -> Self {
-        let window = Window::new(kernel, stride, pad);
-        Self { out, window, groups: 1, bias: Bias::Folded, power: 1.0 }
-    }
-
-    /// One filter per channel.
-    pub(super) fn depthwise(channels: u64, kernel: u64, stride: u64, pad: u64) -> Self {
-        Self { groups: channels, ..Self::new(channels, kernel, stride, pad) }
-    }
-
-    /// A kernel that is not square, padded to keep the map's size.
-    pub(super) fn same(out: u64, kernel: [u64; 2]) -> Self {
-        let window = Window { kernel, stride: 1, pad: [kernel[0] / 2, kernel[1] / 2] };
-        Self { window, ..Self::new(out, 1, 1, 0) }
-    }
-
-    /// A bias of its own, no normalisation.
-    pub(super) fn plain(self) -> Self {
-        Self { bias: Bias::Own, ..self }
-    }
-
-    /// Neither bias nor normalisation.
-    pub(super) fn bare(self) -> Self {
-        Self { bias: Bias::None, ..self }
-    }
-
-    /// Scales the weights for results of this mean square in place of 1.
-    pub(super) fn power(self, power: f64) -> Self {
-        Self { power, ..self }
-    }
 }
 
 /// What a finished network amounts to.
@@ -221,6 +103,24 @@ impl Builder {
     pub(super) fn conv_relu(&mut self, name: &str, x: &Feature, conv: Conv) -> Feature {
         let y = self.conv(name, x, conv);
         self.relu(&format!("{name}.relu"), &y)
+    }
+
+    /// A convolution, `x * sigmoid(x)` after it.
+    pub(super) fn conv_swish(&mut self, name: &str, x: &Feature, conv: Conv) -> Feature {
+        let y = self.conv(name, x, conv.power(SWISH_POWER));
+        self.swish(&format!("{name}.swish"), &y)
+    }
+
+    /// A convolution, [`hard_swish`](Self::hard_swish) after it.
+    pub(super) fn conv_hard_swish(&mut self, name: &str, x: &Feature, conv: Conv) -> Feature {
+        let y = self.conv(name, x, conv.power(SWISH_POWER));
+        self.hard_swish(&format!("{name}.hardswish"), &y)
+    }
+
+    /// A convolution, [`relu6`](Self::relu6) after it.
+    pub(super) fn conv_relu6(&mut self, name: &str, x: &Feature, conv: Conv) -> Feature {
+        let y = self.conv(name, x, conv);
+        self.relu6(&format!("{name}.relu6"), &y)
     }
 
     /// A fully connected layer over a vector.
@@ -515,71 +415,4 @@ impl Builder {
         let data = Bytes::copy_from_slice(data);
         self.graph.initializer.push(tensor(name, dtype, dims, Some(data)));
     }
-}
-
-impl Feature {
-    /// How strong a residual branch of one in `blocks` may answer, to double at most the mean
-    /// square of the shortcut over all of them.
-    pub(super) fn branch_power(&self, blocks: u64) -> f64 {
-        self.power / blocks as f64
-    }
-
-    fn after(&self, name: &str, effect: Effect) -> Self {
-        let power = self.power * effect.keeps;
-        Self { name: name.to_owned(), power, common: effect.common, ..*self }
-    }
-}
-
-fn tensor(name: &str, dtype: DType, dims: &[u64], data: Option<Bytes>) -> TensorProto {
-    TensorProto {
-        dims: dims.iter().map(|&dim| dim as i64).collect(),
-        data_type: Some(dtype.onnx()),
-        name: Some(name.to_owned()),
-        raw_data: data,
-        ..TensorProto::default()
-    }
-}
-
-fn float_value(name: &str, dims: &[u64]) -> ValueInfoProto {
-    let dim = |&dim: &u64| tensor_shape_proto::Dimension {
-        denotation: None,
-        value: Some(tensor_shape_proto::dimension::Value::DimValue(dim as i64)),
-    };
-    let tensor = type_proto::Tensor {
-        elem_type: Some(DType::F32.onnx()),
-        shape: Some(TensorShapeProto { dim: dims.iter().map(dim).collect() }),
-    };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            denotation: None,
-            value: Some(type_proto::Value::TensorType(tensor)),
-        }),
-        ..ValueInfoProto::default()
-    }
-}
-
-fn int64s(values: &[u64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(kind as i32),
-        ..AttributeProto::default()
-    }
-}
-
-fn int(name: &str, value: u64) -> AttributeProto {
-    AttributeProto { i: Some(value as i64), ..attribute(name, AttributeType::Int) }
-}
-
-fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
-}
-
-fn ints(name: &str, values: &[u64]) -> AttributeProto {
-    let ints = values.iter().map(|&value| value as i64).collect();
-    AttributeProto { ints, ..attribute(name, AttributeType::Ints) }
 }

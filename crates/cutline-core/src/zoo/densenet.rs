@@ -4,7 +4,10 @@
 //! the convolutions that made its parts: those are `BatchNormalization` nodes. The one between the
 //! two convolutions of a layer is folded.
 
-use super::builder::{Builder, Conv, Feature, Window};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature, Window},
+};
 
 /// Channels that each layer adds.
 const GROWTH: u64 = 32;

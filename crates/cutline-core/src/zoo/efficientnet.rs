@@ -1,7 +1,10 @@
 //! EfficientNet-B0 (Tan & Le, "EfficientNet: rethinking model scaling for convolutional neural
 //! networks", 2019).
 
-use super::builder::{Builder, Conv, Feature};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature},
+};
 
 /// One stage of the paper's table 1.
 struct Stage {
@@ -13,7 +16,7 @@ struct Stage {
 }
 
 pub(super) fn efficientnet_b0(net: &mut Builder, x: &Feature) -> Feature {
-    let mut x = conv_swish(net, "stem", x, Conv::new(32, 3, 2, 1));
+    let mut x = net.conv_swish("stem", x, Conv::new(32, 3, 2, 1));
     let stages = [
         (1, 3, 1, 16, 1),
         (6, 3, 2, 24, 2),
@@ -30,7 +33,7 @@ pub(super) fn efficientnet_b0(net: &mut Builder, x: &Feature) -> Feature {
             x = mobile_bottleneck(net, &format!("stage{index}.{layer}"), &x, &stage, stride);
         }
     }
-    let x = conv_swish(net, "head", &x, Conv::new(1280, 1, 1, 0));
+    let x = net.conv_swish("head", &x, Conv::new(1280, 1, 1, 0));
     net.classify("fc", &x, 1000)
 }
 
@@ -44,10 +47,10 @@ fn mobile_bottleneck(
     let inner = x.channels * stage.expansion;
     let mut y = x.clone();
     if stage.expansion > 1 {
-        y = conv_swish(net, &format!("{name}.expand"), &y, Conv::new(inner, 1, 1, 0));
+        y = net.conv_swish(&format!("{name}.expand"), &y, Conv::new(inner, 1, 1, 0));
     }
     let depthwise = Conv::depthwise(inner, stage.kernel, stride, stage.kernel / 2);
-    y = conv_swish(net, &format!("{name}.depthwise"), &y, depthwise);
+    y = net.conv_swish(&format!("{name}.depthwise"), &y, depthwise);
     y = squeeze_excite(net, name, &y, x.channels / 4);
     let project = Conv::new(stage.channels, 1, 1, 0);
     if stride == 1 && x.channels == stage.channels {
@@ -67,9 +70,4 @@ fn squeeze_excite(net: &mut Builder, name: &str, x: &Feature, squeezed: u64) -> 
     let y = net.conv(&format!("{name}.se.excite"), &y, Conv::new(x.channels, 1, 1, 0).plain());
     let gate = net.sigmoid(&format!("{name}.se.gate"), &y);
     net.scale(&format!("{name}.se.scale"), x, &gate)
-}
-
-fn conv_swish(net: &mut Builder, name: &str, x: &Feature, conv: Conv) -> Feature {
-    let y = net.conv(name, x, conv);
-    net.swish(&format!("{name}.swish"), &y)
 }

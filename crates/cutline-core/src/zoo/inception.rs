@@ -1,7 +1,10 @@
 //! Inception-v3 (Szegedy et al., "Rethinking the Inception architecture for computer vision",
 //! 2016), without the auxiliary classifier, which only training uses.
 
-use super::builder::{Builder, Conv, Feature, Window};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature, Window},
+};
 
 const HALVE: Window = Window::new(3, 2, 0);
 

@@ -1,7 +1,10 @@
 //! LeNet-5 (LeCun et al., "Gradient-based learning applied to document recognition", 1998), with
 //! rectifiers and maximum pooling, as it is usually written today.
 
-use super::builder::{Builder, Conv, Feature, Window};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature, Window},
+};
 
 /// Takes digits of 32 by 32, or of 28 by 28, which the first layer pads.
 pub(super) fn lenet5(net: &mut Builder, x: &Feature) -> Feature {

@@ -2,10 +2,13 @@
 //! vision applications", 2017) and MobileNetV2 (Sandler et al., "MobileNetV2: inverted residuals
 //! and linear bottlenecks", 2018), both at width 1.0.
 
-use super::builder::{Builder, Conv, Feature};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature},
+};
 
 pub(super) fn mobilenet_v1(net: &mut Builder, x: &Feature) -> Feature {
-    let mut x = conv_relu6(net, "conv0", x, Conv::new(32, 3, 2, 1));
+    let mut x = net.conv_relu6("conv0", x, Conv::new(32, 3, 2, 1));
     let blocks = [
         (64, 1),
         (128, 2),
@@ -23,14 +26,14 @@ pub(super) fn mobilenet_v1(net: &mut Builder, x: &Feature) -> Feature {
     ];
     for (block, (channels, stride)) in (1..).zip(blocks) {
         let depthwise = Conv::depthwise(x.channels, 3, stride, 1);
-        x = conv_relu6(net, &format!("conv{block}.depthwise"), &x, depthwise);
-        x = conv_relu6(net, &format!("conv{block}.pointwise"), &x, Conv::new(channels, 1, 1, 0));
+        x = net.conv_relu6(&format!("conv{block}.depthwise"), &x, depthwise);
+        x = net.conv_relu6(&format!("conv{block}.pointwise"), &x, Conv::new(channels, 1, 1, 0));
     }
     net.classify("fc", &x, 1000)
 }
 
 pub(super) fn mobilenet_v2(net: &mut Builder, x: &Feature) -> Feature {
-    let mut x = conv_relu6(net, "conv0", x, Conv::new(32, 3, 2, 1));
+    let mut x = net.conv_relu6("conv0", x, Conv::new(32, 3, 2, 1));
     // Expansion, channels, repetitions, stride of the first.
     let stages: [(u64, u64, u64, u64); 7] = [
         (1, 16, 1, 1),
@@ -49,7 +52,7 @@ pub(super) fn mobilenet_v2(net: &mut Builder, x: &Feature) -> Feature {
             x = inverted_residual(net, &format!("block{block}"), &x, (expansion, channels, stride));
         }
     }
-    let x = conv_relu6(net, "conv_last", &x, Conv::new(1280, 1, 1, 0));
+    let x = net.conv_relu6("conv_last", &x, Conv::new(1280, 1, 1, 0));
     net.classify("fc", &x, 1000)
 }
 
@@ -63,9 +66,9 @@ fn inverted_residual(
     let inner = x.channels * expansion;
     let mut y = x.clone();
     if expansion > 1 {
-        y = conv_relu6(net, &format!("{name}.expand"), &y, Conv::new(inner, 1, 1, 0));
+        y = net.conv_relu6(&format!("{name}.expand"), &y, Conv::new(inner, 1, 1, 0));
     }
-    y = conv_relu6(net, &format!("{name}.depthwise"), &y, Conv::depthwise(inner, 3, stride, 1));
+    y = net.conv_relu6(&format!("{name}.depthwise"), &y, Conv::depthwise(inner, 3, stride, 1));
     let project = Conv::new(channels, 1, 1, 0);
     if stride == 1 && x.channels == channels {
         // Ten of the blocks have a shortcut.
@@ -75,9 +78,4 @@ fn inverted_residual(
     } else {
         net.conv(&format!("{name}.project"), &y, project)
     }
-}
-
-fn conv_relu6(net: &mut Builder, name: &str, x: &Feature, conv: Conv) -> Feature {
-    let y = net.conv(name, x, conv);
-    net.relu6(&format!("{name}.relu6"), &y)
 }

@@ -1,6 +1,9 @@
 //! MobileNetV3-small at width 1.0 (Howard et al., "Searching for MobileNetV3", 2019).
 
-use super::builder::{Builder, Conv, Feature};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature},
+};
 
 /// The activation of a block.
 #[derive(Clone, Copy)]
@@ -84,9 +87,8 @@ fn round_to_8(channels: u64) -> u64 {
 }
 
 fn conv(net: &mut Builder, name: &str, x: &Feature, conv: Conv, activation: Activation) -> Feature {
-    let y = net.conv(name, x, conv);
     match activation {
-        Activation::Relu => net.relu(&format!("{name}.relu"), &y),
-        Activation::HardSwish => net.hard_swish(&format!("{name}.hardswish"), &y),
+        Activation::Relu => net.conv_relu(name, x, conv),
+        Activation::HardSwish => net.conv_hard_swish(name, x, conv),
     }
 }

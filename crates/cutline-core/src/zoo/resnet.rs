@@ -1,7 +1,10 @@
 //! ResNet-18, -50 and -101 (He et al., "Deep residual learning for image recognition", 2016), with
 //! the stride of a bottleneck in its 3 by 3 convolution, as most trained weights have it.
 
-use super::builder::{Builder, Conv, Feature, Window};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature, Window},
+};
 
 /// What stands in a residual branch.
 #[derive(Clone, Copy, PartialEq, Eq)]

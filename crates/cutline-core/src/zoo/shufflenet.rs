@@ -1,7 +1,10 @@
 //! ShuffleNetV2 at width 1.0 (Ma et al., "ShuffleNet V2: practical guidelines for efficient CNN
 //! architecture design", 2018).
 
-use super::builder::{Builder, Conv, Feature, Window};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature, Window},
+};
 
 pub(super) fn shufflenet_v2(net: &mut Builder, x: &Feature) -> Feature {
     let x = net.conv_relu("conv1", x, Conv::new(24, 3, 2, 1));

@@ -1,7 +1,10 @@
 //! SqueezeNet 1.1 (Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters",
 //! 2016; 1.1 is the authors' revision with 2.4 times less computation).
 
-use super::builder::{Builder, Conv, Feature, Window};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature, Window},
+};
 
 pub(super) fn squeezenet(net: &mut Builder, x: &Feature) -> Feature {
     let halve = Window::new(3, 2, 0);

@@ -1,7 +1,10 @@
 //! VGG-16 and VGG-19 (Simonyan & Zisserman, "Very deep convolutional networks for large-scale
 //! image recognition", 2015), configurations D and E.
 
-use super::builder::{Builder, Conv, Feature, Window};
+use super::{
+    builder::Builder,
+    layer::{Conv, Feature, Window},
+};
 
 /// Rows of the map that the fully connected layers read.
 pub(super) const MAP: u64 = 7;
