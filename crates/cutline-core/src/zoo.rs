@@ -176,8 +176,8 @@ pub fn build(name: &str, options: &ZooOptions) -> Result<ModelProto, ZooError> {
     Ok(network.assemble(size, Weights::Random(options.seed)).0)
 }
 
-/// The network with all its layers but without the data of its weights: quick to make and to
-/// analyse, of no use to an engine.
+/// The network with all its layers but without the data of its weights, which it says lie in an
+/// external file that nobody wrote: quick to make and to analyse, of no use to an engine.
 pub fn outline(name: &str, input_size: Option<u32>) -> Result<ModelProto, ZooError> {
     let network = find(name)?;
     let size = network.check(input_size)?;

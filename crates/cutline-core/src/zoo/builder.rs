@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{
     layer::{Bias, Conv, Effect, Feature, GATE, RECTIFIER, SWISH, SWISH_POWER, Window},
     random::Stream,
-    wire::{float, float_value, int, int64s, ints, tensor},
+    wire::{absent_tensor, float, float_value, int, int64s, ints, tensor},
 };
 use crate::{
     onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto},
@@ -393,11 +393,14 @@ impl Builder {
         let count: u64 = dims.iter().product();
         self.totals.parameters += count;
         self.totals.stored += count;
-        let data = match self.weights {
-            Weights::Random(seed) => Some(fill(&mut Stream::new(seed, name), count as usize)),
-            Weights::Absent => None,
+        let tensor = match self.weights {
+            Weights::Random(seed) => {
+                let data = fill(&mut Stream::new(seed, name), count as usize);
+                tensor(name, DType::F32, dims, data)
+            }
+            Weights::Absent => absent_tensor(name, DType::F32, dims),
         };
-        self.graph.initializer.push(tensor(name, DType::F32, dims, data));
+        self.graph.initializer.push(tensor);
     }
 
     fn shape_constant(&mut self, shape: &[u64]) -> String {
@@ -413,6 +416,6 @@ impl Builder {
             return;
         }
         let data = Bytes::copy_from_slice(data);
-        self.graph.initializer.push(tensor(name, dtype, dims, Some(data)));
+        self.graph.initializer.push(tensor(name, dtype, dims, data));
     }
 }

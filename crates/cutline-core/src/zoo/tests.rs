@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::onnx::{
+    self, ImportOptions,
+    proto::{AttributeProto, GraphProto, NodeProto, TensorProto},
+};
 
 /// Name, parameters of the reference implementation, multiply-accumulates in millions as
 /// published, and batch-normalised channels: folded ones, then those that stay.
@@ -52,6 +55,23 @@ fn the_catalogue_counts_what_the_models_hold() {
         assert_eq!(line.macs.0, shapes.macs, "{}", line.name);
         let answer = if line.name == "lenet5" { 10 } else { 1000 };
         assert_eq!(shapes.of["logits"], [1, answer], "{}", line.name);
+    }
+}
+
+#[test]
+fn the_import_sees_the_same_networks() {
+    for line in summary() {
+        let model = outline(line.name, None).unwrap();
+        let graph = onnx::import(&model, &ImportOptions::default()).unwrap();
+        assert_eq!(graph.layers().iter().map(|layer| layer.macs).sum::<Macs>(), line.macs);
+        let unknown = graph.values().iter().find(|value| value.shape.is_none());
+        assert_eq!(unknown, None, "{}", line.name);
+        // A layer, its node and its first result bear one name, but for the answer.
+        for layer in graph.layers() {
+            let result = &graph.value(layer.makes().next().unwrap()).name;
+            let same = result.starts_with(&layer.name) || result == "logits";
+            assert!(same, "{}: {} makes {result}", line.name, layer.name);
+        }
     }
 }
 

@@ -4,19 +4,36 @@ use bytes::Bytes;
 
 use crate::{
     onnx::proto::{
-        AttributeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-        attribute_proto::AttributeType, tensor_shape_proto, type_proto,
+        AttributeProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
+        ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataLocation,
+        tensor_shape_proto, type_proto,
     },
     tensor::DType,
 };
 
-/// An initializer, without data where `data` is absent.
-pub(super) fn tensor(name: &str, dtype: DType, dims: &[u64], data: Option<Bytes>) -> TensorProto {
+/// An initializer that holds its data.
+pub(super) fn tensor(name: &str, dtype: DType, dims: &[u64], data: Bytes) -> TensorProto {
+    TensorProto { raw_data: Some(data), ..dataless(name, dtype, dims) }
+}
+
+/// An initializer whose data would lie in a file that nobody wrote.
+pub(super) fn absent_tensor(name: &str, dtype: DType, dims: &[u64]) -> TensorProto {
+    let location = StringStringEntryProto {
+        key: Some("location".to_owned()),
+        value: Some("absent".to_owned()),
+    };
+    TensorProto {
+        data_location: Some(DataLocation::External as i32),
+        external_data: vec![location],
+        ..dataless(name, dtype, dims)
+    }
+}
+
+fn dataless(name: &str, dtype: DType, dims: &[u64]) -> TensorProto {
     TensorProto {
         dims: dims.iter().map(|&dim| dim as i64).collect(),
         data_type: Some(dtype.onnx()),
         name: Some(name.to_owned()),
-        raw_data: data,
         ..TensorProto::default()
     }
 }
