@@ -220,6 +220,16 @@ impl Costs {
     }
 }
 
+impl InputEncoding {
+    /// The order in which equally good plans prefer encodings: lossless first, of those the tensor.
+    fn sort(encodings: &mut [Self]) {
+        encodings.sort_by(|a, b| {
+            let rank = |encoding: &Self| (encoding.lossy, encoding.name != TENSOR);
+            rank(a).cmp(&rank(b)).then_with(|| a.name.cmp(&b.name))
+        });
+    }
+}
+
 impl Codec {
     /// Values travel as they are declared.
     pub fn identity() -> Self {

@@ -241,7 +241,10 @@ impl Problem<'_> {
             self.choice(mapping.clone(), Setting { engines, input, codec: 0 })
         });
         let (good, bad): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
-        let best = good.into_iter().flatten().min_by_key(|choice| self.key(choice));
+        let best = good
+            .into_iter()
+            .flatten()
+            .min_by_key(|choice| (self.key(choice), choice.setting.clone()));
         let why = || bad.into_iter().find_map(Result::err).unwrap_or(Infeasible::NoOther);
         best.ok_or_else(why)
     }
@@ -343,7 +346,7 @@ impl Problem<'_> {
         let tables = self.costs.links().iter().any(|l| !l.up.table.is_empty());
         let rank = |choice: &&Choice| {
             let measured = if tables { choice.evaluation.latency } else { Nanos::ZERO };
-            (measured, self.key(choice))
+            (measured, self.key(choice), choice.setting.clone())
         };
         let single = baselines.iter().filter(|baseline| baseline.allowed);
         let finished = single.map(|baseline| &baseline.outcome).chain([best_split]);

@@ -133,7 +133,9 @@ fn input_encodings(dag: &Dag, profiles: &[Vec<Profile>]) -> Vec<InputEncoding> {
             decode: times.iter().map(|device| on(device).decode_ns).collect(),
         }
     };
-    names.into_iter().map(encoding).collect()
+    let mut encodings: Vec<InputEncoding> = names.into_iter().map(encoding).collect();
+    InputEncoding::sort(&mut encodings);
+    encodings
 }
 
 /// Preparation times of a device: of its first profile that has the encoding.

@@ -218,6 +218,7 @@ fn inputs(file: &CostsFile, platform: &Platform) -> Vec<InputEncoding> {
             decode: times(TENSOR),
         });
     }
+    InputEncoding::sort(&mut inputs);
     inputs
 }
 
