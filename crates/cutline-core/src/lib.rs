@@ -9,8 +9,9 @@
 )]
 
 // Vocabulary.
-pub mod tensor;
 pub mod units;
+
+pub mod tensor;
 
 // What is computed.
 pub mod op;
