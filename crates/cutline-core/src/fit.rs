@@ -147,7 +147,7 @@ fn solve(rows: &[Measurement], blocks: &[Block], work: &[f64]) -> (f64, Vec<f64>
             / ratios.iter().map(|ratio| ratio * ratio).sum::<f64>().max(1e-300)
     };
     let longest = rows.iter().map(time).fold(0.0, f64::max);
-    let unit: Vec<f64> = std::iter::once(longest * 1e-3)
+    let unit: Vec<f64> = std::iter::once(longest * 1e-2)
         .chain(work.iter().map(|work| (work * per_work).max(longest * 1e-9)))
         .collect();
     let mut equations = nnls::NormalEquations::new(unit.len());
@@ -159,10 +159,12 @@ fn solve(rows: &[Measurement], blocks: &[Block], work: &[f64]) -> (f64, Vec<f64>
         }
         equations.add_row(&coefficients, 1.0);
     }
-    // (x - prior)² / prior, so that unmeasured freedom scales a prior rather than shifts it; the
-    // prior of e is none.
+    // Pull on a block: (x - prior)² / (prior + mean), so that large ones give way more, and small
+    // ones whose prior is far off are not held. The prior of e is none.
+    let mean = longest / blocks.len().max(1) as f64;
     for at in 0..unit.len() {
-        let weight = RIDGE * RIDGE * unit[at] / longest;
+        let slack = if at == 0 { longest } else { unit[at] + mean };
+        let weight = RIDGE * RIDGE * unit[at] * unit[at] / (slack * longest);
         equations.add_diagonal(at, weight, if at == 0 { 0.0 } else { 1.0 });
     }
     let solution = equations.solve();
@@ -182,4 +184,114 @@ fn residual(rows: &[Measurement], fitted: &[Nanos]) -> u64 {
     let mut residuals: Vec<u64> = rows.iter().zip(fitted).map(relative).collect();
     residuals.sort_unstable();
     residuals[residuals.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::units::{Bytes, Macs};
+
+    /// A chain; each group makes 100 bytes and does the given work.
+    fn chain(macs: &[u64]) -> Dag {
+        let mut dag = Dag::new();
+        let mut last = dag.add_input("input", Some(Bytes(100)));
+        for (index, &macs) in macs.iter().enumerate() {
+            let name = format!("g{index}");
+            let makes = [(name.clone(), Some(Bytes(100)))];
+            let id = dag.add_group(vec![name], [last], makes, Macs(macs), Bytes::ZERO);
+            last = dag.group(id).makes[0];
+        }
+        dag
+    }
+
+    /// Prefix and suffix at the given positions, and the whole, of `e` and group times.
+    fn measure(call: u64, times: &[u64], cuts: &[usize]) -> Vec<Measurement> {
+        let row = |part, position: usize| {
+            let before: Vec<bool> = (0..times.len()).map(|index| index < position).collect();
+            let inside = |index: &usize| match part {
+                Part::Whole => true,
+                Part::Prefix => *index < position,
+                Part::Suffix => *index >= position,
+            };
+            let time = call + (0..times.len()).filter(inside).map(|i| times[i]).sum::<u64>();
+            Measurement { part, before, time: Nanos(time) }
+        };
+        let parts = cuts.iter().flat_map(|&cut| [row(Part::Prefix, cut), row(Part::Suffix, cut)]);
+        parts.chain([row(Part::Whole, 0)]).collect()
+    }
+
+    fn relative(found: Nanos, expected: u64) -> f64 {
+        (found.0 as f64 - expected as f64).abs() / expected as f64
+    }
+
+    #[test]
+    fn groups_that_no_cut_separates_share_by_their_work() {
+        let dag = chain(&[1_000_000, 3_000_000, 4_000_000]);
+        let fit = fit(&dag, &measure(10_000, &[100_000, 500_000, 400_000], &[2])).unwrap();
+        assert!(relative(fit.groups[0].unwrap(), 150_000) < 0.02, "{fit:?}");
+        assert!(relative(fit.groups[1].unwrap(), 450_000) < 0.02, "{fit:?}");
+        assert!(relative(fit.groups[2].unwrap(), 400_000) < 0.02, "{fit:?}");
+        assert!(fit.residual_permille <= 5, "{fit:?}");
+    }
+
+    #[test]
+    fn what_was_never_measured_has_no_time() {
+        let dag = chain(&[10, 10, 10]);
+        let rows = &measure(5, &[1000, 1000, 1000], &[2])[..1];
+        let fit = fit(&dag, rows).unwrap();
+        assert_eq!(fit.groups.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    #[test]
+    fn useless_measurements_are_refused() {
+        let dag = chain(&[10, 10]);
+        let row =
+            |before: Vec<bool>, time| Measurement { part: Part::Prefix, before, time: Nanos(time) };
+        assert_eq!(fit(&dag, &[]), Err(FitError::Empty));
+        assert_eq!(fit(&dag, &[row(vec![true, false], 0)]), Err(FitError::NoTime(0)));
+        let short = fit(&dag, &[row(vec![true], 5)]);
+        assert_eq!(short, Err(FitError::Length { index: 0, given: 1, groups: 2 }));
+    }
+
+    proptest! {
+        /// Noiseless parts are explained, whatever the prior says of the groups.
+        #[test]
+        fn exact_data_is_recovered(
+            groups in prop::collection::vec((1_000u64..1_000_000, 1_000u64..10_000_000), 2..25),
+            call in 1_000u64..100_000,
+        ) {
+            let (times, macs): (Vec<u64>, Vec<u64>) = groups.into_iter().unzip();
+            let cuts: Vec<usize> = (1..times.len()).collect();
+            let rows = measure(call, &times, &cuts);
+            let fit = fit(&chain(&macs), &rows).unwrap();
+            for (row, &fitted) in rows.iter().zip(&fit.fitted) {
+                prop_assert!(relative(fitted, row.time.0) < 0.02, "{row:?} {fitted}");
+            }
+            let whole: u64 = times.iter().sum();
+            for (&fitted, &time) in fit.groups.iter().zip(&times) {
+                let off = fitted.unwrap().0.abs_diff(time);
+                prop_assert!(off * 50 < whole, "{off} of {whole}");
+            }
+        }
+
+        /// Contradicting parts still give times, none negative by construction, and the same ones.
+        #[test]
+        fn noise_is_survived(
+            macs in prop::collection::vec(1u64..1_000_000, 2..12),
+            noise in prop::collection::vec(1u64..1_000_000, 40),
+        ) {
+            let cuts: Vec<usize> = (1..macs.len()).collect();
+            let mut rows = measure(10, &macs, &cuts);
+            for (row, &time) in rows.iter_mut().zip(&noise) {
+                row.time = Nanos(time);
+            }
+            let dag = chain(&macs);
+            let first = fit(&dag, &rows).unwrap();
+            let longest = rows.iter().map(|row| row.time.0).max().unwrap();
+            prop_assert!(first.groups.iter().flatten().all(|time| time.0 <= 4 * longest));
+            prop_assert_eq!(first, fit(&dag, &rows).unwrap());
+        }
+    }
 }

@@ -24,6 +24,8 @@ mod flow;
 mod network;
 mod reason;
 mod search;
+#[cfg(test)]
+mod tests;
 
 use exact::{Key, Scale};
 use network::Forced;

@@ -1,0 +1,179 @@
+//! Small platforms and networks whose best plans are computed by hand.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::cost::table;
+
+/// A chain a → b → c of 100, 10 and 5 bytes behind an input of 200 (fp32) or 40 (jpeg) bytes.
+fn chain() -> Value {
+    let layer = |name: &str, input: &[&str], bytes: u64, edge: u64, cloud: u64| {
+        json!({ "name": name, "inputs": input, "output_bytes": bytes, "parameter_bytes": 1000,
+                "time_ns": { "edge": edge, "cloud": cloud } })
+    };
+    json!({ "version": 1, "input": { "fp32": 200, "jpeg": 40 }, "outputs": ["c"],
+        "layers": [ layer("a", &[], 100, 50, 5), layer("b", &["a"], 10, 60, 6),
+                    layer("c", &["b"], 5, 700, 70) ] })
+}
+
+/// Rates in bytes per microsecond.
+fn platform(up: u64) -> Value {
+    json!({ "version": 1, "device": [{ "name": "edge" }, { "name": "cloud" }],
+        "link": [{ "between": ["edge", "cloud"], "up": format!("{}kbit", up * 8000) }] })
+}
+
+fn answer(costs: &Value, platform: &Value, request: &Request) -> Answer {
+    let platform: crate::platform::Platform = serde_json::from_value(platform.clone()).unwrap();
+    let file: table::CostsFile = serde_json::from_value(costs.clone()).unwrap();
+    let tables = vec![None; platform.links().len()];
+    let (dag, costs) = table::read(&file, &platform, &tables).unwrap();
+    solve(&dag, &costs, request).unwrap()
+}
+
+fn places(choice: &Choice) -> String {
+    choice.mapping.0.iter().map(|device| if device.index() == 0 { 'e' } else { 'c' }).collect()
+}
+
+#[test]
+fn the_best_plan_moves_with_the_bandwidth() {
+    // Rate, best mapping, its latency; then best split and its latency.
+    let cases = [
+        // Bytes cost 1000 ns each: stay at home. Split after b: 50+60+10000+70+5000.
+        (1, "eee", 810, "eec", 15_180),
+        // 20 ns per byte: 110+200+70 + 5 bytes of answer back at the same rate.
+        (50, "eec", 480, "eec", 480),
+        // 1 ns per byte: all in the cloud costs 200+81+5.
+        (1000, "eec", 195, "eec", 195),
+        // 0.1 ns per byte: 20+81+1 (rounded up).
+        (10_000, "ccc", 102, "ecc", 137),
+    ];
+    for (rate, best, latency, split, split_latency) in cases {
+        let answer = answer(&chain(), &platform(rate), &Request::default());
+        let (found, found_split) = (answer.best.unwrap(), answer.best_split.unwrap());
+        assert_eq!(
+            (places(&found).as_str(), found.evaluation.latency.0),
+            (best, latency),
+            "{rate}"
+        );
+        let found_split = (places(&found_split), found_split.evaluation.latency.0);
+        assert_eq!(found_split, (split.to_owned(), split_latency), "{rate}");
+    }
+}
+
+#[test]
+fn lossy_encodings_are_compared_but_only_chosen_when_allowed() {
+    let jpeg = Request { input_encodings: Some(vec!["jpeg".into()]), ..Request::default() };
+    let costs = chain();
+    for (request, allowed, best) in [(Request::default(), false, 195), (jpeg, true, 126)] {
+        let answer = answer(&costs, &platform(1000), &request);
+        let cloud = &answer.baselines[1];
+        assert_eq!(
+            (cloud.name.as_str(), cloud.lossy, cloud.allowed),
+            ("cloud-jpeg", true, allowed)
+        );
+        assert_eq!(cloud.outcome.as_ref().unwrap().evaluation.latency, Nanos(126));
+        assert_eq!(answer.best.unwrap().evaluation.latency, Nanos(best));
+    }
+}
+
+#[test]
+fn memory_moves_the_cut_or_is_named() {
+    // Weights of 1000 per layer; live values 300, 110 and 15.
+    let cases = [
+        ("edge", "2310", "eec"),
+        ("edge", "2299", "ecc"),
+        ("edge", "1299", "ccc"),
+        ("cloud", "1014", "eee"),
+    ];
+    for (device, memory, expected) in cases {
+        let mut platform = platform(50);
+        let index = usize::from(device == "cloud");
+        platform["device"][index]["memory"] = json!(memory);
+        let best = answer(&chain(), &platform, &Request::default()).best.unwrap();
+        assert_eq!(places(&best), expected, "{device} {memory}");
+    }
+    let mut tight = platform(50);
+    tight["device"][0]["memory"] = json!("1299");
+    tight["device"][1]["memory"] = json!("1014");
+    let why = answer(&chain(), &tight, &Request::default()).best.unwrap_err();
+    // The split after b: the edge needs 2300, 1001 too much. After a, the cloud needs 2110.
+    let Infeasible::Memory { device, excess, .. } = &why else { panic!("{why}") };
+    assert_eq!((device.as_str(), *excess), ("edge", Bytes(1001)));
+}
+
+#[test]
+fn pins_are_kept_or_contradict() {
+    let pin = |layer: &str, device: &str| Request {
+        pins: vec![(layer.into(), device.into())],
+        ..Request::default()
+    };
+    let best = |request: &Request| answer(&chain(), &platform(50), request).best;
+    assert_eq!(places(&best(&pin("a", "cloud")).unwrap()), "ccc");
+    assert_eq!(places(&best(&pin("c", "edge")).unwrap()), "eee");
+    let file: table::CostsFile = serde_json::from_value(chain()).unwrap();
+    let parsed = serde_json::from_value(platform(50)).unwrap();
+    let (dag, costs) = table::read(&file, &parsed, &[None]).unwrap();
+    let both = Request {
+        pins: vec![("a".into(), "edge".into()), ("a".into(), "cloud".into())],
+        ..Request::default()
+    };
+    let cases = [
+        (pin("x", "edge"), "layer `x`"),
+        (pin("a", "moon"), "device `moon`"),
+        (both, "pinned to `edge` and"),
+        (
+            Request { cut_encodings: Some(vec!["zip".into()]), ..Request::default() },
+            "known are fp32",
+        ),
+    ];
+    for (request, expected) in cases {
+        let error = solve(&dag, &costs, &request).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_layer_that_runs_nowhere_is_named() {
+    let mut costs = chain();
+    costs["layers"][1]["time_ns"] = json!({});
+    let answer = answer(&costs, &platform(50), &Request::default());
+    let why = answer.best.unwrap_err().to_string();
+    assert!(why.contains("group `b`"), "{why}");
+    assert!(answer.reason.starts_with("no plan: "), "{}", answer.reason);
+}
+
+#[test]
+fn one_device_has_one_plan() {
+    let alone = json!({ "version": 1, "device": [{ "name": "edge" }] });
+    let answer = answer(&chain(), &alone, &Request::default());
+    assert_eq!(places(&answer.best.unwrap()), "eee");
+    assert_eq!(answer.best_split.unwrap_err(), Infeasible::NoOther);
+}
+
+#[test]
+fn the_reason_has_numbers() {
+    let costs = chain();
+    let request = Request::default();
+    let cases = [
+        (1, ["do not split", "`b`", "10 B", "700 ns"]),
+        (50, ["split at `b`", "10 B", "edge-only 810 ns", "cloud-jpeg"]),
+        (10_000, ["do not split", "200 B", "`cloud` computes all", "35 ns more"]),
+    ];
+    for (rate, words) in cases {
+        let reason = answer(&costs, &platform(rate), &request).reason;
+        for word in words {
+            assert!(reason.contains(word), "{word}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn giving_up_says_how_far_the_answer_may_be_off() {
+    let mut tight = platform(50);
+    tight["device"][0]["memory"] = json!("2299");
+    let request = Request { node_limit: 0, ..Request::default() };
+    let split = answer(&chain(), &tight, &request).best_split.unwrap();
+    // The unlimited optimum of 480 is the bound; the prefix after a costs 50+2000+76+100.
+    assert_eq!((places(&split).as_str(), split.evaluation.latency.0), ("ecc", 2226));
+    assert_eq!(split.proof, Proof::WithinNs(Nanos(1746)));
+}
