@@ -472,3 +472,6 @@ fn cut_values(dag: &Dag, partition: &Partition) -> Vec<CutValue> {
     };
     flows.into_iter().map(value).collect()
 }
+
+#[cfg(test)]
+mod tests;

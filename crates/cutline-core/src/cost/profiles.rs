@@ -146,3 +146,115 @@ fn merged(profiles: &[Profile]) -> BTreeMap<&str, PrepareTime> {
     }
     merged
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        profile::{GroupTime, ProfileKey},
+        units::Macs,
+    };
+
+    fn profile(engine: &str, groups: &[(&str, u64)]) -> Profile {
+        let key = ProfileKey {
+            model_sha256: "aa".into(),
+            hardware: String::new(),
+            engine: engine.into(),
+            engine_version: "1".into(),
+            threads: 2,
+            precision: "fp32".into(),
+        };
+        let group =
+            |&(name, time): &(&str, u64)| GroupTime { name: name.into(), time_ns: Nanos(time) };
+        Profile {
+            version: 1,
+            key,
+            model: String::new(),
+            slowdown_permille: 1000,
+            call_ns: Nanos(5),
+            groups: groups.iter().map(group).collect(),
+            unsupported: Vec::new(),
+            segments: Vec::new(),
+            residual_permille: 0,
+            prepare: BTreeMap::new(),
+            engine_bytes: Bytes(7),
+        }
+    }
+
+    fn dag() -> Dag {
+        let mut dag = Dag::new();
+        let input = dag.add_input("x", Some(Bytes(8)));
+        for name in ["a", "b"] {
+            let makes = [(name.to_owned(), Some(Bytes(1)))];
+            dag.add_group(vec![name.into()], [input], makes, Macs(1), Bytes::ZERO);
+        }
+        dag
+    }
+
+    fn platform(device: &str) -> Platform {
+        serde_json::from_str(&format!(
+            r#"{{ "version": 1, "device": [{{ "name": "pi"{device} }}] }}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn every_engine_is_an_option_and_missing_groups_stay_missing() {
+        let profiles = [vec![profile("x", &[("a", 1), ("b", 2)]), profile("y", &[("b", 3)])]];
+        let costs = Costs::from_profiles(&dag(), "aa", &platform(""), &profiles, &[]).unwrap();
+        let options = &costs.devices()[0].options;
+        assert_eq!(options[0].groups, [Some(Nanos(1)), Some(Nanos(2))]);
+        assert_eq!(options[1].groups, [None, Some(Nanos(3))]);
+        assert_eq!((options[1].call, options[1].engine_bytes), (Nanos(5), Bytes(7)));
+        assert_eq!(costs.inputs().len(), 1, "the tensor itself can always be sent");
+        let only_y = platform(r#", "engine": "y""#);
+        let costs = Costs::from_profiles(&dag(), "aa", &only_y, &profiles, &[]).unwrap();
+        assert_eq!(costs.devices()[0].options.len(), 1);
+    }
+
+    #[test]
+    fn encodings_come_from_the_source_in_order_of_preference() {
+        let mut timed = profile("x", &[]);
+        let time =
+            |n| PrepareTime { encode_ns: Nanos(n), decode_ns: Nanos(n + 1), bytes: Bytes(n + 2) };
+        timed.prepare = [("jpeg", 1), ("uint8", 10), ("fp32", 20)]
+            .map(|(name, n)| (name.to_owned(), time(n)))
+            .into();
+        let costs = Costs::from_profiles(&dag(), "aa", &platform(""), &[vec![timed]], &[]).unwrap();
+        let found: Vec<_> = costs
+            .inputs()
+            .iter()
+            .map(|i| (i.name.as_str(), i.bytes, i.lossy, i.encode[0].0))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("fp32", None, false, 20),
+                ("uint8", Some(Bytes(12)), false, 10),
+                ("jpeg", Some(Bytes(3)), true, 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn profiles_of_something_else_are_refused() {
+        let good = profile("x", &[("a", 1)]);
+        let cases = [
+            (platform(""), vec![], "aa", "`pi` has no profile"),
+            (platform(""), vec![good.clone()], "bb", "sha256 aa, this model has bb"),
+            (platform(""), vec![profile("x", &[("q", 1)])], "aa", "a group `q`"),
+            (
+                platform(r#", "engine": "y""#),
+                vec![good.clone()],
+                "aa",
+                "`y`; profiled are x with 2",
+            ),
+            (platform(r#", "threads": 4"#), vec![good], "aa", "any with 4 threads"),
+        ];
+        for (platform, profiles, sha256, expected) in cases {
+            let error =
+                Costs::from_profiles(&dag(), sha256, &platform, &[profiles], &[]).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+}

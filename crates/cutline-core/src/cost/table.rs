@@ -244,3 +244,54 @@ fn codecs(given: &[CodecCosts]) -> Result<Vec<Codec>, CostError> {
     }
     Ok(codecs)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read_value(value: Value) -> Result<(Dag, Costs), String> {
+        let platform: Platform =
+            serde_json::from_value(json!({ "version": 1, "device": [{ "name": "pi" }] })).unwrap();
+        let file: CostsFile = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        read(&file, &platform, &[]).map_err(|error| error.to_string())
+    }
+
+    fn layer(name: &str, inputs: &[&str]) -> Value {
+        json!({ "name": name, "inputs": inputs, "output_bytes": 1, "time_ns": { "pi": 1, "moon": 2 } })
+    }
+
+    #[test]
+    fn layers_in_any_order_become_topological() {
+        let layers = [layer("c", &["b", "a"]), layer("b", &["a"]), layer("a", &[])];
+        let (dag, costs) =
+            read_value(json!({ "version": 1, "layers": layers, "outputs": ["c"] })).unwrap();
+        let names: Vec<&str> = dag.groups().iter().map(|group| group.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        assert!(dag.flows().iter().any(|flow| flow.name == "c" && flow.is_output));
+        assert_eq!(costs.codecs(), [Codec::identity()]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let of = |layers: &[Value], outputs: &[&str]| json!({ "version": 1, "layers": layers, "outputs": outputs });
+        let mut bad_codec = of(&[layer("a", &[])], &["a"]);
+        bad_codec["codecs"] = json!([{ "name": "q", "num": 1, "den": 0 }]);
+        let cases = [
+            (of(&[], &[]), "no layers"),
+            (of(&[layer("a", &[])], &[]), "no outputs"),
+            (of(&[layer("a", &[])], &["q"]), "output `q`"),
+            (of(&[layer("a", &["q"])], &["a"]), "`a` reads `q`"),
+            (of(&[layer("a", &[]), layer("a", &[])], &["a"]), "`a` is listed twice"),
+            (of(&[layer("a", &["b"]), layer("b", &["a"])], &["a"]), "depends on its own"),
+            (json!({ "version": 3, "layers": [], "outputs": [] }), "version 3"),
+            (json!({ "version": 1, "layers": [], "outputs": [], "colour": 1 }), "colour"),
+            (bad_codec, "codec `q`"),
+        ];
+        for (value, expected) in cases {
+            let error = read_value(value).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! variables between the positive set and the zero set at once while that helps, and fall back on
 //! Murty's rule (exchange the last one only), which ends for every positive definite matrix.
 
-/// A'A and A'b, grown row by row.
+/// A'A (its lower triangle) and A'b, grown row by row.
 pub(super) struct NormalEquations {
     size: usize,
     matrix: Vec<f64>,
@@ -20,7 +20,7 @@ impl NormalEquations {
     pub(super) fn add_row(&mut self, coefficients: &[f64], value: f64) {
         for (i, &a) in coefficients.iter().enumerate().filter(|(_, a)| **a != 0.0) {
             self.right[i] += a * value;
-            let row = &mut self.matrix[i * self.size..(i + 1) * self.size];
+            let row = &mut self.matrix[i * self.size..i * self.size + i + 1];
             for (cell, &b) in row.iter_mut().zip(coefficients) {
                 *cell += a * b;
             }
@@ -62,8 +62,8 @@ impl NormalEquations {
         if positive[i] {
             return x[i] < 0.0;
         }
-        let row = &self.matrix[i * self.size..(i + 1) * self.size];
-        let product: f64 = row.iter().zip(x).map(|(a, x)| a * x).sum();
+        let cell = |j: usize| self.matrix[i.max(j) * self.size + i.min(j)];
+        let product: f64 = x.iter().enumerate().map(|(j, x)| cell(j) * x).sum();
         product - self.right[i] < -1e-12 * self.right[i].abs()
     }
 

@@ -4,6 +4,10 @@
 //! with power estimation", Soviet Math. Doklady 11, 1970). It only adds, subtracts and compares, so
 //! it holds over any ordered group: an [`Amount`] carries the tie-breaking quantity beside the time,
 //! and no time is ever rounded to make room for it.
+//!
+//! A long network is a long path, and Dinic's phases go by path length: hundreds of them, one for
+//! each layer. So a first blocking flow follows the caller's [`Rank`]s, the order of the layers, in
+//! one pass; the phases that remain are few.
 
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 
@@ -58,11 +62,15 @@ pub(crate) const SOURCE: Vertex = 0;
 /// This side of the cut is the other device.
 pub(crate) const SINK: Vertex = 1;
 
+/// Position on the way from the source to the sink: the first pass only descends.
+pub(crate) type Rank = u32;
+
 const NONE: u32 = u32::MAX;
 
 /// A directed graph with capacities; arc `2k` and arc `2k + 1` are each other's reverse.
 #[derive(Clone)]
 pub(crate) struct Network {
+    rank: Vec<Rank>,
     first: Vec<u32>,
     next: Vec<u32>,
     to: Vec<u32>,
@@ -72,11 +80,19 @@ pub(crate) struct Network {
 impl Network {
     /// Only [`SOURCE`] and [`SINK`].
     pub(crate) fn new() -> Self {
-        Self { first: vec![NONE; 2], next: Vec::new(), to: Vec::new(), residual: Vec::new() }
+        Self {
+            rank: vec![NONE - 1, 0],
+            first: vec![NONE; 2],
+            next: Vec::new(),
+            to: Vec::new(),
+            residual: Vec::new(),
+        }
     }
 
-    pub(crate) fn vertex(&mut self) -> Vertex {
+    /// Adds a vertex; its rank only affects how fast the cut is found.
+    pub(crate) fn vertex(&mut self, rank: Rank) -> Vertex {
         self.first.push(NONE);
+        self.rank.push(rank);
         self.first.len() - 1
     }
 
@@ -92,11 +108,17 @@ impl Network {
         }
     }
 
+    /// Rank of a vertex.
+    pub(crate) fn rank(&self, vertex: Vertex) -> Rank {
+        self.rank[vertex]
+    }
+
     /// Amount of the minimum cut, and whether each vertex is on the sink's side; among minimum cuts
     /// the one whose sink's side is smallest, which is contained in that of every other. `None` if
     /// every cut is infinite. O(V² E), in practice near linear.
     pub(crate) fn minimum_cut(mut self) -> Option<(Amount, Vec<bool>)> {
-        let mut total = Amount::ZERO;
+        let rank = std::mem::take(&mut self.rank);
+        let mut total = self.blocking_flow(&rank)?;
         loop {
             let distance = self.distances_to_sink();
             if distance[SOURCE] == NONE {
@@ -129,8 +151,11 @@ impl Network {
         distance
     }
 
-    /// Fills every shortest path; `None` if one of them is infinite.
-    fn blocking_flow(&mut self, distance: &[u32]) -> Option<Amount> {
+    /// Fills every path along which the potential falls; `None` if one of them is infinite.
+    ///
+    /// Where the potential is the distance to the sink, these are the shortest paths: no residual
+    /// arc shortens it by more than one.
+    fn blocking_flow(&mut self, potential: &[u32]) -> Option<Amount> {
         let mut current = self.first.clone();
         let mut path: Vec<u32> = Vec::new();
         let mut total = Amount::ZERO;
@@ -153,8 +178,7 @@ impl Network {
                 continue;
             }
             let to = self.to[arc as usize] as usize;
-            let leads_on = distance[to] != NONE && distance[to] + 1 == distance[vertex];
-            if leads_on && self.residual[arc as usize] > Amount::ZERO {
+            if potential[to] < potential[vertex] && self.residual[arc as usize] > Amount::ZERO {
                 path.push(arc);
                 vertex = to;
             } else {
@@ -196,8 +220,8 @@ mod tests {
         ) {
             let arcs: Vec<_> = arcs.into_iter().filter(|(from, to, ..)| from != to).collect();
             let mut network = Network::new();
-            for _ in 2..7 {
-                network.vertex();
+            for rank in [3, 1, 4, 1, 5] {
+                network.vertex(rank);
             }
             for &(from, to, time, bytes) in &arcs {
                 network.arc(from, to, Amount { time, bytes }, Amount::ZERO);
@@ -222,7 +246,7 @@ mod tests {
     #[test]
     fn an_infinite_cut_is_none() {
         let mut network = Network::new();
-        let middle = network.vertex();
+        let middle = network.vertex(1);
         network.arc(SOURCE, middle, Amount::INFINITE, Amount::ZERO);
         network.arc(middle, SINK, Amount::INFINITE, Amount::ZERO);
         assert!(network.clone().minimum_cut().is_none());

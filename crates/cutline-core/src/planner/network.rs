@@ -16,7 +16,7 @@
 
 use super::{
     exact::Scale,
-    flow::{Amount, Network, SINK, SOURCE, Vertex},
+    flow::{Amount, Network, Rank, SINK, SOURCE, Vertex},
 };
 use crate::{
     cost::{Costs, TENSOR, link::Direction},
@@ -56,8 +56,8 @@ impl Relaxation {
             groups: dag.groups().len(),
             other,
         };
-        for _ in dag.groups() {
-            relaxation.network.vertex();
+        for group in dag.group_ids() {
+            relaxation.network.vertex(rank(dag, group));
         }
         build.groups(&mut relaxation)?;
         build.values(&mut relaxation.network);
@@ -91,6 +91,11 @@ fn vertex(group: usize) -> Vertex {
 
 fn of(group: GroupId) -> Vertex {
     vertex(group.index())
+}
+
+/// Groups descend in topological order; between two there is room for the values of the first.
+fn rank(dag: &Dag, group: GroupId) -> Rank {
+    (dag.groups().len() - group.index()) as Rank * 2 + 1
 }
 
 struct Build<'a> {
@@ -162,7 +167,7 @@ impl Build<'_> {
         amount: Amount,
         readers: impl Iterator<Item = GroupId>,
     ) {
-        let value = network.vertex();
+        let value = network.vertex(network.rank(maker) - 1);
         network.arc(maker, value, amount, Amount::ZERO);
         for reader in readers {
             network.arc(value, of(reader), Amount::INFINITE, Amount::ZERO);
@@ -195,7 +200,7 @@ impl Build<'_> {
             }
         } else {
             crossing += self.scale.nanos(encoding.encode[DeviceId::SOURCE.index()]);
-            let used = network.vertex();
+            let used = network.vertex(1);
             network.arc(used, SINK, tensor, Amount::ZERO);
             for &reader in &readers {
                 network.arc(of(reader), used, Amount::INFINITE, Amount::ZERO);

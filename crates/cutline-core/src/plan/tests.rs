@@ -1,0 +1,104 @@
+//! A plan survives being written, edited and misused.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{cost::table, planner::solve};
+
+/// Two layers; the second is much faster in the cloud.
+fn network() -> (Dag, Costs, Platform) {
+    let platform: Platform = serde_json::from_value(json!({
+        "version": 1, "device": [{ "name": "pi" }, { "name": "cloud" }],
+        "link": [{ "between": ["pi", "cloud"], "up": "800mbit" }] }))
+    .unwrap();
+    let file = serde_json::from_value(json!({ "version": 1, "input": { "fp32": 10000 },
+        "layers": [
+            { "name": "z", "output_bytes": 100, "time_ns": { "pi": 50, "cloud": 10 } },
+            { "name": "a", "inputs": ["z"], "output_bytes": 10, "time_ns": { "pi": 90000, "cloud": 9 } } ],
+        "outputs": ["a"] }))
+    .unwrap();
+    let (dag, costs) = table::read(&file, &platform, &[None]).unwrap();
+    (dag, costs, platform)
+}
+
+fn plan() -> (Dag, Plan) {
+    let (dag, costs, platform) = network();
+    let request = Request::default();
+    let answer = solve(&dag, &costs, &request).unwrap();
+    let model = ModelRef { name: "net.onnx".into(), sha256: "aa".into() };
+    let plan = Plan::new(model, &dag, &costs, &platform, &request, &answer, None);
+    (dag, plan)
+}
+
+fn edited(edit: impl Fn(&mut Value)) -> Result<Plan, String> {
+    let (dag, plan) = plan();
+    let mut value = serde_json::to_value(&plan).unwrap();
+    edit(&mut value);
+    Plan::open(&value.to_string(), &dag, "aa").map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_plan_is_written_with_the_promised_keys_and_read_back() {
+    let (dag, plan) = plan();
+    let text = serde_json::to_string(&plan).unwrap();
+    assert!(text.contains(r#""mapping":{"z":"pi","a":"cloud"}"#), "in topological order: {text}");
+    let value: Value = serde_json::from_str(&text).unwrap();
+    // 50 ns on the pi, 100 bytes at 100 bytes per us, 9 ns in the cloud, 10 bytes back.
+    let best = &value["best_split"];
+    let four = ["edge_compute_ns", "upload_ns", "cloud_compute_ns", "rest_ns"];
+    assert_eq!(four.map(|key| best[key].as_u64().unwrap()), [50, 1000, 9, 100]);
+    assert_eq!((&best["latency_ns"], &best["proof"]), (&json!(1159), &json!("optimal")));
+    assert_eq!(best["cut"], json!([{ "name": "z", "bytes": 100 }]));
+    assert_eq!(best["stages"][1]["inputs"], json!(["z"]));
+    let names: Vec<&str> = value["baselines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["edge-only", "cloud-jpeg", "cloud-uint8", "cloud-fp32"]);
+    assert_eq!(value["baselines"][0]["latency_ns"], json!(90_050));
+    assert!(value["baselines"][1]["infeasible"].as_str().unwrap().contains("jpeg"));
+    assert_eq!(Plan::open(&text, &dag, "aa").unwrap(), plan);
+}
+
+#[test]
+fn what_an_edit_contradicts_is_derived_anew() {
+    let plan = edited(|value| value["best"]["mapping"]["z"] = json!("cloud")).unwrap();
+    let best = plan.best.unwrap();
+    assert_eq!(best.stages.len(), 1);
+    assert_eq!(best.cut, [CutValue { name: "input".into(), bytes: Some(Bytes(10_000)) }]);
+    assert_eq!((best.predicted, best.proof), (None, None), "they were another decision's");
+    let forged = edited(|value| value["best"]["stages"][0]["layers"] = json!(["a"])).unwrap();
+    assert_eq!(forged.best.unwrap().stages[0].layers, ["z"], "only the mapping is believed");
+}
+
+#[test]
+fn a_plan_that_does_not_fit_is_refused() {
+    type Edit = fn(&mut Value);
+    let cases: [(Edit, &str); 7] = [
+        (|plan| plan["model"]["sha256"] = json!("bb"), "sha256 bb, this model has aa"),
+        (|plan| plan["version"] = json!(9), "version 9"),
+        (|plan| plan["best"]["mapping"] = json!({ "z": "pi" }), "no device for layer `a`"),
+        (|plan| plan["best"]["mapping"]["q"] = json!("pi"), "maps layer `q`"),
+        (|plan| plan["best"]["mapping"]["a"] = json!("moon"), "device `moon`"),
+        (|plan| plan["platform"]["link"] = json!([]), "no link between"),
+        (|plan| plan["reason"] = json!(1), "not a plan"),
+    ];
+    for (edit, expected) in cases {
+        let error = edited(edit).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn the_id_is_the_decision_and_nothing_else() {
+    let (_, plan) = plan();
+    let best = plan.best.clone().unwrap();
+    let id = |choice: &PlannedChoice| choice.content_id(&plan.model, None);
+    assert_eq!(best.id, id(&best));
+    let measured = PlannedChoice { measured: best.predicted, ..best.clone() };
+    assert_eq!(id(&measured), best.id);
+    let other = PlannedChoice { cut_encoding: "fp16".into(), ..best.clone() };
+    assert_ne!(id(&other), best.id);
+}
