@@ -1,7 +1,8 @@
 //! How long planning takes: `cargo bench -p cutline-core --bench planning`.
 //!
 //! For networks of the zoo on two invented devices, the median time of one complete answer
-//! (baselines, best plan, best split, proof), and of fitting group times to as many measurements as
+//! (baselines, best plan, best split, proof), the same
+//! under a memory limit, and of fitting group times to as many measurements as
 //! a profile holds.
 
 use std::time::{Duration, Instant};
@@ -22,10 +23,13 @@ use cutline_core::{
 
 const NETWORKS: [&str; 6] =
     ["mobilenetv2", "resnet18", "resnet101", "densenet121", "inceptionv3", "efficientnet-b0"];
+const ENGINE: Bytes = Bytes(20_000_000);
 const RATES: [&str; 3] = ["5mbit", "20mbit", "2gbit"];
 
 fn main() {
-    println!("network           groups  rate      plan      best                        fit");
+    println!(
+        "network           groups  rate      plan        with limit  best                        fit"
+    );
     for name in NETWORKS {
         let model = zoo::outline(name, None).expect("the zoo has it");
         let graph = onnx::import(&model, &ImportOptions::default()).expect("the zoo imports");
@@ -33,18 +37,27 @@ fn main() {
         let measurements = measurements(&dag);
         let fitting = median(5, || fit(&dag, &measurements).expect("measurements are complete"));
         for rate in RATES {
-            let costs = costs(&dag, rate);
+            let costs = costs(&dag, rate, None);
             let answer = solve(&dag, &costs, &Request::default()).expect("two devices");
             let planning = median(11, || solve(&dag, &costs, &Request::default()));
+            let tight = self::costs(&dag, rate, Some(half_the_weights(&dag)));
+            let limited = median(3, || solve(&dag, &tight, &Request::default()));
             let words = answer.reason.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
             println!(
-                "{name:<16} {:>7}  {rate:<8} {:>7.2} ms  {words:<26} {:>7.2} ms",
+                "{name:<16} {:>7}  {rate:<8} {:>7.2} ms  {:>7.2} ms  {words:<26} {:>7.2} ms",
                 dag.groups().len(),
                 planning.as_secs_f64() * 1e3,
+                limited.as_secs_f64() * 1e3,
                 fitting.as_secs_f64() * 1e3
             );
         }
     }
+}
+
+/// A memory limit of the edge under which branch and bound has to work.
+fn half_the_weights(dag: &Dag) -> Bytes {
+    let weights: Bytes = dag.groups().iter().map(|group| group.parameter_bytes).sum();
+    Bytes(ENGINE.0 + weights.0 / 2)
 }
 
 fn median<T>(runs: usize, work: impl Fn() -> T) -> Duration {
@@ -60,9 +73,10 @@ fn median<T>(runs: usize, work: impl Fn() -> T) -> Duration {
 }
 
 /// An edge of 4 MAC/ns with a memory-bound share, a cloud ten times faster.
-fn costs(dag: &Dag, rate: &str) -> Costs {
+fn costs(dag: &Dag, rate: &str, memory: Option<Bytes>) -> Costs {
+    let memory = memory.map(|Bytes(bytes)| bytes.to_string());
     let platform: Platform = serde_json::from_value(serde_json::json!({
-        "version": 1, "device": [{ "name": "edge" }, { "name": "cloud" }],
+        "version": 1, "device": [{ "name": "edge", "memory": memory }, { "name": "cloud" }],
         "link": [{ "between": ["edge", "cloud"], "up": rate, "delay": "5ms", "fixed": "150us" }] }))
     .expect("a valid platform");
     let profiles = [vec![profile(dag, 1)], vec![profile(dag, 10)]];
@@ -95,7 +109,7 @@ fn profile(dag: &Dag, speed: u64) -> Profile {
         segments: Vec::new(),
         residual_permille: 0,
         prepare: Default::default(),
-        engine_bytes: Bytes(20_000_000),
+        engine_bytes: ENGINE,
     }
 }
 

@@ -162,10 +162,9 @@ fn solve(rows: &[Measurement], blocks: &[Block], work: &[f64]) -> (f64, Vec<f64>
     // Pull on a block: (x - prior)² / (prior + mean), so that large ones give way more, and small
     // ones whose prior is far off are not held. The prior of e is none.
     let mean = longest / blocks.len().max(1) as f64;
-    for at in 0..unit.len() {
-        let slack = if at == 0 { longest } else { unit[at] + mean };
-        let weight = RIDGE * RIDGE * unit[at] * unit[at] / (slack * longest);
-        equations.add_diagonal(at, weight, if at == 0 { 0.0 } else { 1.0 });
+    for (at, &unit) in unit.iter().enumerate() {
+        let (slack, target) = if at == 0 { (longest, 0.0) } else { (unit + mean, 1.0) };
+        equations.add_diagonal(at, RIDGE * RIDGE * unit * unit / (slack * longest), target);
     }
     let solution = equations.solve();
     let mut times = solution.iter().zip(&unit).map(|(x, unit)| x * unit);

@@ -63,7 +63,7 @@ impl Default for Request {
             input_encodings: None,
             cut_encodings: None,
             pins: Vec::new(),
-            node_limit: 20_000,
+            node_limit: 2_000,
         }
     }
 }

@@ -105,10 +105,12 @@ impl NormalEquations {
 mod tests {
     use super::*;
 
+    /// Rows, right sides, expected minimum over x >= 0.
+    type Case = (&'static [[f64; 2]], &'static [f64], [f64; 2]);
+
     #[test]
     fn small_systems_by_hand() {
-        // Rows, right sides, expected minimum over x >= 0.
-        let cases: [(&[[f64; 2]], &[f64], [f64; 2]); 3] = [
+        let cases: [Case; 3] = [
             (&[[1.0, 0.0], [0.0, 1.0]], &[2.0, 3.0], [2.0, 3.0]),
             (&[[1.0, 0.0], [0.0, 1.0]], &[2.0, -3.0], [2.0, 0.0]),
             (&[[1.0, 0.0], [1.0, 1.0]], &[2.0, 1.0], [1.5, 0.0]),

@@ -177,3 +177,40 @@ fn giving_up_says_how_far_the_answer_may_be_off() {
     assert_eq!((places(&split).as_str(), split.evaluation.latency.0), ("ecc", 2226));
     assert_eq!(split.proof, Proof::WithinNs(Nanos(1746)));
 }
+
+#[test]
+fn each_device_takes_the_engine_that_makes_the_whole_fastest() {
+    let parsed = serde_json::from_value(platform(50)).unwrap();
+    let file: table::CostsFile = serde_json::from_value(chain()).unwrap();
+    let (dag, mut costs) = table::read(&file, &parsed, &[None]).unwrap();
+    // On the edge an engine with quick layers and a slow call; in the cloud one that lacks `c`.
+    let mut quick = costs.devices[0].options[0].clone();
+    quick.call = Nanos(40);
+    quick.groups = vec![Some(Nanos(20)); 3];
+    costs.devices[0].options.push(quick);
+    let mut partial = costs.devices[1].options[0].clone();
+    partial.groups = vec![Some(Nanos(0)), Some(Nanos(0)), None];
+    costs.devices[1].options.insert(0, partial);
+    let answer = solve(&dag, &costs, &Request::default()).unwrap();
+    // Quick on the edge: 40 + 3 x 20. Split after b: 40 + 2 x 20 + 200 + 70 + 100.
+    let best = answer.best.unwrap();
+    assert_eq!((places(&best).as_str(), best.evaluation.latency.0), ("eee", 100));
+    assert_eq!(best.setting.engines[0], 1);
+    let split = answer.best_split.unwrap();
+    assert_eq!((split.setting.engines.as_slice(), split.evaluation.latency.0), (&[1, 1][..], 450));
+    let cloud = answer.baselines[3].outcome.as_ref().unwrap();
+    assert_eq!(cloud.setting.engines, [0, 1], "the first option cannot run all");
+}
+
+#[test]
+fn finished_plans_are_compared_by_the_measured_table() {
+    let parsed = serde_json::from_value(platform(50)).unwrap();
+    let file: table::CostsFile = serde_json::from_value(chain()).unwrap();
+    let (dag, mut costs) = table::read(&file, &parsed, &[None]).unwrap();
+    // By the rate, the split after b takes 480; the table says that any message takes 1000.
+    costs.links[0].up.table = vec![(Bytes(0), Nanos(1000)), (Bytes(1000), Nanos(1000))];
+    let answer = solve(&dag, &costs, &Request::default()).unwrap();
+    assert_eq!(places(&answer.best.unwrap()), "eee");
+    let split = answer.best_split.unwrap().evaluation;
+    assert_eq!((split.latency, split.solver_latency), (Nanos(1280), Nanos(480)));
+}
