@@ -288,3 +288,73 @@ impl Frame<'_> {
 fn local(kind: PartKind, device: DeviceId, nanos: Nanos) -> Part {
     Part { kind, device, to: None, nanos, bytes: Bytes::ZERO }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cost::table;
+
+    /// `l2` reads `l1` and, past it, `l0`; the network answers with `l1` and `l2`. Between `a` and
+    /// `b` a byte takes 1 ns, F is 3 and the delay 10; between `b` and `c` 2 ns, F is 1.
+    fn three_devices() -> (Dag, Costs) {
+        let platform = json!({ "version": 1,
+            "device": [{ "name": "a" }, { "name": "b" }, { "name": "c" }],
+            "link": [ { "between": ["a", "b"], "up": "8gbit", "fixed": "3ns", "delay": "10ns" },
+                      { "between": ["b", "c"], "up": "4gbit", "fixed": "1ns" } ] });
+        let times = |nanos: u64| json!({ "a": nanos, "b": nanos, "c": nanos });
+        let file = json!({ "version": 1, "input": { "fp32": 8 }, "outputs": ["l1", "l2"],
+            "layers": [
+                { "name": "l0", "output_bytes": 100, "time_ns": times(5) },
+                { "name": "l1", "inputs": ["l0"], "output_bytes": 20, "time_ns": times(7) },
+                { "name": "l2", "inputs": ["l1", "l0"], "output_bytes": 4, "time_ns": times(9) } ],
+            "codecs": [{ "name": "third", "num": 1, "den": 3, "enc_ns_per_kb": 10 }] });
+        let file = serde_json::from_value(file).unwrap();
+        table::read(&file, &serde_json::from_value(platform).unwrap(), &[None, None]).unwrap()
+    }
+
+    fn cost_of(devices: [usize; 3], codec: usize) -> Result<Evaluation, EvaluateError> {
+        let (dag, costs) = three_devices();
+        let ids: Vec<DeviceId> = costs.device_ids().collect();
+        let mapping = Mapping(devices.map(|device| ids[device]).to_vec());
+        evaluate(&dag, &costs, &mapping, &Setting { engines: vec![0; 3], input: 0, codec })
+    }
+
+    #[test]
+    fn latency_period_and_bytes_by_hand() {
+        // Devices of l0, l1, l2 and the codec; latency, period, bytes, four parts.
+        let cases = [
+            ([0, 0, 0], 0, 21, 21, 0, [21, 0, 0, 0]),
+            // Out 113 and 241; back 9 (l2) and 37 (l1 and l2).
+            ([0, 1, 2], 0, 421, 241, 248, [5, 354, 16, 46]),
+            // Out 13 + 34 and 1 + 2 x 40, encoding 1 and 2 (rounded up).
+            ([0, 1, 2], 1, 21 + 47 + 81 + 3 + 46, 81, 34 + 40 + 28, [5, 128, 16, 49]),
+            // Back on the source: l0 travels both ways, l2 is at home; l1 returns besides, so that
+            // the way back is busy for 123 and 23.
+            ([0, 1, 0], 0, 21 + 113 + 133 + 33, 146, 240, [14, 246, 7, 33]),
+            // First on b: the input goes there, l0 and l1 come back.
+            ([1, 1, 0], 0, 21 + 21 + 133 + 33, 146, 148, [9, 154, 12, 33]),
+        ];
+        for (devices, codec, latency, period, bytes, four) in cases {
+            let found = cost_of(devices, codec).unwrap();
+            let parts = [found.edge_compute(), found.upload(), found.cloud_compute(), found.rest()];
+            assert_eq!(parts.map(|part| part.0), four, "{devices:?}");
+            let sums = (found.latency.0, found.period.0, found.bytes.0);
+            assert_eq!(sums, (latency, period, bytes), "{devices:?}");
+        }
+    }
+
+    #[test]
+    fn memory_by_hand() {
+        let memory = cost_of([0, 1, 2], 0).unwrap().memory;
+        // a: input and l0; b: l0, kept for c, and l1; c: both, and l2.
+        assert_eq!(memory.iter().map(|used| used.bytes.0).collect::<Vec<_>>(), [108, 120, 124]);
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_named() {
+        let error = cost_of([0, 2, 2], 0).unwrap_err().to_string();
+        assert_eq!(error, "no link between `a` and `c` is declared");
+    }
+}
