@@ -95,9 +95,15 @@ fn fitted(points: &[LinkPoint], declared_delay: Nanos) -> Option<Direction> {
     let (intercept, slope) = affine(&table);
     let intercept = Nanos(intercept.round() as u64);
     let delay = declared_delay.min(intercept).min(least);
-    // A slope below one nanosecond per gigabyte is a link whose rate was not seen.
-    let rate = BytesPerSec((1e9 / slope.max(1e-9)).round().clamp(1.0, 1e18) as u64);
+    // A terabyte per second and more is a link whose rate was not seen.
+    let rate = BytesPerSec(six_digits((1e9 / slope.max(1e-3)).round().max(1.0) as u64));
     Some(Direction { fixed: intercept - delay, delay, rate, table })
+}
+
+/// More digits than any measurement has, and few enough to keep exact fractions small.
+fn six_digits(rate: u64) -> u64 {
+    let unit = 10u64.pow(rate.ilog10().saturating_sub(5));
+    (rate + unit / 2) / unit * unit
 }
 
 fn affine(table: &[(Bytes, Nanos)]) -> (f64, f64) {
@@ -165,6 +171,7 @@ mod tests {
         assert_eq!(fitted(&[], Nanos::ZERO), None);
         let flat = fitted(&[point(10, 500), point(20, 500)], Nanos::ZERO).unwrap();
         assert_eq!((flat.fixed, flat.time(Bytes(15))), (Nanos(500), Nanos(500)));
+        assert_eq!(flat.rate, BytesPerSec(1_000_000_000_000));
         let steep = fitted(&[point(10, 1), point(20, 500)], Nanos(7)).unwrap();
         assert!(steep.rate.0 > 0 && steep.delay <= Nanos(1));
     }
