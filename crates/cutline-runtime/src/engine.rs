@@ -8,10 +8,11 @@
 //! An engine computes in whatever types it has; what enters and leaves a [`Session`] has the types
 //! that the ONNX file declares. Nothing outside this module knows an engine.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use cutline_core::tensor::DType;
+use cutline_core::{onnx::proto::ModelProto, tensor::DType};
+use prost::Message;
 use thiserror::Error;
 
 use crate::tensor::Tensor;
@@ -19,6 +20,7 @@ use crate::tensor::Tensor;
 mod convert;
 pub mod fake;
 pub mod install;
+mod legacy;
 mod library;
 pub mod onnxruntime;
 pub mod rten;
@@ -157,6 +159,10 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    fn unsupported(engine: &str, op: &str, layer: Option<String>) -> Self {
+        Self::Unsupported { engine: engine.to_owned(), op: op.to_owned(), layer }
+    }
+
     fn load(engine: &str, reason: impl ToString) -> Self {
         Self::Load { engine: engine.to_owned(), reason: reason.to_string() }
     }
@@ -164,6 +170,32 @@ impl EngineError {
     fn run(engine: &str, reason: impl ToString) -> Self {
         Self::Run { engine: engine.to_owned(), reason: reason.to_string() }
     }
+}
+
+/// The message of a model; of a file, only what is looked at is read.
+fn decode(engine: &str, source: &ModelSource) -> Result<ModelProto, EngineError> {
+    let bytes = match source {
+        ModelSource::Memory(bytes) => bytes.clone(),
+        ModelSource::File(path) => {
+            let failed = |error| EngineError::load(engine, format!("{}: {error}", path.display()));
+            let file = File::open(path).map_err(failed)?;
+            // SAFETY: the map is read-only, and a package's files are written under a temporary
+            // name and renamed: a model file is replaced, never changed in place.
+            #[allow(unsafe_code)]
+            let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+            Bytes::from_owner(map)
+        }
+    };
+    ModelProto::decode(bytes)
+        .map_err(|error| EngineError::load(engine, format!("not an ONNX model: {error}")))
+}
+
+/// The first layer with this operator: its node name, else its first output.
+fn layer_with(model: &ModelProto, op: &str) -> Option<String> {
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    let node = nodes.into_iter().find(|node| node.op_type() == op)?;
+    let name = node.name.as_ref().filter(|name| !name.is_empty());
+    name.or(node.output.first()).cloned()
 }
 
 /// An input or output of a loaded model, as its file declares it.

@@ -26,7 +26,7 @@ use ort::{
 
 use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
-    check_threads, find_outputs, library,
+    check_threads, decode, find_outputs, layer_with, library,
 };
 use crate::tensor::Tensor;
 
@@ -104,7 +104,13 @@ impl Engine for OnnxRuntime {
             ModelSource::File(path) => builder.commit_from_file(path),
             ModelSource::Memory(bytes) => builder.commit_from_memory(bytes),
         };
-        let session = session.map_err(|error| load_error(&error.to_string()))?;
+        let session = session.map_err(|error| match load_error(&error.to_string()) {
+            EngineError::Unsupported { op, layer: None, .. } => {
+                let layer = decode(NAME, model).ok().and_then(|model| layer_with(&model, &op));
+                EngineError::unsupported(NAME, &op, layer)
+            }
+            error => error,
+        })?;
         let inputs = session.inputs().iter().map(port).collect();
         let outputs = session.outputs().iter().map(port).collect();
         let memory =
@@ -297,7 +303,7 @@ fn load_error(message: &str) -> EngineError {
         });
     let layer = quoted("node with name '", '\'').or_else(|| quoted("In Node, (\"", '"'));
     match op {
-        Some(op) => EngineError::Unsupported { engine: NAME.to_owned(), op, layer },
+        Some(op) => EngineError::unsupported(NAME, &op, layer),
         None => EngineError::load(NAME, message),
     }
 }

@@ -12,13 +12,12 @@
 //! without a copy.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    path::Path,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Component, Path},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use bytes::Bytes;
 use cutline_core::{
     onnx::proto::{ModelProto, ValueInfoProto, type_proto},
     tensor::DType,
@@ -28,7 +27,7 @@ use rten::{LoadError, LoadErrorKind, Model, ModelOptions, NodeId, RunOptions, Th
 
 use super::{
     Engine, EngineError, LoadOptions, ModelSource, Port, Session, check_inputs, check_threads,
-    convert, find_outputs,
+    convert, decode, find_outputs, layer_with, legacy,
 };
 use crate::tensor::Tensor;
 
@@ -57,17 +56,18 @@ impl Engine for Rten {
         options: LoadOptions,
     ) -> Result<Box<dyn Session>, EngineError> {
         check_threads(NAME, options)?;
-        let bytes = match model {
-            ModelSource::File(path) => map_file(path)?,
-            ModelSource::Memory(bytes) => bytes.clone(),
-        };
-        let proto = ModelProto::decode(bytes.clone())
-            .map_err(|error| EngineError::load(NAME, format!("not an ONNX model: {error}")))?;
+        let mut proto = decode(NAME, model)?;
+        let is_changed = legacy::write_out_old_softmax(&mut proto);
+        let mut loader = ModelOptions::with_all_ops();
         let loaded = match model {
-            ModelSource::File(path) if is_named_onnx(path) => {
-                ModelOptions::with_all_ops().load_file(path)
+            // Only from a file of this extension does the library load external data by itself.
+            ModelSource::File(path) if !is_changed && is_named_onnx(path) => loader.load_file(path),
+            ModelSource::File(path) => {
+                add_external_data(&mut loader, path, &proto)?;
+                loader.load(proto.encode_to_vec())
             }
-            _ => ModelOptions::with_all_ops().load(bytes.to_vec()),
+            ModelSource::Memory(_) if is_changed => loader.load(proto.encode_to_vec()),
+            ModelSource::Memory(bytes) => loader.load(bytes.to_vec()),
         };
         let model = loaded.map_err(|error| load_error(&error, &proto))?;
         let graph = proto.graph.unwrap_or_default();
@@ -130,21 +130,33 @@ fn thread_pool(threads: usize) -> Arc<ThreadPool> {
     pool
 }
 
-/// The file as bytes that are read only where they are looked at: the declared types are wanted,
-/// not the weights.
-fn map_file(path: &Path) -> Result<Bytes, EngineError> {
-    let error = |error| EngineError::load(NAME, format!("{}: {error}", path.display()));
-    let file = File::open(path).map_err(error)?;
-    // SAFETY: the map is read-only, and a package's files are written under a temporary name and
-    // renamed: a model file is replaced, never changed in place, while it is mapped.
-    #[allow(unsafe_code)]
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(error)?;
-    Ok(Bytes::from_owner(map))
-}
-
-/// The library goes by the extension when it reads a file, and only then finds external data.
+/// The library goes by the extension when it reads a file.
 fn is_named_onnx(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
+}
+
+/// Reads the external data that a model in memory refers to.
+fn add_external_data(
+    loader: &mut ModelOptions,
+    path: &Path,
+    proto: &ModelProto,
+) -> Result<(), EngineError> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let weights = proto.graph.iter().flat_map(|graph| &graph.initializer);
+    let entries = weights.flat_map(|weight| &weight.external_data);
+    let names: BTreeSet<&str> =
+        entries.filter(|entry| entry.key() == "location").map(|entry| entry.value()).collect();
+    for name in names {
+        let is_inside = Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+        if !is_inside {
+            let reason = format!("its external data `{name}` is not inside the model's folder");
+            return Err(EngineError::load(NAME, reason));
+        }
+        let data = fs::read(folder.join(name))
+            .map_err(|error| EngineError::load(NAME, format!("external data `{name}`: {error}")))?;
+        loader.external_data(name, data);
+    }
+    Ok(())
 }
 
 /// Tells a missing operator from every other trouble, and finds out which layer has it.
@@ -163,9 +175,8 @@ fn load_error(error: &LoadError, proto: &ModelProto) -> EngineError {
         (None, Some(op)) => op.rsplit(['.', ':', '/']).next().unwrap_or(op),
         (None, None) => return EngineError::load(NAME, error),
     };
-    let first_output = || nodes().find(|node| node.op_type() == op)?.output.first();
-    let layer = name.or_else(|| first_output().map(String::as_str)).map(ToOwned::to_owned);
-    EngineError::Unsupported { engine: NAME.to_owned(), op: op.to_owned(), layer }
+    let layer = name.map(ToOwned::to_owned).or_else(|| layer_with(proto, op));
+    EngineError::unsupported(NAME, op, layer)
 }
 
 /// Names and declared types of values of the model.
