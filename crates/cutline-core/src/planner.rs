@@ -2,8 +2,8 @@
 //!
 //! Source and one other device, any DAG, least latency: every plan is either all on one device
 //! (evaluated one by one) or a split, and the best split is found exactly by minimum cuts
-//! ([`network`]) under branch and bound ([`search`]). Engine options, input encodings and codecs are
-//! enumerated. Plans are compared in exact fractions of a nanosecond ([`exact`]), so no rounding
+//! (`network`) under branch and bound (`search`). Engine options, input encodings and codecs are
+//! enumerated. Plans are compared in exact fractions of a nanosecond (`exact`), so no rounding
 //! decides; ties go to fewer stages, then fewer bytes, then the lexicographically smaller mapping,
 //! then the option listed first.
 
