@@ -2,7 +2,8 @@
 //!
 //! [`Costs`] is made from measured profiles ([`Costs::from_profiles`]) or from published figures
 //! ([`table::read`]), and is all that evaluation and planning see besides the
-//! [`Dag`](crate::dag::Dag). Tables have one entry per device, engine option and group; nothing is looked up by name.
+//! [`Dag`](crate::dag::Dag). Tables have one entry per device, engine option and group; nothing is
+//! looked up by name.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
