@@ -45,18 +45,20 @@ impl Cut {
     }
 }
 
+/// Largest number of candidate cuts times groups; beyond it, only every so many-th group gives cuts.
+const LARGEST_TABLE: usize = 1 << 28;
+
 /// The cuts worth trying first, from the input to the output: the prefixes of the topological
 /// order, and each group with all its ancestors. Neither side is empty, something crosses, and the
-/// size of all that crosses is known. O(n) cuts in O(n^2) time.
+/// size of all that crosses is known. O(n) cuts in O(n^2) time and space; networks of more than
+/// 16,384 groups are sampled.
 pub fn candidate_cuts(dag: &Dag) -> Vec<Cut> {
     let count = dag.groups().len();
+    let stride = count.saturating_mul(count).div_ceil(LARGEST_TABLE).max(1);
     let mut sets = BTreeSet::new();
-    let mut ancestors: Vec<Vec<bool>> = Vec::with_capacity(count);
-    for id in dag.group_ids() {
+    for id in dag.group_ids().step_by(stride) {
         sets.insert((0..count).map(|at| at <= id.index()).collect::<Vec<bool>>());
-        let closure = with_ancestors(dag, id, &ancestors);
-        sets.insert(closure.clone());
-        ancestors.push(closure);
+        sets.insert(with_ancestors(dag, id));
     }
     let is_trivial = |before: &Vec<bool>| before.iter().all(|&is_before| is_before);
     let cuts = sets.into_iter().filter(|set| !is_trivial(set)).map(|set| Cut::after(dag, set));
@@ -75,13 +77,12 @@ pub fn stages_of_cut(graph: &Graph, grouping: &Grouping, cut: &Cut) -> Vec<Optio
     grouping.group_of.iter().take(graph.layers().len()).map(stage).collect()
 }
 
-/// A group and its ancestors, given those of all earlier groups.
-fn with_ancestors(dag: &Dag, id: GroupId, earlier: &[Vec<bool>]) -> Vec<bool> {
+fn with_ancestors(dag: &Dag, id: GroupId) -> Vec<bool> {
     let mut set = vec![false; dag.groups().len()];
-    set[id.index()] = true;
-    for predecessor in dag.predecessors(id) {
-        for (is_in, &is_ancestor) in set.iter_mut().zip(&earlier[predecessor.index()]) {
-            *is_in |= is_ancestor;
+    let mut open = vec![id];
+    while let Some(group) = open.pop() {
+        if !std::mem::replace(&mut set[group.index()], true) {
+            open.extend(dag.predecessors(group));
         }
     }
     set

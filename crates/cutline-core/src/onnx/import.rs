@@ -243,12 +243,13 @@ impl<'a> Importer<'a> {
     }
 
     fn outputs(&mut self, graph: &'a GraphProto) -> Result<(), ImportError> {
+        let mut declared = HashSet::new();
         for output in &graph.output {
             let name = required(output.name(), "an output")?;
             let Some(&id) = self.ids.get(name) else {
                 return Err(ImportError::UndefinedOutput { value: name.to_owned() });
             };
-            if !self.builder.graph().outputs().contains(&id) {
+            if declared.insert(id) {
                 self.builder.output(id);
             }
         }

@@ -17,11 +17,11 @@ fn exact(op: &Op, operands: &Operands<'_>, result: Option<&Shape>) -> Option<Mac
     match op {
         Op::Conv { kind, .. } => {
             let weights = operands.shape(if *kind == ConvKind::QLinear { 3 } else { 1 })?;
-            Some(multiply(result?.elements()?, &weights.0[1..]))
+            Some(multiply(result?.elements()?, weights.0.get(1..)?))
         }
         Op::ConvTranspose { .. } => {
             let weights = operands.shape(1)?;
-            Some(multiply(operands.shape(0)?.elements()?, &weights.0[1..]))
+            Some(multiply(operands.shape(0)?.elements()?, weights.0.get(1..)?))
         }
         Op::Gemm { transpose_a, .. } => {
             let inner = operands.shape(0)?.0.get(usize::from(!transpose_a))?;

@@ -22,6 +22,7 @@ pub(super) fn layer_names(nodes: &[NodeProto]) -> Vec<String> {
     let is_unique = |node: &NodeProto| !node.name().is_empty() && count[node.name()] == 1;
     let mut taken: HashSet<String> =
         nodes.iter().filter(|node| is_unique(node)).map(|node| node.name().to_owned()).collect();
+    let mut suffixes: HashMap<String, usize> = HashMap::new();
     let fallback = |(index, node): (usize, &NodeProto)| {
         if is_unique(node) {
             return node.name().to_owned();
@@ -29,10 +30,11 @@ pub(super) fn layer_names(nodes: &[NodeProto]) -> Vec<String> {
         let output = node.output.iter().find(|output| !output.is_empty());
         let stem = output.cloned().unwrap_or_else(|| format!("{}_{index}", node.op_type()));
         let mut name = stem.clone();
-        let mut suffix = 2;
         while !taken.insert(name.clone()) {
+            // Counted per stem, so that a file full of equal names costs no more than it is long.
+            let suffix = suffixes.entry(stem.clone()).or_insert(1usize);
+            *suffix += 1;
             name = format!("{stem}_{suffix}");
-            suffix += 1;
         }
         name
     };
