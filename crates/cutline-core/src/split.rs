@@ -16,6 +16,7 @@
 
 mod assemble;
 mod encode;
+mod rest;
 mod stages;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use crate::{
     graph::{Graph, LayerId, ValueId},
     onnx::proto::ModelProto,
 };
-pub use encode::{Piece, encode};
+pub use encode::{ExternalTensor, Piece, encode, external_tensors};
 
 /// Name of the data file beside a sub-model that is too large for one file.
 pub const DATA_FILE: &str = "model.onnx.data";

@@ -1,1 +1,377 @@
-//! Writing files so that nothing half-written is ever seen.
+//! Files written whole or not at all.
+//!
+//! A file is assembled in a temporary one beside its place and renamed; a folder of packages
+//! likewise. On any error, a full disk above all, nothing of it is left behind and what stood there
+//! before still stands. Renaming replaces a file at once for every reader, but nothing is forced to
+//! the medium: after a power cut a file may be missing or empty, as with `cp`.
+//!
+//! Weights are not read into memory: pieces that are slices of a mapped model are written from the
+//! page cache, and ranges of external files are copied from file to file.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use cutline_core::{package::Package, split::Piece, units::Bytes};
+use tempfile::Builder;
+use thiserror::Error;
+
+/// Why something could not be written.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// The medium is full.
+    #[error(
+        "no space left to write `{path}`, which needs {needed}; free some space, or write to another disk"
+    )]
+    Full {
+        /// File or folder that was to be written.
+        path: PathBuf,
+        /// Its whole size.
+        needed: Bytes,
+    },
+    /// Writing failed otherwise.
+    #[error("cannot write `{path}`")]
+    Write {
+        /// File or folder that was to be written.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A file that the new one draws on could not be read.
+    #[error("cannot read `{path}`, which `{target}` is to contain a part of")]
+    Read {
+        /// File with external data.
+        path: PathBuf,
+        /// File that was to be written.
+        target: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The folder holds something that Cutline did not write.
+    #[error(
+        "folder `{folder}` holds `{entry}`, which is not the output of a split; choose another folder, or empty this one"
+    )]
+    Foreign {
+        /// Folder that was to be written.
+        folder: PathBuf,
+        /// An entry of it.
+        entry: String,
+    },
+}
+
+/// Name of the plan's file in a folder of packages.
+pub const PLAN_FILE: &str = "plan.json";
+/// Name of a model's file in a package's version folder.
+pub const MODEL_FILE: &str = "model.onnx";
+
+/// Writes bytes to a file, whole or not at all.
+pub fn write_bytes(path: &Path, bytes: impl Into<bytes::Bytes>) -> Result<(), FileError> {
+    write_atomic(path, &[Piece::Inline(bytes.into())], Path::new("."))
+}
+
+/// Writes pieces to a file, whole or not at all. External pieces are ranges of files in
+/// `source_folder`.
+pub fn write_atomic(path: &Path, pieces: &[Piece], source_folder: &Path) -> Result<(), FileError> {
+    let needed = Bytes(pieces.iter().map(Piece::bytes).sum());
+    let failed = |source| write_error(path, needed, source);
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = Builder::new();
+    builder.prefix(".cutline-").suffix(".part");
+    with_usual_mode(&mut builder, 0o666);
+    let mut file = builder.tempfile_in(folder).map_err(failed)?;
+    write_pieces(file.as_file_mut(), path, pieces, source_folder)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Writes a folder of packages, whole or not at all: the plan, and one package per part.
+///
+/// External pieces are ranges of files in `source_folder`. An empty folder and an earlier output of
+/// this function are replaced; a folder with anything else in it is left alone.
+pub fn write_package(
+    folder: &Path,
+    plan: &[u8],
+    packages: &[Package],
+    source_folder: &Path,
+) -> Result<(), FileError> {
+    check_replaceable(folder)?;
+    let sizes = packages.iter().map(|package| package.files.bytes() + package.config.len() as u64);
+    let needed = Bytes(plan.len() as u64 + sizes.sum::<u64>());
+    let failed = |source| write_error(folder, needed, source);
+    let folder = absolute(folder).map_err(failed)?;
+    let parent = folder.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent).map_err(failed)?;
+    let mut builder = Builder::new();
+    builder.prefix(".cutline-").suffix(".part");
+    with_usual_mode(&mut builder, 0o777);
+    let assembled = builder.tempdir_in(parent).map_err(failed)?;
+    let whole = |error| match error {
+        FileError::Full { .. } => FileError::Full { path: folder.clone(), needed },
+        other => other,
+    };
+    for package in packages {
+        write_one(&assembled.path().join(&package.name), package, source_folder).map_err(whole)?;
+    }
+    write_bytes(&assembled.path().join(PLAN_FILE), plan.to_vec()).map_err(whole)?;
+    replace_folder(assembled, &folder, parent).map_err(failed)
+}
+
+/// Writes one package into a new folder.
+fn write_one(folder: &Path, package: &Package, source_folder: &Path) -> Result<(), FileError> {
+    let version = folder.join("1");
+    fs::create_dir_all(&version)
+        .map_err(|source| write_error(&version, Bytes(package.files.bytes()), source))?;
+    write_bytes(&folder.join("config.pbtxt"), package.config.clone())?;
+    write_new(&version.join(MODEL_FILE), &package.files.model, source_folder)?;
+    if let Some(data) = &package.files.data {
+        write_new(&version.join(cutline_core::split::DATA_FILE), data, source_folder)?;
+    }
+    Ok(())
+}
+
+/// Writes a file in a folder that is itself temporary.
+fn write_new(path: &Path, pieces: &[Piece], source_folder: &Path) -> Result<(), FileError> {
+    let needed = Bytes(pieces.iter().map(Piece::bytes).sum());
+    let mut file = File::create_new(path).map_err(|source| write_error(path, needed, source))?;
+    write_pieces(&mut file, path, pieces, source_folder)
+}
+
+/// Writes pieces in order into an open file that will be called `target`.
+fn write_pieces(
+    file: &mut File,
+    target: &Path,
+    pieces: &[Piece],
+    source_folder: &Path,
+) -> Result<(), FileError> {
+    let needed = Bytes(pieces.iter().map(Piece::bytes).sum());
+    let failed = |source| write_error(target, needed, source);
+    // Consecutive tensors mostly come from the same file.
+    let mut opened: Option<(&str, File)> = None;
+    for piece in pieces {
+        let (location, offset, length) = match piece {
+            Piece::Inline(bytes) => {
+                file.write_all(bytes).map_err(failed)?;
+                continue;
+            }
+            Piece::External { location, offset, length } => (location, *offset, *length),
+        };
+        let path = source_folder.join(location);
+        let unread = |source| FileError::Read { path: path.clone(), target: target.into(), source };
+        if opened.as_ref().is_none_or(|(name, _)| name != location) {
+            opened = Some((location, File::open(&path).map_err(unread)?));
+        }
+        let (_, source) = opened.as_mut().expect("opened just above");
+        source.seek(SeekFrom::Start(offset)).map_err(unread)?;
+        let copied = io::copy(&mut source.take(length), file).map_err(failed)?;
+        if copied < length {
+            return Err(unread(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a folder in which there is something else than an earlier output.
+fn check_replaceable(folder: &Path) -> Result<(), FileError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(FileError::Write { path: folder.into(), source }),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|source| FileError::Write { path: folder.into(), source })?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    let complete = names.iter().any(|name| name == PLAN_FILE);
+    let ours = |name: &String| {
+        let package = folder.join(name).join("config.pbtxt").is_file() && is_package_name(name);
+        complete && (name == PLAN_FILE || package)
+    };
+    match names.iter().find(|name| !ours(name)) {
+        None => Ok(()),
+        Some(entry) => Err(FileError::Foreign { folder: folder.into(), entry: entry.clone() }),
+    }
+}
+
+fn is_package_name(name: &str) -> bool {
+    name.split_once('-').is_some_and(|(index, _)| index.parse::<u32>().is_ok())
+}
+
+/// Puts a finished folder in its place; what stood there goes away last.
+fn replace_folder(assembled: tempfile::TempDir, folder: &Path, parent: &Path) -> io::Result<()> {
+    match fs::rename(assembled.path(), folder) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            let aside = Builder::new().prefix(".cutline-").suffix(".old").tempdir_in(parent)?;
+            let old = aside.path().join("old");
+            fs::rename(folder, &old)?;
+            if let Err(error) = fs::rename(assembled.path(), folder) {
+                fs::rename(&old, folder)?;
+                return Err(error);
+            }
+        }
+        result => result?,
+    }
+    // The folder now lives elsewhere; there is nothing left to delete.
+    let _ = assembled.keep();
+    Ok(())
+}
+
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    // `.` and `a/..` name a folder that cannot be renamed over; this resolves the first.
+    let path = std::path::absolute(path)?;
+    Ok(fs::canonicalize(&path).unwrap_or(path))
+}
+
+fn write_error(path: &Path, needed: Bytes, source: io::Error) -> FileError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            FileError::Full { path, needed }
+        }
+        _ => FileError::Write { path, source },
+    }
+}
+
+/// Temporary files are private by default; these become ordinary ones.
+fn with_usual_mode(builder: &mut Builder<'_, '_>, mode: u32) {
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = (builder, mode);
+}
+
+#[cfg(test)]
+mod tests {
+    use cutline_core::split::SubModelFiles;
+
+    use super::*;
+
+    fn inline(text: &'static str) -> Piece {
+        Piece::Inline(bytes::Bytes::from_static(text.as_bytes()))
+    }
+
+    fn package(name: &str, model: Vec<Piece>) -> Package {
+        Package {
+            name: name.to_owned(),
+            config: "name: \"it\"\n".to_owned(),
+            files: SubModelFiles { model, data: Some(vec![inline("data")]) },
+        }
+    }
+
+    /// Every file beneath a folder, sorted, relative to it.
+    fn listing(folder: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut open = vec![folder.to_owned()];
+        while let Some(next) = open.pop() {
+            for entry in fs::read_dir(next).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => open.push(path),
+                    false => found.push(path.strip_prefix(folder).unwrap().display().to_string()),
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn pieces_come_together_from_memory_and_files() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("w.bin"), "0123456789").unwrap();
+        let range =
+            |offset, length| Piece::External { location: "w.bin".to_owned(), offset, length };
+        let pieces = [inline("<"), range(2, 3), range(9, 1), inline(">")];
+        let path = dir.path().join("out");
+        write_atomic(&path, &pieces, dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), "<2349>");
+    }
+
+    #[test]
+    fn a_failed_file_leaves_the_old_one_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("w.bin"), "0123456789").unwrap();
+        let path = dir.path().join("out");
+        fs::write(&path, "old").unwrap();
+        for (location, length) in [("w.bin", 11), ("absent.bin", 1)] {
+            let piece = Piece::External { location: location.to_owned(), offset: 0, length };
+            let error = write_atomic(&path, &[inline("new"), piece], dir.path()).unwrap_err();
+            assert!(error.to_string().contains(location), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+            assert_eq!(listing(dir.path()), ["out", "w.bin"]);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_named_with_the_bytes_needed() {
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let pieces = [Piece::Inline(vec![0; 2_500_000].into())];
+        let target = Path::new("parts/model.onnx");
+        let error = write_pieces(&mut full, target, &pieces, Path::new(".")).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, FileError::Full { .. }), "{text}");
+        assert!(text.contains("parts/model.onnx") && text.contains("2.50 MB"), "{text}");
+    }
+
+    #[test]
+    fn a_package_folder_is_whole_and_replaces_only_its_like() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("deep").join("out");
+        let write = |packages: &[Package]| write_package(&folder, b"{}", packages, dir.path());
+        write(&[package("0-edge", vec![inline("a")]), package("1-cloud", vec![inline("b")])])
+            .unwrap();
+        let expected = [
+            "0-edge/1/model.onnx",
+            "0-edge/1/model.onnx.data",
+            "0-edge/config.pbtxt",
+            "1-cloud/1/model.onnx",
+            "1-cloud/1/model.onnx.data",
+            "1-cloud/config.pbtxt",
+            "plan.json",
+        ];
+        assert_eq!(listing(&folder), expected);
+
+        write(&[package("0-all", vec![inline("c")])]).unwrap();
+        assert_eq!(fs::read_to_string(folder.join("0-all/1/model.onnx")).unwrap(), "c");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+
+        let missing = Piece::External { location: "gone".to_owned(), offset: 0, length: 1 };
+        write(&[package("0-edge", vec![missing])]).unwrap_err();
+        assert!(folder.join("0-all").exists());
+        assert_eq!(fs::read_dir(folder.parent().unwrap()).unwrap().count(), 1);
+
+        fs::write(folder.join("thesis.tex"), "").unwrap();
+        let error = write(&[package("0-edge", vec![])]).unwrap_err().to_string();
+        assert!(error.contains("thesis.tex"), "{error}");
+        assert!(folder.join("thesis.tex").exists());
+    }
+
+    #[test]
+    fn an_empty_folder_is_filled() {
+        let dir = tempfile::tempdir().unwrap();
+        write_package(dir.path(), b"{}", &[package("0-all", vec![])], Path::new(".")).unwrap();
+        assert!(dir.path().join(PLAN_FILE).exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn written_files_have_usual_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (usual, ours) = (dir.path().join("usual"), dir.path().join("ours"));
+        fs::write(&usual, "").unwrap();
+        write_bytes(&ours, "x").unwrap();
+        assert_eq!(mode(&ours), mode(&usual));
+        let (usual, ours) = (dir.path().join("usual.d"), dir.path().join("ours.d"));
+        fs::create_dir(&usual).unwrap();
+        write_package(&ours, b"{}", &[], Path::new(".")).unwrap();
+        assert_eq!(mode(&ours), mode(&usual));
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::{SplitError, StageLabel, SubModel, encode, stages::Stage};
+use super::{SplitError, StageLabel, SubModel, encode, rest::model_rest, stages::Stage};
 use crate::{
     graph::{Graph, Layer, Value, ValueId},
     onnx::proto::{
@@ -90,7 +90,7 @@ impl<'a> Source<'a> {
             graph: Some(file),
             metadata_props: metadata(self.model, index, count, label),
             training_info: Vec::new(),
-            ..encode::model_rest(self.model)
+            ..model_rest(self.model)
         };
         Ok(SubModel {
             name: label.name.clone(),

@@ -16,6 +16,7 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 
+use super::rest::{attribute_rest, graph_rest, model_rest, node_rest, tensor_rest};
 use crate::{
     onnx::proto::{
         AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
@@ -23,6 +24,39 @@ use crate::{
     },
     tensor::{DType, Shape, byte_size},
 };
+
+/// A tensor whose data is in another file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalTensor {
+    /// Name of the tensor, possibly empty.
+    pub name: String,
+    /// Where its data is: always [`Piece::External`]; `None` where the file does not say it well.
+    pub data: Option<Piece>,
+}
+
+/// All tensors of a model whose data is in another file, those in attributes and subgraphs
+/// included.
+pub fn external_tensors(model: &ModelProto) -> Vec<ExternalTensor> {
+    let mut found = Vec::new();
+    model.graph.iter().for_each(|graph| find_external(graph, &mut found));
+    found
+}
+
+fn find_external(graph: &GraphProto, found: &mut Vec<ExternalTensor>) {
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    let constants =
+        attributes.clone().flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
+    let tensors = graph.initializer.iter().chain(constants).filter(|tensor| is_external(tensor));
+    found.extend(
+        tensors.map(|tensor| ExternalTensor {
+            name: tensor.name().to_owned(),
+            data: external(tensor),
+        }),
+    );
+    for inner in attributes.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
+        find_external(inner, found);
+    }
+}
 
 /// Part of a file to write: bytes at hand, or bytes of another file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +123,7 @@ static ZEROS: [u8; ALIGNMENT as usize] = [0; ALIGNMENT as usize];
 
 /// The data of a tensor that is not among its typed fields.
 pub(super) fn payload(tensor: &TensorProto) -> Option<Piece> {
-    if tensor.data_location == Some(DataLocation::External as i32) {
+    if is_external(tensor) {
         return external(tensor);
     }
     tensor.raw_data.clone().map(Piece::Inline)
@@ -320,92 +354,5 @@ fn put_tensor(out: &mut Pieces, tensor: &TensorProto) {
             out.header(RAW_DATA, piece.bytes());
             out.payload(piece);
         }
-    }
-}
-
-/// All but the graph.
-pub(super) fn model_rest(model: &ModelProto) -> ModelProto {
-    ModelProto {
-        ir_version: model.ir_version,
-        producer_name: model.producer_name.clone(),
-        producer_version: model.producer_version.clone(),
-        domain: model.domain.clone(),
-        model_version: model.model_version,
-        doc_string: model.doc_string.clone(),
-        graph: None,
-        opset_import: model.opset_import.clone(),
-        metadata_props: model.metadata_props.clone(),
-        training_info: model.training_info.clone(),
-        functions: model.functions.clone(),
-        configuration: model.configuration.clone(),
-    }
-}
-
-/// All but the initializers, around these nodes.
-fn graph_rest(graph: &GraphProto, node: Vec<NodeProto>) -> GraphProto {
-    GraphProto {
-        node,
-        name: graph.name.clone(),
-        initializer: Vec::new(),
-        doc_string: graph.doc_string.clone(),
-        input: graph.input.clone(),
-        output: graph.output.clone(),
-        value_info: graph.value_info.clone(),
-        quantization_annotation: graph.quantization_annotation.clone(),
-        sparse_initializer: graph.sparse_initializer.clone(),
-        metadata_props: graph.metadata_props.clone(),
-    }
-}
-
-/// All but the attributes.
-fn node_rest(node: &NodeProto) -> NodeProto {
-    NodeProto {
-        input: node.input.clone(),
-        output: node.output.clone(),
-        name: node.name.clone(),
-        op_type: node.op_type.clone(),
-        attribute: Vec::new(),
-        doc_string: node.doc_string.clone(),
-        domain: node.domain.clone(),
-        overload: node.overload.clone(),
-        metadata_props: node.metadata_props.clone(),
-        device_configurations: node.device_configurations.clone(),
-    }
-}
-
-/// All but the tensor and the graph.
-fn attribute_rest(attribute: &AttributeProto) -> AttributeProto {
-    AttributeProto {
-        name: attribute.name.clone(),
-        f: attribute.f,
-        i: attribute.i,
-        s: attribute.s.clone(),
-        t: None,
-        g: None,
-        floats: attribute.floats.clone(),
-        ints: attribute.ints.clone(),
-        strings: attribute.strings.clone(),
-        tensors: attribute.tensors.clone(),
-        graphs: attribute.graphs.clone(),
-        doc_string: attribute.doc_string.clone(),
-        tp: attribute.tp.clone(),
-        type_protos: attribute.type_protos.clone(),
-        r#type: attribute.r#type,
-        ref_attr_name: attribute.ref_attr_name.clone(),
-        sparse_tensor: attribute.sparse_tensor.clone(),
-        sparse_tensors: attribute.sparse_tensors.clone(),
-    }
-}
-
-/// All but data that is raw or external.
-fn tensor_rest(tensor: &TensorProto) -> TensorProto {
-    TensorProto {
-        dims: tensor.dims.clone(),
-        data_type: tensor.data_type,
-        segment: tensor.segment,
-        name: tensor.name.clone(),
-        doc_string: tensor.doc_string.clone(),
-        metadata_props: tensor.metadata_props.clone(),
-        ..TensorProto::default()
     }
 }
