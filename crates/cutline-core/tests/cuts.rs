@@ -1,4 +1,5 @@
 //! Groups and cuts over random networks, held against definitions written from scratch.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 

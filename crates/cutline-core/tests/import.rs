@@ -1,4 +1,5 @@
 //! Import of models: the real ones in the shared folder, small ones built here, and broken ones.
+#![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -506,7 +506,7 @@ fn blocks(x: &Shape, block: u64, direction: Direction) -> Result<Shape, String> 
     let error = || format!("{x} does not divide into blocks of {block}");
     let [batch, channels, height, width] = x.0[..] else { return Err(error()) };
     let area = block.checked_mul(block).filter(|&area| area > 0).ok_or_else(error)?;
-    let divide = |size: u64, by: u64| (size % by == 0).then_some(size / by);
+    let divide = |size: u64, by: u64| size.is_multiple_of(by).then_some(size / by);
     let dims = match direction {
         Direction::ToSpace => {
             [divide(channels, area), height.checked_mul(block), width.checked_mul(block)]
