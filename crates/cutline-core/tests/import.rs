@@ -458,7 +458,7 @@ proptest! {
             let mut model = decode(bytes).unwrap();
             // A tensor of no elements keeps its place but not its bulk.
             for tensor in weights(&mut model).iter_mut().filter(|tensor| tensor.encoded_len() > 2000) {
-                *tensor = floats(&tensor.name().to_owned(), &[0]);
+                *tensor = floats(tensor.name(), &[0]);
             }
             survives(model.encode_to_vec(), &edits);
         }
