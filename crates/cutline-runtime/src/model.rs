@@ -394,9 +394,7 @@ mod tests {
             let text = error.to_string();
             assert!(matches!(error, ModelError::Truncated { .. }), "cut at {end}: {text}");
         }
-        for text in
-            ["", "not a model at all", "version https://git-lfs.github.com/spec/v1"]
-        {
+        for text in ["", "not a model at all", "version https://git-lfs.github.com/spec/v1"] {
             fs::write(&path, text).unwrap();
             let error = Model::open(&path, &options()).unwrap_err();
             assert!(matches!(error, ModelError::Import { .. }), "{text}: {error}");

@@ -1,1 +1,392 @@
-//! Measuring a model on this device: segments, spread, fitted profile.
+//! Measures a network on this device with one engine, and fits the times of its groups.
+//!
+//! What is timed is what a plan will run: the two sub-models of a cut, as the splitter writes them,
+//! each fed the very values that the other part or the picture would give it. Loading is not timed.
+//! Parts are run in turn, in an order that is shuffled for every round, so that a drift of the
+//! machine's speed hits all of them alike.
+//!
+//! ```text
+//! whole ─ 3 runs ─► how many cuts the budget bears ─► their parts, round after round ─► fit
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use cutline_core::{
+    cut::{Cut, candidate_cuts},
+    fit::{FitError, Measurement, fit},
+    picture::PictureSpec,
+    profile::{GroupTime, Part, Profile, ProfileKey, Segment, Timing},
+    split::SplitError,
+    units::{Bytes, Nanos},
+};
+use thiserror::Error;
+
+use crate::{
+    engine::{Engine, EngineError, unsupported_layers},
+    model::{Model, ModelError},
+    picture::PictureError,
+    stats,
+    tensor::Tensor,
+};
+
+mod choose;
+mod inputs;
+mod machine;
+mod parts;
+mod prepare;
+
+pub use inputs::{InputError, sample_inputs};
+pub use machine::hardware;
+use parts::Ready;
+
+/// Least number of times that every part is run, besides one run that is not counted.
+const ROUNDS: u32 = 3;
+
+/// A picture with which preparation is timed, and which the network is fed.
+#[derive(Clone, Debug)]
+pub struct PictureSample {
+    /// A JPEG or PNG file.
+    pub file: bytes::Bytes,
+    /// How it becomes the input.
+    pub spec: PictureSpec,
+}
+
+/// How to measure.
+#[derive(Clone, Debug)]
+pub struct ProfileJob {
+    /// Threads of the engine.
+    pub threads: usize,
+    /// Most inferences, of parts or of the whole.
+    pub max_inferences: u32,
+    /// Most time in inferences; loading is not counted.
+    pub max_time: Duration,
+    /// Weights of the parts that are loaded at the same time.
+    pub memory: Bytes,
+    /// Pace of the device in thousandths; all times are multiplied by it.
+    pub slowdown_permille: u64,
+    /// The picture, where the input is one.
+    pub picture: Option<PictureSample>,
+    /// Seed of the random inputs and of the order of the runs.
+    pub seed: u64,
+}
+
+impl Default for ProfileJob {
+    /// One thread, at most 600 inferences and 10 s, 1 GiB of weights at a time, unpaced.
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            max_inferences: 600,
+            max_time: Duration::from_secs(10),
+            memory: Bytes(1 << 30),
+            slowdown_permille: 1000,
+            picture: None,
+            seed: 1,
+        }
+    }
+}
+
+/// How far a measurement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Inferences done.
+    pub done: u32,
+    /// Inferences in all, as far as known.
+    pub total: u32,
+}
+
+/// Why a network could not be measured.
+#[derive(Debug, Error)]
+pub enum ProfileError {
+    /// The model file changed or vanished.
+    #[error("cannot read the model")]
+    Model(#[from] ModelError),
+    /// The engine failed.
+    #[error("the engine failed while the network was measured")]
+    Engine(#[from] EngineError),
+    /// The network could not be split.
+    #[error("cannot split the network at `{cut}` to measure its parts")]
+    Split {
+        /// Names of the cut's values.
+        cut: String,
+        /// Cause.
+        #[source]
+        source: SplitError,
+    },
+    /// A part could not be written to a temporary file.
+    #[error("cannot write a part of the network to measure it")]
+    Write(#[source] std::io::Error),
+    /// The network cannot be fed.
+    #[error("cannot make inputs for the network")]
+    Input(#[from] InputError),
+    /// The picture cannot be prepared.
+    #[error("cannot prepare the picture")]
+    Picture(#[from] PictureError),
+    /// No group times explain what was measured.
+    #[error("cannot fit the times of the groups")]
+    Fit(#[from] FitError),
+    /// The budget is spent before anything was measured.
+    #[error(
+        "one run of the network takes {run}, more than the {budget} that may be spent; allow more time"
+    )]
+    Budget {
+        /// Time of one run.
+        run: Nanos,
+        /// Time allowed.
+        budget: Nanos,
+    },
+    /// The engine runs no part of the network.
+    #[error("engine `{engine}` runs no part of the network; it lacks {layers}")]
+    Nothing {
+        /// Engine name.
+        engine: String,
+        /// Layers that it cannot run.
+        layers: String,
+    },
+}
+
+/// Measures a network with an engine. Takes the time of the job's budget, and loading.
+pub fn profile(
+    model: &Model,
+    engine: &dyn Engine,
+    job: &ProfileJob,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Profile, ProfileError> {
+    let engine_bytes = machine::resident_memory();
+    let unsupported = unsupported_layers(engine, &model.proto, &model.graph);
+    let feeds = sample_inputs(&model.graph, job.picture.as_ref(), job.seed)?;
+    let mut run = Run { job, spent: Duration::ZERO, inferences: 0, progress };
+    let mut measured = Vec::new();
+    if unsupported.is_empty() {
+        measured.push(run.whole(model, engine, &feeds)?);
+    }
+    let cuts = candidate_cuts(&model.grouping.dag);
+    let whole = measured.first().map(|part| part.timing.median_ns);
+    let cuts = choose::choose(&model.grouping.dag, cuts, run.affordable_cuts(whole));
+    for batch in cuts.chunks(run.cuts_at_a_time(model)) {
+        measured.extend(run.batch(model, engine, &feeds, batch)?);
+    }
+    if measured.is_empty() {
+        let engine = engine.name().to_owned();
+        return Err(ProfileError::Nothing { engine, layers: unsupported.join(", ") });
+    }
+    model.check_unchanged()?;
+    let mut profile = fitted(model, measured, job.slowdown_permille)?;
+    profile.key = ProfileKey {
+        model_sha256: model.sha256()?.to_owned(),
+        hardware: hardware(),
+        engine: engine.name().to_owned(),
+        engine_version: engine.version().to_owned(),
+        threads: u32::try_from(job.threads).unwrap_or(u32::MAX),
+        precision: machine::precision(&model.graph),
+    };
+    profile.unsupported = unsupported;
+    profile.engine_bytes = engine_bytes;
+    if let Some(sample) = &job.picture {
+        profile.prepare = prepare::times(sample, job.slowdown_permille)?;
+    }
+    Ok(profile)
+}
+
+/// One part with its time.
+struct Measured {
+    part: Part,
+    before: Vec<bool>,
+    cut: Vec<String>,
+    timing: Timing,
+}
+
+/// A measurement under way, and what it has spent of its budget.
+struct Run<'a> {
+    job: &'a ProfileJob,
+    spent: Duration,
+    inferences: u32,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Run<'_> {
+    /// Runs a part once and counts it.
+    fn time(&mut self, part: &mut Ready) -> Result<(Nanos, Vec<Tensor>), EngineError> {
+        let Ready { session, feeds, outputs } = part;
+        let inputs: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let start = Instant::now();
+        let answer = session.run(&inputs, &outputs)?;
+        let duration = start.elapsed();
+        self.spent += duration;
+        self.inferences += 1;
+        let total = self.job.max_inferences.max(self.inferences);
+        (self.progress)(Progress { done: self.inferences, total });
+        Ok((stats::nanos(duration), answer))
+    }
+
+    /// Whether another round of `runs` runs that take `time` in all is within the budget.
+    fn may_spend(&self, runs: u32, time: Duration) -> bool {
+        self.inferences.saturating_add(runs) <= self.job.max_inferences
+            && self.spent.saturating_add(time) <= self.job.max_time
+    }
+
+    fn whole(
+        &mut self,
+        model: &Model,
+        engine: &dyn Engine,
+        feeds: &BTreeMap<String, Tensor>,
+    ) -> Result<Measured, ProfileError> {
+        let mut part = parts::load_whole(model, engine, self.job.threads, feeds)?;
+        let mut times = Vec::new();
+        let (first, _) = self.time(&mut part)?;
+        for _ in 0..ROUNDS {
+            if !self.may_spend(1, Duration::from_nanos(first.0)) {
+                break;
+            }
+            times.push(self.time(&mut part)?.0);
+        }
+        let timing = stats::timing(&mut times)
+            .ok_or(ProfileError::Budget { run: first, budget: stats::nanos(self.job.max_time) })?;
+        Ok(Measured { part: Part::Whole, before: Vec::new(), cut: Vec::new(), timing })
+    }
+
+    /// How many cuts the rest of the budget bears, each part of each run [`ROUNDS`] times and once
+    /// more to warm up. Without a whole to go by, as many as the inferences allow.
+    fn affordable_cuts(&self, whole: Option<Nanos>) -> usize {
+        let runs = self.job.max_inferences.saturating_sub(self.inferences);
+        let by_runs = runs / (2 * (ROUNDS + 1));
+        let by_time = whole.map_or(u64::MAX, |whole| {
+            let left = stats::nanos(self.job.max_time.saturating_sub(self.spent));
+            left.0 / (whole.0.saturating_mul(u64::from(ROUNDS + 1))).max(1)
+        });
+        usize::try_from(u64::from(by_runs).min(by_time)).unwrap_or(usize::MAX)
+    }
+
+    /// The two parts of a cut weigh about as much as the network.
+    fn cuts_at_a_time(&self, model: &Model) -> usize {
+        let weights: Bytes =
+            model.grouping.dag.groups().iter().map(|group| group.parameter_bytes).sum();
+        usize::try_from(self.job.memory.0 / weights.0.max(1)).unwrap_or(usize::MAX).clamp(1, 1024)
+    }
+
+    /// Loads the parts of some cuts, warms them up, and runs them in rounds.
+    fn batch(
+        &mut self,
+        model: &Model,
+        engine: &dyn Engine,
+        feeds: &BTreeMap<String, Tensor>,
+        cuts: &[Cut],
+    ) -> Result<Vec<Measured>, ProfileError> {
+        let mut loaded = Vec::new();
+        for cut in cuts {
+            loaded.extend(self.load_cut(model, engine, feeds, cut)?);
+        }
+        let mut order: Vec<usize> = (0..loaded.len()).collect();
+        let mut shuffle = inputs::Random::new(self.job.seed);
+        for _ in 0..ROUNDS {
+            let expected = loaded.iter().map(|part| part.first).sum();
+            if !self.may_spend(u32::try_from(loaded.len()).unwrap_or(u32::MAX), expected)
+                && loaded.iter().all(|part| !part.times.is_empty())
+            {
+                break;
+            }
+            shuffle.shuffle(&mut order);
+            for &index in &order {
+                let part = &mut loaded[index];
+                let time = self.time(&mut part.part)?.0;
+                part.times.push(time);
+            }
+        }
+        let finished = loaded.into_iter().filter_map(|mut loaded| {
+            let timing = stats::timing(&mut loaded.times)?;
+            Some(Measured { part: loaded.kind, before: loaded.before, cut: loaded.cut, timing })
+        });
+        Ok(finished.collect())
+    }
+
+    /// The parts of a cut that the engine can run, each run once: the first part's answer is what
+    /// the second is fed with.
+    fn load_cut(
+        &mut self,
+        model: &Model,
+        engine: &dyn Engine,
+        feeds: &BTreeMap<String, Tensor>,
+        cut: &Cut,
+    ) -> Result<Vec<Loaded>, ProfileError> {
+        let dag = &model.grouping.dag;
+        let names: Vec<String> =
+            cut.flows.iter().map(|&flow| dag.flow(flow).name.clone()).collect();
+        let mut known = feeds.clone();
+        let mut loaded = Vec::new();
+        let [first, second] = parts::split(model, cut, &names)?;
+        for (kind, sub_model) in [(Part::Prefix, first), (Part::Suffix, second)] {
+            let mut part = match parts::load(model, engine, self.job, &sub_model, &known) {
+                Ok(part) => part,
+                Err(ProfileError::Engine(EngineError::Unsupported { .. })) => continue,
+                Err(error) => return Err(error),
+            };
+            let (time, answer) = self.time(&mut part)?;
+            known.extend(part.outputs.iter().cloned().zip(answer));
+            let first = Duration::from_nanos(time.0);
+            let (before, cut) = (cut.before.clone(), names.clone());
+            loaded.push(Loaded { kind, before, cut, part, first, times: Vec::new() });
+        }
+        Ok(loaded)
+    }
+}
+
+/// A part that is ready to be timed.
+struct Loaded {
+    kind: Part,
+    before: Vec<bool>,
+    cut: Vec<String>,
+    part: Ready,
+    /// Time of the run that warmed it up.
+    first: Duration,
+    times: Vec<Nanos>,
+}
+
+/// A profile of what was measured, without its key and what stands beside the times.
+fn fitted(
+    model: &Model,
+    mut measured: Vec<Measured>,
+    slowdown_permille: u64,
+) -> Result<Profile, ProfileError> {
+    for part in &mut measured {
+        let timing = &mut part.timing;
+        for time in [&mut timing.median_ns, &mut timing.p10_ns, &mut timing.p90_ns] {
+            *time = machine::slowed(*time, slowdown_permille);
+        }
+    }
+    let measurements: Vec<Measurement> = measured
+        .iter()
+        .map(|part| Measurement {
+            part: part.part,
+            before: part.before.clone(),
+            time: part.timing.median_ns,
+        })
+        .collect();
+    let dag = &model.grouping.dag;
+    let fit = fit(dag, &measurements)?;
+    let groups = dag.groups().iter().zip(&fit.groups).filter_map(|(group, time)| {
+        Some(GroupTime { name: group.name.clone(), time_ns: (*time)? })
+    });
+    let segments = measured.into_iter().zip(&fit.fitted).map(|(part, &fitted_ns)| Segment {
+        part: part.part,
+        cut: part.cut,
+        timing: part.timing,
+        fitted_ns,
+    });
+    let file = model.path.file_name().unwrap_or_default();
+    Ok(Profile {
+        version: 1,
+        key: machine::empty_key(),
+        model: file.to_string_lossy().into_owned(),
+        slowdown_permille,
+        call_ns: fit.call,
+        groups: groups.collect(),
+        unsupported: Vec::new(),
+        segments: segments.collect(),
+        residual_permille: fit.residual_permille,
+        prepare: BTreeMap::new(),
+        engine_bytes: Bytes::ZERO,
+    })
+}

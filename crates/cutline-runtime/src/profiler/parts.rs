@@ -1,0 +1,120 @@
+//! Parts of the network, loaded and fed.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use bytes::{Bytes, BytesMut};
+use cutline_core::{
+    cut::{Cut, stages_of_cut},
+    split::{Piece, StageLabel, SubModel, split as split_model},
+};
+
+use super::{
+    ProfileError, ProfileJob,
+    inputs::{Random, made_up},
+};
+use crate::{
+    engine::{Engine, LoadOptions, ModelSource, Session},
+    files,
+    model::Model,
+    tensor::Tensor,
+};
+
+/// A part of the network with all that one run needs.
+pub(super) struct Ready {
+    pub(super) session: Box<dyn Session>,
+    pub(super) feeds: Vec<(String, Tensor)>,
+    pub(super) outputs: Vec<String>,
+}
+
+/// The whole network.
+pub(super) fn load_whole(
+    model: &Model,
+    engine: &dyn Engine,
+    threads: usize,
+    feeds: &BTreeMap<String, Tensor>,
+) -> Result<Ready, ProfileError> {
+    let session = engine.load(&ModelSource::File(model.path.clone()), LoadOptions { threads })?;
+    let outputs = model.graph.outputs().iter().map(|&id| model.graph.value(id).name.clone());
+    let feeds = feeds.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+    Ok(Ready { session, feeds, outputs: outputs.collect() })
+}
+
+/// The two sub-models of a cut.
+pub(super) fn split(
+    model: &Model,
+    cut: &Cut,
+    names: &[String],
+) -> Result<[SubModel; 2], ProfileError> {
+    let stages = stages_of_cut(&model.graph, &model.grouping, cut);
+    let labels = [StageLabel::new("first"), StageLabel::new("second")];
+    let sub_models = split_model(&model.proto, &model.graph, &stages, &labels)
+        .map_err(|source| ProfileError::Split { cut: names.join(", "), source })?;
+    Ok(sub_models.try_into().expect("as many sub-models as labels"))
+}
+
+/// Loads a sub-model and feeds it from the known values; with random ones where the part that makes
+/// them cannot run.
+pub(super) fn load(
+    model: &Model,
+    engine: &dyn Engine,
+    job: &ProfileJob,
+    part: &SubModel,
+    known: &BTreeMap<String, Tensor>,
+) -> Result<Ready, ProfileError> {
+    let mut random = Random::new(job.seed);
+    let name = |&id| model.graph.value(id).name.clone();
+    let mut feeds = Vec::new();
+    for &id in &part.inputs {
+        let value = model.graph.value(id);
+        let tensor = match known.get(&value.name) {
+            Some(tensor) => tensor.clone(),
+            None => made_up(value, &mut random)?,
+        };
+        feeds.push((value.name.clone(), tensor));
+    }
+    let outputs = part.outputs.iter().map(name).collect();
+    let session = load_session(model, engine, job.threads, part)?;
+    Ok(Ready { session, feeds, outputs })
+}
+
+/// Loads from memory where all weights are in the file; from a temporary folder where they are not,
+/// because only a file can refer to others.
+fn load_session(
+    model: &Model,
+    engine: &dyn Engine,
+    threads: usize,
+    part: &SubModel,
+) -> Result<Box<dyn Session>, ProfileError> {
+    let options = LoadOptions { threads };
+    let sub_files = part.files();
+    if sub_files.data.is_none()
+        && let Some(bytes) = joined(&sub_files.model)
+    {
+        return Ok(engine.load(&ModelSource::Memory(bytes), options)?);
+    }
+    let folder = tempfile::tempdir().map_err(ProfileError::Write)?;
+    let write = |path: &Path, pieces: &[Piece]| {
+        files::write_atomic(path, pieces, model.folder())
+            .map_err(|error| ProfileError::Write(io::Error::other(error)))
+    };
+    let path = folder.path().join(files::MODEL_FILE);
+    write(&path, &sub_files.model)?;
+    if let Some(pieces) = &sub_files.data {
+        write(&folder.path().join(cutline_core::split::DATA_FILE), pieces)?;
+    }
+    let session = engine.load(&ModelSource::File(path), options)?;
+    fs::remove_dir_all(folder.path()).map_err(ProfileError::Write)?;
+    Ok(session)
+}
+
+/// The pieces in one buffer; `None` if one of them is in another file.
+fn joined(pieces: &[Piece]) -> Option<Bytes> {
+    let mut all = BytesMut::new();
+    for piece in pieces {
+        match piece {
+            Piece::Inline(bytes) => all.extend_from_slice(bytes),
+            Piece::External { .. } => return None,
+        }
+    }
+    Some(all.freeze())
+}
