@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use cutline_core::tensor::{DType, Shape, byte_size};
+use half::{bf16, f16};
 use thiserror::Error;
 
 /// Dense little-endian data with its type. Cloning shares the data.
@@ -78,5 +79,31 @@ impl Tensor {
             Ok(floats) => std::borrow::Cow::Borrowed(floats),
             Err(_) => std::borrow::Cow::Owned(bytemuck::pod_collect_to_vec(&self.data)),
         })
+    }
+
+    /// Every element as a float, for printing and comparing; integers beyond 2^53 are rounded.
+    pub fn to_f64(&self) -> Vec<f64> {
+        let size = self.dtype.size().unwrap_or(1) as usize;
+        self.data.chunks_exact(size).map(|bytes| number(self.dtype, bytes)).collect()
+    }
+}
+
+/// A little-endian element as a float; integers beyond 2^53 are rounded.
+pub(crate) fn number(dtype: DType, element: &[u8]) -> f64 {
+    let mut word = [0u8; 8];
+    word[..element.len()].copy_from_slice(element);
+    let unsigned = u64::from_le_bytes(word);
+    match dtype {
+        DType::F32 => f64::from(f32::from_bits(unsigned as u32)),
+        DType::F16 => f16::from_bits(unsigned as u16).to_f64(),
+        DType::BF16 => bf16::from_bits(unsigned as u16).to_f64(),
+        DType::F64 => f64::from_bits(unsigned),
+        DType::I8 => f64::from(unsigned as u8 as i8),
+        DType::I16 => f64::from(unsigned as u16 as i16),
+        DType::I32 => f64::from(unsigned as u32 as i32),
+        DType::I64 => unsigned as i64 as f64,
+        DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool | DType::String => {
+            unsigned as f64
+        }
     }
 }

@@ -16,7 +16,6 @@ use cutline_core::{
     graph::Graph,
     tensor::{DType, Shape},
 };
-use half::{bf16, f16};
 use thiserror::Error;
 
 pub use npy::{NpyError, parse_npy, read_npy};
@@ -24,7 +23,7 @@ pub use random::random_inputs;
 
 use crate::{
     engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
-    tensor::Tensor,
+    tensor::{Tensor, number},
 };
 
 /// How far an output of the parts is from the same output of the whole.
@@ -233,26 +232,6 @@ fn distance(x: f64, y: f64) -> f64 {
     }
     let distance = (x - y).abs();
     if distance.is_nan() { f64::INFINITY } else { distance }
-}
-
-/// The element as a float; integers beyond 2^53 are rounded.
-fn number(dtype: DType, bytes: &[u8]) -> f64 {
-    let mut word = [0u8; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    let unsigned = u64::from_le_bytes(word);
-    match dtype {
-        DType::F32 => f64::from(f32::from_bits(unsigned as u32)),
-        DType::F16 => f16::from_bits(unsigned as u16).to_f64(),
-        DType::BF16 => bf16::from_bits(unsigned as u16).to_f64(),
-        DType::F64 => f64::from_bits(unsigned),
-        DType::I8 => f64::from(unsigned as u8 as i8),
-        DType::I16 => f64::from(unsigned as u16 as i16),
-        DType::I32 => f64::from(unsigned as u32 as i32),
-        DType::I64 => unsigned as i64 as f64,
-        DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool | DType::String => {
-            unsigned as f64
-        }
-    }
 }
 
 fn network_outputs(graph: &Graph) -> Vec<String> {

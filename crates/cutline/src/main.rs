@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `cutline` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cutline::main()
+}

@@ -1,0 +1,11 @@
+//! The commands, one module each: its arguments, and `run`.
+
+pub(crate) mod agent;
+pub(crate) mod doctor;
+pub(crate) mod engine;
+pub(crate) mod inspect;
+pub(crate) mod link;
+pub(crate) mod plan;
+pub(crate) mod split;
+pub(crate) mod verify;
+pub(crate) mod zoo;

@@ -1,0 +1,123 @@
+//! `cutline agent`: be a device.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+use cutline_core::units::Bytes;
+use cutline_runtime::{
+    agent::{Agent, AgentConfig},
+    engine::{self, SharedEngine},
+    pace::Slowdown,
+};
+
+use crate::{
+    fleet::Announcement,
+    output::Output,
+    process::{self, Stop},
+};
+
+/// Be a device: serve stages over the Open Inference Protocol, and take new ones.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  cutline agent --listen 127.0.0.1:9001 --threads 1 --slowdown 8 --memory 1GiB\n\nOff the loopback address there is no encryption yet: such an address is refused unless `--insecure` is given."
+)]
+pub(crate) struct Args {
+    /// Where to listen; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: String,
+    /// Engine for stages that name none [default: rten].
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// Threads of one engine call [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Run only on these cores, e.g. 0,2-3.
+    #[arg(long, value_name = "LIST")]
+    cores: Option<String>,
+    /// Be K times slower than this machine, to stand in for a smaller one.
+    #[arg(long, value_name = "K", default_value = "1")]
+    slowdown: Slowdown,
+    /// Refuse stages that need more memory than this.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Bytes>,
+    /// Where to keep deployed files [default: the user's cache folder].
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Listen off the loopback address without encryption or authentication.
+    #[arg(long)]
+    insecure: bool,
+    /// End when standard input closes, so as not to outlive the program that started it.
+    #[arg(long)]
+    exit_with_stdin: bool,
+}
+
+pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
+    let store = args.store.unwrap_or_else(AgentConfig::default_store);
+    let engines = engines(args.engine.as_deref())?;
+    let mut config = AgentConfig::new(args.listen, store, engines);
+    config.insecure = args.insecure;
+    config.threads = args.threads.unwrap_or_else(process::cores);
+    config.cores = args.cores.as_deref().map(parse_cores).transpose()?.unwrap_or_default();
+    config.slowdown = args.slowdown;
+    config.register = Some(std::env::temp_dir().join("cutline-agents"));
+    config.memory = args.memory;
+    config.whole_process = args.memory.is_some();
+    let stop = if args.exit_with_stdin { Stop::SignalOrStdin } else { Stop::Signal };
+
+    process::runtime()?.block_on(async {
+        let agent = Agent::bind(config)?;
+        let announcement = Announcement { listening: agent.local_addr() };
+        if output.is_json() {
+            output.line(&announcement)?;
+        } else {
+            output.note(format!("agent on {}; Ctrl-C ends it", announcement.listening));
+        }
+        agent.serve(process::stopped(stop)).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The engines of this machine, the chosen one first.
+fn engines(chosen: Option<&str>) -> anyhow::Result<Vec<SharedEngine>> {
+    let mut engines = Vec::new();
+    if let Some(name) = chosen {
+        engines.push(engine::open(name)?);
+    }
+    let others = engine::available().into_iter().filter(|status| status.available);
+    for status in others.filter(|status| Some(status.name) != chosen) {
+        engines.push(engine::open(status.name)?);
+    }
+    Ok(engines)
+}
+
+/// `0,2-3` as processors 0, 2 and 3.
+fn parse_cores(text: &str) -> anyhow::Result<Vec<usize>> {
+    let number = |word: &str| {
+        let number = word.trim().parse::<usize>().ok().filter(|&core| core < 4096);
+        number.with_context(|| format!("`{text}` is not a list of processors such as `0,2-3`"))
+    };
+    let mut cores = Vec::new();
+    for word in text.split(',') {
+        match word.split_once('-') {
+            None => cores.push(number(word)?),
+            Some((first, last)) => cores.extend(number(first)?..=number(last)?),
+        }
+    }
+    if cores.is_empty() {
+        bail!("`{text}` names no processor");
+    }
+    Ok(cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_listed_by_number_and_range() {
+        assert_eq!(parse_cores("0,2-3").unwrap(), [0, 2, 3]);
+        for bad in ["", "x", "1-", "3-1", "0,,1", "99999"] {
+            assert!(parse_cores(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! `cutline split`: the parts of a network as deployable packages.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use cutline_core::{
+    cut,
+    graph::ValueId,
+    package,
+    split::{self, StageLabel, SubModel},
+    units::Bytes,
+};
+use cutline_runtime::{files, model::Model};
+use serde::Serialize;
+
+use crate::{
+    inputs::{ModelArgs, file_name},
+    output::{Output, table},
+    planning, staging,
+};
+
+/// Write the parts of a network as ONNX files in a Triton model repository.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --plan plan.json -o parts"
+)]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["plan", "at"])))]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Split as this plan says (its best plan).
+    #[arg(long, value_name = "plan.json")]
+    plan: Option<PathBuf>,
+    /// Cut at these values; once per cut, commas join the values of one cut.
+    #[arg(long, value_name = "VALUE[,VALUE]...", value_delimiter = None)]
+    at: Vec<String>,
+    /// With --plan: the best plan that uses both devices, even where not splitting is better.
+    #[arg(long, requires = "plan")]
+    best_split: bool,
+    /// Folder to write; it must not exist, or be one that this command wrote.
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Report {
+    folder: PathBuf,
+    parts: Vec<PartRow>,
+}
+
+#[derive(Serialize)]
+struct PartRow {
+    name: String,
+    layers: usize,
+    bytes: u64,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+}
+
+/// `plan.json` of a split at named values: what was cut, not what it costs.
+#[derive(Serialize)]
+struct ManualSplit<'a> {
+    version: u32,
+    model: ModelName<'a>,
+    cuts: &'a [Vec<String>],
+    parts: &'a [PartRow],
+}
+
+#[derive(Serialize)]
+struct ModelName<'a> {
+    name: String,
+    sha256: &'a str,
+}
+
+pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
+    let model = args.model.open()?;
+    let (stage_of, labels, plan) = match &args.plan {
+        Some(path) => planned(&model, path, args.best_split)?,
+        None => manual(&model, &args.at)?,
+    };
+    let parts = split::split(&model.proto, &model.graph, &stage_of, &labels)?;
+    let rows = part_rows(&model, &parts);
+    let plan = match plan {
+        Some(plan) => plan,
+        None => manual_plan(&model, &args.at, &rows)?,
+    };
+    let packages = package::packages(&model.graph, &parts)?;
+    files::write_package(&args.output, &plan, &packages, model.folder())?;
+    model.check_unchanged()?;
+
+    let report = Report { folder: args.output, parts: rows };
+    output.print(&report, |out| {
+        let rows = report.parts.iter().map(|part| {
+            [
+                part.name.clone(),
+                part.layers.to_string(),
+                Bytes(part.bytes).to_string(),
+                part.inputs.join(", "),
+                part.outputs.join(", "),
+            ]
+        });
+        writeln!(out, "{}", table(["part", "layers", "size", "reads", "makes"], rows))?;
+        writeln!(out, "\nwrote {}; check it with `cutline verify`", report.folder.display())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stage of each layer, names of the stages, and the plan's bytes.
+type Placement = (Vec<Option<u32>>, Vec<StageLabel>, Option<Vec<u8>>);
+
+fn planned(model: &Model, path: &Path, best_split: bool) -> anyhow::Result<Placement> {
+    let plan = planning::read_plan(path, model)?;
+    let choice = planning::choice(&plan, best_split)?;
+    let stage_of = staging::stages_of_layers(model, &plan, choice)?;
+    let labels = staging::labels(&plan, choice);
+    Ok((stage_of, labels, Some(serde_json::to_vec_pretty(&plan)?)))
+}
+
+fn manual(model: &Model, at: &[String]) -> anyhow::Result<Placement> {
+    let cuts = cuts_of(at);
+    let stage_of = cut::stages_at(&model.graph, &cuts)?;
+    let labels = (0..=cuts.len()).map(|_| StageLabel::new("part")).collect();
+    Ok((stage_of, labels, None))
+}
+
+fn manual_plan(model: &Model, at: &[String], parts: &[PartRow]) -> anyhow::Result<Vec<u8>> {
+    let name = file_name(&model.path);
+    let plan = ManualSplit {
+        version: 1,
+        model: ModelName { name, sha256: model.sha256()? },
+        cuts: &cuts_of(at),
+        parts,
+    };
+    Ok(serde_json::to_vec_pretty(&plan)?)
+}
+
+fn cuts_of(at: &[String]) -> Vec<Vec<String>> {
+    at.iter().map(|cut| cut.split(',').map(|value| value.trim().to_owned()).collect()).collect()
+}
+
+fn part_rows(model: &Model, parts: &[SubModel]) -> Vec<PartRow> {
+    let names =
+        |ids: &[ValueId]| ids.iter().map(|&id| model.graph.value(id).name.clone()).collect();
+    parts
+        .iter()
+        .enumerate()
+        .map(|(index, part)| PartRow {
+            name: package::package_name(index, &part.name),
+            layers: part.layers.len(),
+            bytes: part.files().bytes(),
+            inputs: names(&part.inputs),
+            outputs: names(&part.outputs),
+        })
+        .collect()
+}

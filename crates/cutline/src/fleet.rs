@@ -1,0 +1,101 @@
+//! Agents as child processes of this one: the demo's and the benchmark's devices.
+//!
+//! A child announces its address in its first line of output and ends when its standard input
+//! closes, so that none survives its parent, however that one dies.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+/// First line of an agent's standard output.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Where it listens.
+    pub listening: SocketAddr,
+}
+
+/// How to start one agent.
+#[derive(Clone, Debug, Default)]
+pub struct AgentOptions {
+    /// `--slowdown`.
+    pub slowdown: Option<f64>,
+    /// `--threads`.
+    pub threads: Option<usize>,
+    /// `--memory`, as the command line spells it.
+    pub memory: Option<String>,
+    /// `--store`: where it keeps what is deployed to it.
+    pub store: PathBuf,
+}
+
+/// A running agent; dropping it ends the process.
+#[derive(Debug)]
+pub struct AgentProcess {
+    child: Child,
+    /// Held open: its end is the agent's sign to leave.
+    _stdin: ChildStdin,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl AgentProcess {
+    /// Starts `binary agent` on a free loopback port and waits until it listens.
+    pub fn start(binary: &Path, options: &AgentOptions) -> anyhow::Result<Self> {
+        let mut command = Command::new(binary);
+        command.args([
+            "agent",
+            "--listen",
+            "127.0.0.1:0",
+            "--exit-with-stdin",
+            "--quiet",
+            "--json",
+        ]);
+        command.arg("--store").arg(&options.store);
+        if let Some(slowdown) = options.slowdown {
+            command.arg("--slowdown").arg(slowdown.to_string());
+        }
+        if let Some(threads) = options.threads {
+            command.arg("--threads").arg(threads.to_string());
+        }
+        if let Some(memory) = &options.memory {
+            command.arg("--memory").arg(memory);
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start `{} agent`", binary.display()))?;
+        let stdin = child.stdin.take().context("the agent has no standard input")?;
+        let stdout = child.stdout.take().context("the agent has no standard output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).context("cannot read the agent's output")?;
+        let Ok(announcement) = serde_json::from_str::<Announcement>(&line) else {
+            let status = child.wait()?;
+            bail!("the agent did not start ({status}); its own words are above");
+        };
+        Ok(Self { child, _stdin: stdin, address: announcement.listening })
+    }
+
+    /// Process id, e.g. to watch its memory.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills the process at once, as a power cut would.
+    pub fn kill(&mut self) -> std::io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        // Already gone is as good as killed.
+        let _ = self.kill();
+    }
+}

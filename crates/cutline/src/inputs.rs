@@ -1,0 +1,210 @@
+//! Arguments that several commands share: which model, which inputs.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use cutline_core::{
+    graph::Graph,
+    onnx::ImportOptions,
+    picture::{InputEncoding, PictureSpec, Recipe},
+    tensor::Shape,
+};
+use cutline_runtime::{
+    model::Model,
+    picture,
+    tensor::Tensor,
+    verify::{random_inputs, read_npy},
+};
+
+use crate::output::Output;
+
+/// A model file and how to bind its symbolic dimensions.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// The trained network, an ONNX file.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) shapes: ShapeArgs,
+}
+
+/// Bindings of symbolic dimensions.
+#[derive(Debug, Args)]
+pub(crate) struct ShapeArgs {
+    /// Shape of an input, where the file leaves it open (repeatable; a batch is 1 by default).
+    #[arg(long = "input-shape", value_name = "NAME=1x3x224x224", value_parser = parse_input_shape)]
+    pub(crate) input_shapes: Vec<(String, Shape)>,
+}
+
+impl ModelArgs {
+    /// Maps, decodes and imports the model.
+    pub(crate) fn open(&self) -> anyhow::Result<Model> {
+        self.shapes.open(&self.model)
+    }
+}
+
+impl ShapeArgs {
+    /// Maps, decodes and imports the model at `path`.
+    pub(crate) fn open(&self, path: &Path) -> anyhow::Result<Model> {
+        let input_shapes: BTreeMap<_, _> = self.input_shapes.iter().cloned().collect();
+        Model::open(path, &ImportOptions { input_shapes })
+            .with_context(|| format!("cannot use model `{}`", path.display()))
+    }
+}
+
+fn parse_input_shape(text: &str) -> Result<(String, Shape), String> {
+    let expected = "expected NAME=1x3x224x224";
+    let (name, dims) = text.rsplit_once('=').ok_or(expected)?;
+    let dims: Result<Vec<u64>, _> = dims.split('x').map(str::parse).collect();
+    match dims {
+        Ok(dims) if !name.is_empty() && dims.iter().all(|&dim| dim > 0) => {
+            Ok((name.to_owned(), Shape(dims)))
+        }
+        _ => Err(expected.to_owned()),
+    }
+}
+
+/// How a picture becomes the network's input.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PictureArgs {
+    /// imagenet, imagenet-bgr, unit (0..1), symmetric (-1..1), or a TOML file
+    /// [default: imagenet for colour, unit for gray].
+    #[arg(long, value_name = "PRESET|FILE.toml")]
+    pub(crate) preprocess: Option<String>,
+}
+
+impl PictureArgs {
+    /// The specification for a network whose only input is a picture.
+    pub(crate) fn spec(&self, graph: &Graph) -> anyhow::Result<PictureSpec> {
+        let [input] = graph.inputs() else {
+            bail!(
+                "a picture can be the input of a network of one input; this one has {}",
+                graph.inputs().len()
+            );
+        };
+        let value = graph.value(*input);
+        let (Some(dtype), Some(shape)) = (value.dtype, value.shape.as_ref()) else {
+            bail!("the shape of input `{}` is unknown; give it with --input-shape", value.name);
+        };
+        let recipe = match &self.preprocess {
+            Some(file) if file.ends_with(".toml") => {
+                let text =
+                    fs::read_to_string(file).with_context(|| format!("cannot read `{file}`"))?;
+                toml::from_str(&text).with_context(|| format!("cannot use `{file}`"))?
+            }
+            Some(name) => Recipe::preset(name)?,
+            None if shape.0.contains(&3) => Recipe::preset("imagenet")?,
+            None => Recipe::preset("unit")?,
+        };
+        Ok(recipe.for_input(dtype, shape)?)
+    }
+}
+
+/// What a network is run on.
+#[derive(Debug, Args)]
+pub(crate) struct InputArgs {
+    /// A picture (.jpg, .png) or tensor (.npy), once per input of the network
+    /// [default: seeded random numbers].
+    #[arg(long = "input", value_name = "[NAME=]FILE")]
+    pub(crate) files: Vec<String>,
+    #[command(flatten)]
+    pub(crate) picture: PictureArgs,
+    /// Seed of the random input.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+impl InputArgs {
+    /// One tensor per input of the network, by name.
+    pub(crate) fn tensors(
+        &self,
+        graph: &Graph,
+        output: &Output,
+    ) -> anyhow::Result<BTreeMap<String, Tensor>> {
+        if self.files.is_empty() {
+            output.note(format!("no --input: using random numbers of seed {}", self.seed));
+            return Ok(random_inputs(graph, self.seed)?);
+        }
+        let mut names = graph.inputs().iter().map(|&id| graph.value(id).name.as_str());
+        let mut tensors = BTreeMap::new();
+        for text in &self.files {
+            let (name, file) = match text.split_once('=') {
+                Some((name, file)) if graph.find_value(name).is_some() => (name, file),
+                _ => (
+                    names.next().context("there are more files than inputs of the network")?,
+                    text.as_str(),
+                ),
+            };
+            tensors.insert(name.to_owned(), load_tensor(Path::new(file), &self.picture, graph)?);
+        }
+        Ok(tensors)
+    }
+}
+
+/// A tensor from a `.npy` file, or a picture turned into one.
+pub(crate) fn load_tensor(
+    path: &Path,
+    picture: &PictureArgs,
+    graph: &Graph,
+) -> anyhow::Result<Tensor> {
+    let context = || format!("cannot use input `{}`", path.display());
+    if path.extension().is_some_and(|extension| extension == "npy") {
+        return read_npy(path).with_context(context);
+    }
+    let spec = picture.spec(graph)?;
+    let file = fs::read(path).with_context(context)?;
+    let payload = picture::prepare(&file, &spec, InputEncoding::Fp32).with_context(context)?;
+    picture::finish(&payload, &spec).with_context(context)
+}
+
+/// The file's own name, for people.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Expands folders to the pictures and tensors in them, in order of their names.
+pub(crate) fn expand_paths(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "npy"];
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let entries =
+            path.read_dir().with_context(|| format!("cannot list `{}`", path.display()))?;
+        let mut found: Vec<PathBuf> = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| {
+                let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+                EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str())
+            })
+            .collect();
+        found.sort();
+        if found.is_empty() {
+            bail!("no picture (.jpg, .png) or tensor (.npy) in `{}`", path.display());
+        }
+        files.append(&mut found);
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_shape_names_its_input() {
+        let parsed = parse_input_shape("data=1x3x4").unwrap();
+        assert_eq!(parsed, ("data".to_owned(), Shape(vec![1, 3, 4])));
+        for bad in ["data", "=1x3", "data=", "data=1x", "data=1x0", "data=-1"] {
+            assert!(parse_input_shape(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The command line of Cutline: commands, tables and progress over the core and the runtime.
+//!
+//! Data goes to stdout, everything else to stderr; `--json` turns the data into one JSON document.
+//! Each command is a module with its arguments and a `run` function.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod commands;
+pub mod fleet;
+mod inputs;
+mod output;
+mod planning;
+mod process;
+mod staging;
+
+use output::Output;
+
+/// Find, prove and run the best distribution of a CNN over edge devices and the cloud.
+#[derive(Debug, Parser)]
+#[command(name = "cutline", version, propagate_version = true)]
+struct Cli {
+    /// Print one JSON document to stdout in place of text.
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Show no progress.
+    #[arg(long, global = true)]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Inspect(commands::inspect::Args),
+    Plan(commands::plan::Args),
+    Split(commands::split::Args),
+    Verify(commands::verify::Args),
+    Agent(commands::agent::Args),
+    Link(commands::link::Args),
+    Zoo(commands::zoo::Args),
+    Engine(commands::engine::Args),
+    Doctor(commands::doctor::Args),
+}
+
+/// Runs the command line; prints the chain of causes of an error to stderr.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json, cli.quiet);
+    match dispatch(cli.command, &output) {
+        Ok(code) => code,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Inspect(args) => commands::inspect::run(args, output),
+        Command::Plan(args) => commands::plan::run(args, output),
+        Command::Split(args) => commands::split::run(args, output),
+        Command::Verify(args) => commands::verify::run(args, output),
+        Command::Agent(args) => commands::agent::run(args, output),
+        Command::Link(args) => commands::link::run(args, output),
+        Command::Zoo(args) => commands::zoo::run(args, output),
+        Command::Engine(args) => commands::engine::run(args, output),
+        Command::Doctor(args) => commands::doctor::run(args, output),
+    }
+}

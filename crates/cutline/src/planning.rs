@@ -1,0 +1,158 @@
+//! From files to a planning problem: platform, profiles, link tables, costs.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, bail};
+use cutline_core::{
+    cost::Costs,
+    dag::Dag,
+    plan::{Figures, Plan, PlannedChoice},
+    planner::Proof,
+    platform::Platform,
+    profile::{LinkTable, Profile},
+    units::{Bytes, Nanos},
+};
+use cutline_runtime::model::Model;
+use serde::de::DeserializeOwned;
+
+use crate::output::table;
+
+/// A platform file and the folder that its paths are relative to.
+pub(crate) fn read_platform(path: &Path) -> anyhow::Result<Platform> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read platform `{}`", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in platform `{}`", path.display()))
+}
+
+/// The cost table of a model on a platform, from the profiles and link tables that it names.
+pub(crate) fn costs_of(model: &Model, platform: &Platform, folder: &Path) -> anyhow::Result<Costs> {
+    let mut profiles: Vec<Vec<Profile>> = Vec::new();
+    for device in platform.devices() {
+        if let Some(preset) = &device.preset {
+            bail!(
+                "device `{}`: preset `{preset}` cannot stand in for a profile yet; measure one with `cutline profile`",
+                device.name
+            );
+        }
+        profiles.push(
+            device
+                .profiles
+                .iter()
+                .map(|file| read_json(&folder.join(file)))
+                .collect::<Result<_, _>>()?,
+        );
+    }
+    let tables: Vec<Option<LinkTable>> = platform
+        .links()
+        .iter()
+        .map(|link| link.table.as_ref().map(|file| read_json(&folder.join(file))).transpose())
+        .collect::<Result<_, _>>()?;
+    Ok(Costs::from_profiles(&model.grouping.dag, model.sha256()?, platform, &profiles, &tables)?)
+}
+
+/// A plan file, checked against its model.
+pub(crate) fn read_plan(path: &Path, model: &Model) -> anyhow::Result<Plan> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read plan `{}`", path.display()))?;
+    Plan::open(&text, &model.grouping.dag, model.sha256()?)
+        .with_context(|| format!("cannot use plan `{}`", path.display()))
+}
+
+/// The choice of a plan that a command works on.
+pub(crate) fn choice(plan: &Plan, best_split: bool) -> anyhow::Result<&PlannedChoice> {
+    let (choice, what) = match best_split {
+        true => (&plan.best_split, "split"),
+        false => (&plan.best, "plan"),
+    };
+    choice
+        .as_ref()
+        .with_context(|| format!("the file holds no {what} that can be run: {}", plan.reason))
+}
+
+/// Reads a JSON file of ours.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("cannot use `{}`", path.display()))
+}
+
+/// The alternatives, the best plan and the best split as a table for people.
+pub(crate) fn write_plan(
+    plan: &Plan,
+    dag: &Dag,
+    out: &mut dyn std::io::Write,
+) -> std::io::Result<()> {
+    let mut rows: Vec<[String; 7]> = Vec::new();
+    for baseline in &plan.baselines {
+        let mark = if baseline.lossy { " (lossy)" } else { "" };
+        let name = format!("{}{mark}", baseline.name);
+        match (&baseline.choice, &baseline.infeasible) {
+            (Some(choice), _) => rows.push(row(name, choice.predicted.as_ref(), choice)),
+            (None, reason) => {
+                writeln!(
+                    out,
+                    "{name}: not possible: {}",
+                    reason.as_deref().unwrap_or("no reason given")
+                )?;
+            }
+        }
+    }
+    for (name, choice) in [("best plan", &plan.best), ("best split", &plan.best_split)] {
+        if let Some(choice) = choice {
+            rows.push(row(name.to_owned(), choice.predicted.as_ref(), choice));
+        }
+    }
+    let header = ["plan", "latency", "edge", "upload", "cloud", "rest", "input"];
+    writeln!(out, "{}", table(header, rows))?;
+    for (name, choice) in [("best plan", &plan.best), ("best split", &plan.best_split)] {
+        let Some(choice) = choice else { continue };
+        writeln!(out, "\n{name}: {}", describe(choice, dag))?;
+    }
+    writeln!(out, "\n{}", plan.reason)
+}
+
+fn row(name: String, figures: Option<&Figures>, choice: &PlannedChoice) -> [String; 7] {
+    let time =
+        |pick: fn(&Figures) -> Nanos| figures.map_or("?".to_owned(), |f| pick(f).to_string());
+    [
+        name,
+        time(|f| f.latency_ns),
+        time(|f| f.edge_compute_ns),
+        time(|f| f.upload_ns),
+        time(|f| f.cloud_compute_ns),
+        time(|f| f.rest_ns),
+        choice.input_encoding.clone(),
+    ]
+}
+
+/// A choice in one sentence: who computes what, what crosses, how sure it is.
+pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
+    let layers: usize = dag.groups().iter().map(|group| group.layers.len()).sum();
+    let stages: Vec<String> = choice
+        .stages
+        .iter()
+        .map(|stage| {
+            let engine = if stage.engine.is_empty() { "its own engine" } else { &stage.engine };
+            format!("{} of {layers} layers on `{}` with {engine}", stage.layers.len(), stage.device)
+        })
+        .collect();
+    let crossing: Vec<String> = choice
+        .cut
+        .iter()
+        .map(|value| match value.bytes {
+            Some(bytes) => format!("`{}` ({bytes})", value.name),
+            None => format!("`{}`", value.name),
+        })
+        .collect();
+    let crossing = if crossing.is_empty() { "nothing".to_owned() } else { crossing.join(", ") };
+    let proof = match choice.proof {
+        Some(Proof::Optimal) => "proven optimal by the table".to_owned(),
+        Some(Proof::WithinNs(bound)) => format!("at most {bound} from the optimum of the table"),
+        None => "not proven (edited by hand)".to_owned(),
+    };
+    format!("{}; {crossing} crosses; {proof}", stages.join(", "))
+}
+
+/// Total size of what crosses, as far as known.
+pub(crate) fn cut_bytes(choice: &PlannedChoice) -> Bytes {
+    choice.cut.iter().filter_map(|value| value.bytes).sum()
+}
