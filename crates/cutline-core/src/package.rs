@@ -114,3 +114,145 @@ fn triton(dtype: DType) -> String {
         other => format!("TYPE_{}", other.oip()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{graph::GraphBuilder, tensor::Shape};
+
+    /// A message of protobuf's text format: fields in order, each a scalar, a list or a message.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Text {
+        Scalar(String),
+        Bytes(Vec<u8>),
+        List(Vec<String>),
+        Message(Vec<(String, Text)>),
+    }
+
+    /// Reads strictly what a configuration needs of the format; `None` for anything else.
+    fn parse(mut rest: &str) -> Option<Vec<(String, Text)>> {
+        let fields = fields(&mut rest)?;
+        rest.trim_start().is_empty().then_some(fields)
+    }
+
+    fn fields(rest: &mut &str) -> Option<Vec<(String, Text)>> {
+        let mut found = Vec::new();
+        loop {
+            *rest = rest.trim_start();
+            if rest.is_empty() || rest.starts_with('}') {
+                return Some(found);
+            }
+            let name = word(rest)?;
+            if let Some(inner) = rest.trim_start().strip_prefix('{') {
+                *rest = inner;
+                found.push((name, Text::Message(fields(rest)?)));
+                *rest = rest.trim_start().strip_prefix('}')?;
+                continue;
+            }
+            *rest = rest.strip_prefix(':')?.trim_start();
+            found.push((name, value(rest)?));
+        }
+    }
+
+    fn value(rest: &mut &str) -> Option<Text> {
+        if let Some(inner) = rest.strip_prefix('"') {
+            *rest = inner;
+            return string(rest).map(Text::Bytes);
+        }
+        let Some(inner) = rest.strip_prefix('[') else { return word(rest).map(Text::Scalar) };
+        let (items, after) = inner.split_once(']')?;
+        *rest = after;
+        let items = items.split(',').map(|item| item.trim().to_owned());
+        Some(Text::List(items.filter(|item| !item.is_empty()).collect()))
+    }
+
+    fn word(rest: &mut &str) -> Option<String> {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        *rest = after;
+        (!word.is_empty()).then(|| word.to_owned())
+    }
+
+    fn string(rest: &mut &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut chars = rest.char_indices();
+        while let Some((at, c)) = chars.next() {
+            match c {
+                '"' => {
+                    *rest = &rest[at + 1..];
+                    return Some(bytes);
+                }
+                '\\' => match chars.next()?.1 {
+                    'n' => bytes.push(b'\n'),
+                    c @ ('"' | '\\') => bytes.push(c as u8),
+                    c @ '0'..='3' => {
+                        let octal =
+                            [c, chars.next()?.1, chars.next()?.1].iter().collect::<String>();
+                        bytes.push(u8::from_str_radix(&octal, 8).ok()?);
+                    }
+                    _ => return None,
+                },
+                ' '..='~' => bytes.push(c as u8),
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    fn message(fields: &[(&str, Text)]) -> Text {
+        let pairs = fields.iter().map(|(name, text)| (name.to_string(), text.clone()));
+        Text::Message(pairs.collect())
+    }
+
+    fn scalar(word: &str) -> Text {
+        Text::Scalar(word.to_owned())
+    }
+
+    fn bytes(text: &str) -> Text {
+        Text::Bytes(text.as_bytes().to_vec())
+    }
+
+    fn list(items: &[&str]) -> Text {
+        Text::List(items.iter().map(|item| item.to_string()).collect())
+    }
+
+    #[test]
+    fn a_configuration_declares_names_types_and_shapes() {
+        let mut builder = GraphBuilder::new("net");
+        let x = builder.input("x \"ä\"\\\n", Some(DType::F32), Some(Shape(vec![1, 3, 8, 8])));
+        let s = builder.input("s", Some(DType::I64), Some(Shape(vec![])));
+        let text = config_pbtxt("0-edge", &builder.build(), &[x], &[s]).unwrap();
+        let declared = |name: &str, dtype: &str, dims: Text| {
+            vec![("name", bytes(name)), ("data_type", scalar(dtype)), ("dims", dims)]
+        };
+        let input = declared("x \"ä\"\\\n", "TYPE_FP32", list(&["1", "3", "8", "8"]));
+        let mut output = declared("s", "TYPE_INT64", list(&["1"]));
+        output.push(("reshape", message(&[("shape", list(&[]))])));
+        let expected = message(&[
+            ("name", bytes("0-edge")),
+            ("backend", bytes("onnxruntime")),
+            ("max_batch_size", scalar("0")),
+            ("input", message(&input)),
+            ("output", message(&output)),
+        ]);
+        assert_eq!(parse(&text).map(Text::Message), Some(expected), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_declared() {
+        let mut builder = GraphBuilder::new("net");
+        let untyped = builder.input("u", None, Some(Shape(vec![1])));
+        let unshaped = builder.input("v", Some(DType::F32), None);
+        let graph = builder.build();
+        for (value, expected) in [(untyped, "`u`"), (unshaped, "`v`")] {
+            let error = config_pbtxt("0-edge", &graph, &[value], &[]).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("0-edge"), "{error}");
+        }
+    }
+
+    #[test]
+    fn folder_names_hold_nothing_that_a_path_could_mistake() {
+        assert_eq!(package_name(0, "pi-4.local"), "0-pi-4.local");
+        assert_eq!(package_name(12, "../a b/ü"), "12-.._a_b__");
+    }
+}

@@ -329,7 +329,9 @@ mod tests {
     #[test]
     fn differences_are_the_largest_of_all_elements() {
         let (nan, infinity) = (f32::NAN, f32::INFINITY);
-        let cases: [(&[f32], &[f32], f64, f64, bool); 6] = [
+        /// Whole, parts, largest difference, largest magnitude, whether bits are equal.
+        type Case<'a> = (&'a [f32], &'a [f32], f64, f64, bool);
+        let cases: [Case; 6] = [
             (&[1.0, -4.0], &[1.0, -4.0], 0.0, 4.0, true),
             (&[1.0, -4.0], &[1.5, -4.25], 0.5, 4.0, false),
             (&[0.0], &[-0.0], 0.0, 0.0, false),
