@@ -78,7 +78,8 @@ fn the_import_sees_the_same_networks() {
 #[test]
 fn every_size_is_built_or_refused() {
     for network in &NETWORKS {
-        let sizes = (0..=480).chain([1_000, LARGEST as u32, LARGEST as u32 + 1, u32::MAX]);
+        let far = [1_000, LARGEST as u32, LARGEST as u32 + 1, u32::MAX];
+        let sizes = (0..=80).chain((81..=480).step_by(13)).chain(far);
         let mut taken = 0;
         for size in sizes {
             let result = outline(network.name, Some(size));
