@@ -1,1 +1,276 @@
-//! Running a plan: deploy it, stream frames, trace every part.
+//! Running a plan: its stages deployed on agents, or all in this process; frames through them.
+//!
+//! A [`Deployment`] is the plan as the runtime carries it out: which stage goes where, and which
+//! files it needs. [`Runner`] puts it on agents and sends frames to the first of them;
+//! [`LocalRunner`] runs the same stages here, one after another, without any network. Both answer
+//! with the network's outputs and with what the frame's time went into.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use cutline_core::units::Nanos;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::task::JoinSet;
+
+use crate::{
+    client::{AgentClient, ClientError, ClientOptions},
+    engine::EngineError,
+    stage::{Content, Named, PICTURE_INPUT, StageError, trace::Trace},
+    tensor::Tensor,
+};
+
+mod deployment;
+mod local;
+
+pub use deployment::{Deployment, Part, PartModel, Placement, PlanParts};
+pub use local::LocalRunner;
+
+/// What enters a plan at its source.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    /// A JPEG or PNG file.
+    Picture(Bytes),
+    /// The network's inputs.
+    Tensors(Vec<(String, Tensor)>),
+}
+
+impl Frame {
+    fn into_values(self) -> Vec<Named> {
+        match self {
+            Frame::Picture(file) => vec![(PICTURE_INPUT.to_owned(), Content::Bytes(file))],
+            Frame::Tensors(tensors) => {
+                tensors.into_iter().map(|(name, t)| (name, Content::Tensor(t))).collect()
+            }
+        }
+    }
+}
+
+/// What came of a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Outputs of the network, in declared order.
+    pub outputs: Vec<(String, Tensor)>,
+    /// Where its time went, stage by stage.
+    pub trace: Trace,
+    /// The same under the names of a plan's prediction.
+    pub measured: Measured,
+}
+
+/// A frame's time in the parts that plans predict; they add up to the latency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// From the whole frame at the source to the whole answer there.
+    pub latency_ns: Nanos,
+    /// Stages on the source.
+    pub edge_compute_ns: Nanos,
+    /// Messages on their way to the next stage.
+    pub upload_ns: Nanos,
+    /// Stages on other devices.
+    pub cloud_compute_ns: Nanos,
+    /// Preparation, waiting, answers on their way back.
+    pub rest_ns: Nanos,
+}
+
+impl From<&Trace> for Measured {
+    fn from(trace: &Trace) -> Self {
+        let Some(source) = trace.stages.first() else { return Self::default() };
+        let compute = |on_source: bool| -> Nanos {
+            let there = trace.stages.iter().filter(|s| (s.device == source.device) == on_source);
+            there.map(|stage| stage.compute_ns).sum()
+        };
+        let (edge, cloud) = (compute(true), compute(false));
+        let upload = trace.hops.iter().map(|hop| hop.upload_ns).sum();
+        let latency = source.total_ns();
+        Self {
+            latency_ns: latency,
+            edge_compute_ns: edge,
+            upload_ns: upload,
+            cloud_compute_ns: cloud,
+            rest_ns: latency - edge - upload - cloud,
+        }
+    }
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// How to talk to agents.
+    pub client: ClientOptions,
+    /// Longest time of one frame.
+    pub frame_timeout: Duration,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { client: ClientOptions::default(), frame_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// Why a plan could not be deployed or run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The parts do not make a plan.
+    #[error("the plan cannot be run: {0}")]
+    Plan(String),
+    /// A stage's description contradicts itself.
+    #[error("the plan cannot be run")]
+    Stage(#[from] StageError),
+    /// A device has no address.
+    #[error(
+        "device `{device}` has no address; give it one in the platform file, or run with --local"
+    )]
+    NoAddress {
+        /// Device name.
+        device: String,
+    },
+    /// A stage could not be put on its device.
+    #[error("stage `{stage}` could not be deployed on device `{device}`")]
+    Deploy {
+        /// Stage name.
+        stage: String,
+        /// Device name.
+        device: String,
+        /// The agent's or the connection's error.
+        #[source]
+        source: ClientError,
+    },
+    /// A frame got no answer.
+    #[error("the frame that entered at stage `{stage}` on device `{device}` was not answered")]
+    Frame {
+        /// First stage.
+        stage: String,
+        /// Its device.
+        device: String,
+        /// The agent's or the connection's error; it names a later stage where that one failed.
+        #[source]
+        source: ClientError,
+    },
+    /// An engine could not load a stage here.
+    #[error("stage `{stage}` cannot be loaded")]
+    Load {
+        /// Stage name.
+        stage: String,
+        /// The engine's error.
+        #[source]
+        source: EngineError,
+    },
+    /// A task of this process died.
+    #[error("a task of this program failed: {0}")]
+    Task(String),
+}
+
+/// A plan on its agents.
+#[derive(Debug)]
+pub struct Runner {
+    deployment: Arc<Deployment>,
+    agents: Vec<AgentClient>,
+    options: RunOptions,
+}
+
+impl Runner {
+    /// Connects to every device of the plan and deploys their stages, all at the same time; each
+    /// agent is sent only the files that it lacks. `done` is told of each stage that is ready.
+    pub async fn deploy(
+        deployment: Deployment,
+        options: RunOptions,
+        mut done: impl FnMut(&Placement),
+    ) -> Result<Self, RunError> {
+        let deployment = Arc::new(deployment);
+        let mut tasks = JoinSet::new();
+        for index in 0..deployment.stages.len() {
+            let deployment = Arc::clone(&deployment);
+            tasks.spawn(async move {
+                let agent = place(&deployment, index, options.client).await?;
+                Ok::<_, RunError>((index, agent))
+            });
+        }
+        let mut agents: Vec<Option<AgentClient>> = vec![None; deployment.stages.len()];
+        while let Some(task) = tasks.join_next().await {
+            let (index, agent) = task.map_err(|error| RunError::Task(error.to_string()))??;
+            done(&deployment.stages[index]);
+            agents[index] = Some(agent);
+        }
+        let agents: Vec<AgentClient> = agents.into_iter().flatten().collect();
+        match agents.is_empty() {
+            true => Err(RunError::Plan("it has no stage".to_owned())),
+            false => Ok(Self { deployment, agents, options }),
+        }
+    }
+
+    /// What is deployed.
+    pub fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+
+    /// Sends one frame through the plan. Several may be under way at a time.
+    pub async fn infer(&self, frame: Frame) -> Result<Answer, RunError> {
+        let first = &self.deployment.stages[0];
+        let values = frame.into_values();
+        let timeout = self.options.frame_timeout;
+        let answer = self.agents[0].infer(&first.model_name, values, true, timeout).await;
+        let answer = answer.map_err(|source| RunError::Frame {
+            stage: first.spec.name.clone(),
+            device: first.spec.device.clone(),
+            source,
+        })?;
+        let trace = answer.trace.unwrap_or_default();
+        let measured = Measured::from(&trace);
+        Ok(Answer { outputs: answer.outputs, trace, measured })
+    }
+
+    /// Removes the plan's stages from its agents; those that cannot be reached are left alone.
+    pub async fn remove(self) {
+        for (agent, placement) in self.agents.iter().zip(&self.deployment.stages) {
+            let _ = agent.remove(&placement.model_name).await;
+        }
+    }
+}
+
+async fn place(
+    deployment: &Deployment,
+    index: usize,
+    options: ClientOptions,
+) -> Result<AgentClient, RunError> {
+    let Placement { spec, model_name, address } = &deployment.stages[index];
+    let device = &spec.device;
+    let Some(address) = address else {
+        return Err(RunError::NoAddress { device: device.clone() });
+    };
+    let failed =
+        |source| RunError::Deploy { stage: spec.name.clone(), device: device.clone(), source };
+    let agent = AgentClient::connect(device, address, options).await.map_err(failed)?;
+    agent.deploy(model_name, spec, &deployment.files).await.map_err(failed)?;
+    Ok(agent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::trace::{HopTrace, StageTrace};
+
+    #[test]
+    fn the_parts_of_a_frame_add_up_to_its_latency() {
+        let stage = |device: &str, received, sent, compute| StageTrace {
+            device: device.to_owned(),
+            received_unix_ns: received,
+            sent_unix_ns: sent,
+            compute_ns: Nanos(compute),
+            ..StageTrace::default()
+        };
+        let hop = HopTrace { upload_ns: Nanos(30), ..HopTrace::default() };
+        let trace = Trace {
+            stages: vec![stage("pi", 1000, 1200, 50), stage("cloud", 7, 80, 60)],
+            hops: vec![hop],
+        };
+        let measured = Measured::from(&trace);
+        let expected = Measured {
+            latency_ns: Nanos(200),
+            edge_compute_ns: Nanos(50),
+            upload_ns: Nanos(30),
+            cloud_compute_ns: Nanos(60),
+            rest_ns: Nanos(60),
+        };
+        assert_eq!(measured, expected);
+    }
+}

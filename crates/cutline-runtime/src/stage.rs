@@ -26,6 +26,8 @@ use thiserror::Error;
 pub mod content;
 pub mod execute;
 mod prepare;
+#[cfg(test)]
+mod tests;
 pub mod trace;
 
 pub use content::{Content, Named};

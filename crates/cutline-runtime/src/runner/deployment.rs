@@ -1,0 +1,283 @@
+//! From the parts of a plan to the stages that agents serve; pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use super::RunError;
+use crate::stage::{
+    FileSpec, MemoryEstimate, ModelSpec, NextStage, PictureInput, Stage, StageSpec, TensorSpec,
+};
+
+/// A plan as the runtime carries it out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deployment {
+    /// Stages in the order of a frame's way; the first is on the source.
+    pub stages: Vec<Placement>,
+    /// Where each file is, by SHA-256.
+    pub files: BTreeMap<String, PathBuf>,
+}
+
+/// A stage with its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    /// What it does.
+    pub spec: StageSpec,
+    /// Name under which it is deployed; the first one answers for the whole plan.
+    pub model_name: String,
+    /// Where its agent listens; absent: it can only be run locally.
+    pub address: Option<String>,
+}
+
+/// The parts of a plan, in the order of a frame's way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanParts {
+    /// Name of the plan, e.g. the model's name and the plan's hash.
+    pub plan: String,
+    /// What the network reads.
+    pub inputs: Vec<TensorSpec>,
+    /// What the network answers, in declared order.
+    pub outputs: Vec<TensorSpec>,
+    /// How one of the inputs is made from a picture and travels, where it is.
+    pub picture: Option<PictureInput>,
+    /// The first part is on the source, with or without a model.
+    pub parts: Vec<Part>,
+}
+
+/// What one device does in a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Device name.
+    pub device: String,
+    /// Where its agent listens.
+    pub address: Option<String>,
+    /// What the part before dials in place of that address.
+    pub via: Option<String>,
+    /// What it computes; absent where it only prepares and forwards.
+    pub model: Option<PartModel>,
+}
+
+/// A part's model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartModel {
+    /// Its files with their places, the model first.
+    pub files: Vec<(FileSpec, PathBuf)>,
+    /// Engine; absent: the device's own choice.
+    pub engine: Option<String>,
+    /// Threads; absent: the device's own choice.
+    pub threads: Option<u32>,
+    /// What it reads.
+    pub inputs: Vec<TensorSpec>,
+    /// What it makes: values that later parts read, and outputs of the network.
+    pub outputs: Vec<TensorSpec>,
+    /// Memory that it takes.
+    pub memory: MemoryEstimate,
+}
+
+impl Deployment {
+    /// Derives the stages: what each receives, passes on and answers. A value travels every hop
+    /// from where it is made to the last part that reads it; an output of the network returns over
+    /// every hop to the source. O(parts x values).
+    pub fn new(plan: PlanParts) -> Result<Self, RunError> {
+        let received = received(&plan)?;
+        let mut files = BTreeMap::new();
+        let mut stages: Vec<Placement> = Vec::with_capacity(plan.parts.len());
+        for (index, part) in plan.parts.iter().enumerate() {
+            if let Some(model) = &part.model {
+                let places = model.files.iter();
+                files.extend(places.map(|(file, path)| (file.sha256.clone(), path.clone())));
+            }
+            let spec = StageSpec {
+                plan: plan.plan.clone(),
+                name: format!("{index}-{}", part.device),
+                device: part.device.clone(),
+                inputs: received[index].clone(),
+                picture: picture(&plan, &received[index]),
+                model: part.model.as_ref().map(model_spec),
+                answers: answers(&plan, index),
+                next: next(&plan, &received, index)?,
+            };
+            let spec = Stage::new(spec)?.spec().clone();
+            let (model_name, address) = (model_name(&plan, index), part.address.clone());
+            stages.push(Placement { spec, model_name, address });
+        }
+        match stages.is_empty() {
+            true => Err(RunError::Plan("it has no stage".to_owned())),
+            false => Ok(Self { stages, files }),
+        }
+    }
+
+    /// Name that clients of the first agent call to run the whole plan.
+    pub fn model_name(&self) -> &str {
+        self.stages.first().map_or("", |stage| &stage.model_name)
+    }
+}
+
+/// What each part receives: what it or a later part reads and no part from it on makes.
+fn received(plan: &PlanParts) -> Result<Vec<Vec<TensorSpec>>, RunError> {
+    let mut made: BTreeMap<&str, &TensorSpec> =
+        plan.inputs.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let mut received = Vec::with_capacity(plan.parts.len());
+    for (index, part) in plan.parts.iter().enumerate() {
+        // The source takes every input of the network, whoever reads it.
+        let needed: Vec<TensorSpec> = match index {
+            0 => plan.inputs.clone(),
+            _ => {
+                let names = reads(&plan.parts[index..]).into_iter();
+                names.filter_map(|name| made.get(name)).map(|&tensor| tensor.clone()).collect()
+            }
+        };
+        for name in part.model.iter().flat_map(|model| &model.inputs).map(|input| &input.name) {
+            if !needed.iter().any(|tensor| tensor.name == *name) {
+                return Err(RunError::Plan(format!(
+                    "device `{}` needs `{name}`, which no earlier device makes",
+                    part.device
+                )));
+            }
+        }
+        received.push(needed);
+        let outputs = part.model.iter().flat_map(|model| &model.outputs);
+        made.extend(outputs.map(|tensor| (tensor.name.as_str(), tensor)));
+    }
+    Ok(received)
+}
+
+/// Names that these parts read, each once, in order of the first reading.
+fn reads(parts: &[Part]) -> Vec<&str> {
+    let mut seen = BTreeSet::new();
+    let inputs = parts.iter().flat_map(|part| &part.model).flat_map(|model| &model.inputs);
+    inputs.map(|input| input.name.as_str()).filter(|&name| seen.insert(name)).collect()
+}
+
+/// Outputs of the network that a part answers: those made here or later, and at the source those
+/// that are inputs at the same time.
+fn answers(plan: &PlanParts, index: usize) -> Vec<TensorSpec> {
+    let made_here_or_later = |name: &str| {
+        let models = plan.parts[index..].iter().flat_map(|part| &part.model);
+        models.flat_map(|model| &model.outputs).any(|output| output.name == name)
+            || index == 0 && plan.inputs.iter().any(|input| input.name == name)
+    };
+    plan.outputs.iter().filter(|output| made_here_or_later(&output.name)).cloned().collect()
+}
+
+/// The picture, as far as this part has to do with it.
+fn picture(plan: &PlanParts, received: &[TensorSpec]) -> Option<PictureInput> {
+    let picture = plan.picture.clone()?;
+    received.iter().any(|tensor| tensor.name == picture.input).then_some(picture)
+}
+
+fn next(
+    plan: &PlanParts,
+    received: &[Vec<TensorSpec>],
+    index: usize,
+) -> Result<Option<NextStage>, RunError> {
+    let (Some(part), Some(receives)) = (plan.parts.get(index + 1), received.get(index + 1)) else {
+        return Ok(None);
+    };
+    // A plan without addresses runs locally; an agent would refuse to dial this one.
+    let address = part.via.clone().or_else(|| part.address.clone()).unwrap_or_default();
+    Ok(Some(NextStage {
+        stage: format!("{}-{}", index + 1, part.device),
+        device: part.device.clone(),
+        address,
+        model_name: model_name(plan, index + 1),
+        sends: receives.iter().map(|tensor| tensor.name.clone()).collect(),
+    }))
+}
+
+fn model_spec(model: &PartModel) -> ModelSpec {
+    ModelSpec {
+        files: model.files.iter().map(|(file, _)| file.clone()).collect(),
+        engine: model.engine.clone(),
+        threads: model.threads,
+        inputs: model.inputs.iter().map(|input| input.name.clone()).collect(),
+        outputs: model.outputs.clone(),
+        memory: model.memory,
+    }
+}
+
+/// The plan's name for the first stage, since it answers for the whole.
+fn model_name(plan: &PlanParts, index: usize) -> String {
+    match index {
+        0 => plan.plan.clone(),
+        _ => format!("{}.{index}", plan.plan),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cutline_core::tensor::{DType, Shape};
+
+    use super::*;
+
+    fn tensor(name: &str) -> TensorSpec {
+        TensorSpec { name: name.to_owned(), dtype: DType::F32, shape: Some(Shape(vec![1])) }
+    }
+
+    fn part(device: &str, inputs: &[&str], outputs: &[&str]) -> Part {
+        let file = FileSpec { name: "model.onnx".into(), sha256: "a".repeat(64), bytes: 1 };
+        let model = PartModel {
+            files: vec![(file, PathBuf::from(device))],
+            engine: None,
+            threads: None,
+            inputs: inputs.iter().map(|name| tensor(name)).collect(),
+            outputs: outputs.iter().map(|name| tensor(name)).collect(),
+            memory: MemoryEstimate::default(),
+        };
+        let model = (!outputs.is_empty()).then_some(model);
+        Part { device: device.into(), address: None, via: None, model }
+    }
+
+    fn plan(parts: Vec<Part>, outputs: &[&str]) -> PlanParts {
+        PlanParts {
+            plan: "net".into(),
+            inputs: vec![tensor("x")],
+            outputs: outputs.iter().map(|name| tensor(name)).collect(),
+            picture: None,
+            parts,
+        }
+    }
+
+    fn names(tensors: &[TensorSpec]) -> Vec<&str> {
+        tensors.iter().map(|tensor| tensor.name.as_str()).collect()
+    }
+
+    fn sends(placement: &Placement) -> Vec<&str> {
+        placement.spec.next.iter().flat_map(|next| &next.sends).map(String::as_str).collect()
+    }
+
+    #[test]
+    fn values_travel_until_their_last_reader() {
+        let parts = vec![
+            part("pi", &["x"], &["a", "skip", "early"]),
+            part("hub", &["a"], &["b"]),
+            part("cloud", &["b", "skip", "x"], &["late"]),
+        ];
+        let deployment = Deployment::new(plan(parts, &["late", "early"])).unwrap();
+        let [pi, hub, cloud] = &deployment.stages[..] else { panic!("three stages") };
+        assert_eq!(sends(pi), ["a", "skip", "x"]);
+        assert_eq!(names(&hub.spec.inputs), ["a", "skip", "x"]);
+        assert_eq!(sends(hub), ["b", "skip", "x"]);
+        assert_eq!(names(&pi.spec.answers), ["late", "early"]);
+        assert_eq!(names(&hub.spec.answers), ["late"]);
+        assert_eq!(names(&cloud.spec.answers), ["late"]);
+        assert_eq!(deployment.model_name(), "net");
+        assert_eq!(pi.spec.next.as_ref().unwrap().model_name, hub.model_name);
+    }
+
+    #[test]
+    fn a_source_without_work_forwards_the_input() {
+        let parts = vec![part("pi", &[], &[]), part("cloud", &["x"], &["y"])];
+        let deployment = Deployment::new(plan(parts, &["y"])).unwrap();
+        assert_eq!(sends(&deployment.stages[0]), ["x"]);
+        assert!(deployment.stages[0].spec.model.is_none());
+    }
+
+    #[test]
+    fn a_part_that_lacks_a_value_is_named() {
+        let parts = vec![part("pi", &["x"], &["a"]), part("cloud", &["b"], &["y"])];
+        let error = Deployment::new(plan(parts, &["y"])).unwrap_err().to_string();
+        assert!(error.contains("device `cloud` needs `b`"), "{error}");
+    }
+}
