@@ -236,3 +236,140 @@ fn to_tensor(pixels: &[u8], spec: &PictureSpec) -> Result<Tensor, PictureError> 
     };
     Ok(tensor?)
 }
+
+#[cfg(test)]
+mod tests {
+    use cutline_core::picture::{PRESETS, Recipe};
+    use fast_image_resize::CpuExtensions;
+    use image::{ImageFormat, RgbImage};
+
+    use super::*;
+
+    /// A picture with edges, ramps and noise.
+    fn picture(width: u32, height: u32) -> DynamicImage {
+        DynamicImage::ImageRgb8(RgbImage::from_fn(width, height, |x, y| {
+            let noise = x.wrapping_mul(2_654_435_761).wrapping_add(y.wrapping_mul(40_503)) >> 13;
+            image::Rgb([(x * 255 / width) as u8, ((x / 9 + y / 7) % 2 * 255) as u8, noise as u8])
+        }))
+    }
+
+    fn png(picture: &DynamicImage) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        picture.write_to(&mut file, ImageFormat::Png).unwrap();
+        file.into_inner()
+    }
+
+    fn spec(preset: &str, dtype: DType, shape: &[u64]) -> PictureSpec {
+        Recipe::preset(preset).unwrap().for_input(dtype, &Shape(shape.to_vec())).unwrap()
+    }
+
+    #[test]
+    fn pixels_finished_at_the_receiver_give_the_senders_tensor() {
+        let file = png(&picture(97, 61));
+        for preset in PRESETS {
+            for shape in [[1, 3, 24, 32], [1, 24, 32, 3]] {
+                for dtype in [DType::F32, DType::F16] {
+                    for (fit, filter) in
+                        [(Fit::Stretch, Filter::Bilinear), (Fit::Crop, Filter::Lanczos3)]
+                    {
+                        let spec = PictureSpec { fit, filter, ..spec(preset, dtype, &shape) };
+                        let through = |encoding| {
+                            finish(&prepare(&file, &spec, encoding).unwrap(), &spec).unwrap()
+                        };
+                        let tensor = through(InputEncoding::Fp32);
+                        assert_eq!((tensor.dtype(), tensor.shape()), (dtype, &spec.shape()));
+                        assert_eq!(through(InputEncoding::Uint8), tensor, "{spec:?}");
+                        assert_ne!(through(InputEncoding::Jpeg), tensor, "JPEG loses nothing?");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Resizing must not depend on the processor's instructions.
+    #[test]
+    fn every_processor_resizes_alike() {
+        let source = picture(333, 217).into_rgb8().into_raw();
+        let source = ImageRef::new(333, 217, &source, PixelType::U8x3).unwrap();
+        for filter in [FilterType::Bilinear, FilterType::CatmullRom, FilterType::Lanczos3] {
+            for (width, height) in [(224, 224), (32, 17), (400, 300)] {
+                let resized = |plain: bool| {
+                    let mut resizer = Resizer::new();
+                    if plain {
+                        // SAFETY: no instructions beyond the basic ones are on every processor.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            resizer.set_cpu_extensions(CpuExtensions::None);
+                        }
+                    }
+                    let mut target = Image::new(width, height, PixelType::U8x3);
+                    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+                    resizer.resize(&source, &mut target, &options).unwrap();
+                    target.into_vec()
+                };
+                assert_eq!(resized(true), resized(false), "{filter:?} {width}x{height}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_of_the_right_size_is_taken_as_it_is() {
+        let picture = picture(32, 24);
+        let spec = spec("unit", DType::F32, &[1, 24, 32, 3]);
+        let payload = prepare(&png(&picture), &spec, InputEncoding::Uint8).unwrap();
+        assert_eq!(payload.tensor.data()[..], picture.into_rgb8().into_raw()[..]);
+    }
+
+    #[test]
+    fn cropping_keeps_the_middle() {
+        // Left and right quarters black, the middle white: a crop sees hardly any black.
+        let middle = DynamicImage::ImageRgb8(RgbImage::from_fn(400, 100, |x, _| {
+            image::Rgb([if (100..300).contains(&x) { 255 } else { 0 }; 3])
+        }));
+        let share = |fit| {
+            let spec = PictureSpec { fit, ..spec("unit", DType::F32, &[1, 3, 50, 50]) };
+            let tensor = prepare(&png(&middle), &spec, InputEncoding::Fp32).unwrap().tensor;
+            let values = tensor.as_f32().unwrap();
+            values.iter().sum::<f32>() / values.len() as f32
+        };
+        assert!(share(Fit::Crop) > 0.99, "{}", share(Fit::Crop));
+        assert!((share(Fit::Stretch) - 0.5).abs() < 0.02, "{}", share(Fit::Stretch));
+    }
+
+    #[test]
+    fn gray_networks_see_gray_pictures() {
+        let spec = spec("unit", DType::F32, &[1, 1, 28, 28]);
+        for encoding in InputEncoding::ALL {
+            let payload = prepare(&png(&picture(50, 50)), &spec, encoding).unwrap();
+            assert_eq!(finish(&payload, &spec).unwrap().shape(), &spec.shape(), "{encoding}");
+        }
+    }
+
+    #[test]
+    fn damaged_pictures_are_refused() {
+        let spec = spec("unit", DType::F32, &[1, 3, 8, 8]);
+        let file = png(&picture(40, 40));
+        for bad in [&b""[..], b"GIF89a", &file[..file.len() / 2], &file[..20]] {
+            let outcome = prepare(bad, &spec, InputEncoding::Fp32);
+            assert!(matches!(outcome, Err(PictureError::Decode(_))), "{outcome:?}");
+        }
+        // A header that claims 60000x60000 pixels.
+        let mut huge = file.clone();
+        huge[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+        assert!(prepare(&huge, &spec, InputEncoding::Fp32).is_err());
+    }
+
+    #[test]
+    fn a_payload_must_be_what_it_says() {
+        let spec = spec("unit", DType::F32, &[1, 3, 8, 8]);
+        let file = png(&picture(8, 8));
+        let payload = prepare(&file, &spec, InputEncoding::Uint8).unwrap();
+        for encoding in [InputEncoding::Fp32, InputEncoding::Jpeg] {
+            let lie = Payload { encoding, ..payload.clone() };
+            assert!(finish(&lie, &spec).is_err(), "{encoding}");
+        }
+        let large = PictureSpec { width: 16, ..spec.clone() };
+        let other = prepare(&file, &large, InputEncoding::Jpeg).unwrap();
+        assert!(matches!(finish(&other, &spec), Err(PictureError::Size { .. })));
+    }
+}

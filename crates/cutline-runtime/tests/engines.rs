@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use cutline_core::{
+    onnx::ImportOptions,
     onnx::proto::{
         AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto,
         TypeProto, ValueInfoProto,
@@ -22,6 +23,7 @@ use cutline_core::{
 use cutline_runtime::{
     engine::{self, Engine, EngineError, LoadOptions, ModelSource, Session, SharedEngine},
     labels::{Labels, top},
+    model::Model,
     picture,
     tensor::Tensor,
 };
@@ -311,6 +313,29 @@ fn an_operator_that_an_engine_lacks_is_named_with_its_layer() {
                 }
                 other => panic!("{}: {other:?}", engine.name()),
             }
+        }
+    }
+}
+
+#[test]
+fn what_an_engine_cannot_run_is_known_without_loading_the_model() {
+    let Some(folder) = shared("models/onnx") else { return };
+    for engine in engines() {
+        for file in ["squeezenet1.1_imagenet_fp32.onnx", "FastestDet.onnx", "SqueezeNet_fp16.onnx"]
+        {
+            let model = Model::open(&folder.join(file), &ImportOptions::default()).unwrap();
+            let layers = engine::unsupported_layers(&*engine, &model.proto, &model.graph);
+            assert!(layers.is_empty(), "{}, {file}: {layers:?}", engine.name());
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        for (op, is_lacking) in [("LRN", engine.name() == "rten"), ("Relu", false)] {
+            let path = scratch.path().join("model.onnx");
+            let attributes: &[(&str, i64)] = if op == "LRN" { &[("size", 5)] } else { &[] };
+            fs::write(&path, one_layer("only", op, "", attributes)).unwrap();
+            let model = Model::open(&path, &ImportOptions::default()).unwrap();
+            let layers = engine::unsupported_layers(&*engine, &model.proto, &model.graph);
+            let expected: &[&str] = if is_lacking { &["only"] } else { &[] };
+            assert_eq!(layers, expected, "{}, {op}", engine.name());
         }
     }
 }

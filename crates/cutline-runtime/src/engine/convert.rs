@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn misaligned_data_is_copied_and_aligned_data_is_not() {
         let bytes = bytes::Bytes::from(vec![0u8; 17]);
-        let start = usize::from(bytes.as_ptr() as usize % 4 == 0);
+        let start = usize::from(bytes.as_ptr().addr().is_multiple_of(4));
         let tensor =
             Tensor::new(DType::F32, Shape(vec![4]), bytes.slice(start..start + 16)).unwrap();
         assert!(matches!(to_rten("x", &tensor).unwrap(), ValueOrView::Value(_)));

@@ -1,0 +1,80 @@
+//! A library that is not what it should be ends in words, never in a panic or a signal.
+//!
+//! The library is looked for once per process, so each case asks a fresh process: this one again,
+//! with another environment.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use cutline_runtime::engine;
+
+/// What the asked process runs: it prints the state of ONNX Runtime.
+#[test]
+#[ignore = "run by the other tests, in a process of its own"]
+fn print_status() {
+    let status = engine::available().remove(1);
+    println!("available: {}; {}", status.available, status.reason);
+    match engine::open("onnxruntime") {
+        Ok(engine) => println!("opened {}", engine.version()),
+        Err(error) => println!("refused: {error}"),
+    }
+}
+
+fn ask(environment: &[(&str, &Path)]) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "--nocapture", "print_status"]);
+    command.env_remove("ORT_DYLIB_PATH").env_remove("XDG_DATA_HOME");
+    let Output { status, stdout, stderr } =
+        command.envs(environment.iter().copied()).output().unwrap();
+    assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+#[test]
+fn a_library_that_is_none_is_refused_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("libonnxruntime.so");
+    let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+    let cases: [(&str, &[u8]); 3] = [
+        ("it is not a shared library", b"garbage, at least sixty-four bytes of it, and then some"),
+        ("it is cut short", &own[..own.len() / 3]),
+        ("but it", &own),
+    ];
+    for (words, content) in cases {
+        fs::write(&file, content).unwrap();
+        let said = ask(&[("ORT_DYLIB_PATH", &file)]);
+        assert!(said.contains("available: false"), "{said}");
+        assert!(said.contains(words) && said.contains("ORT_DYLIB_PATH names"), "{said}");
+        assert!(said.contains("refused: engine `onnxruntime` is not available"), "{said}");
+    }
+    let said = ask(&[("ORT_DYLIB_PATH", &folder.path().join("absent.so"))]);
+    assert!(said.contains("cannot be read"), "{said}");
+}
+
+#[test]
+fn an_installed_library_that_is_damaged_says_how_to_get_another() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().join("cutline/engines/onnxruntime-1.20.0");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("libonnxruntime.so.1.20.0"), b"half of it").unwrap();
+    let said = ask(&[("XDG_DATA_HOME", data.path())]);
+    assert!(said.contains("cutline engine install onnxruntime"), "{said}");
+    assert!(said.contains("libonnxruntime.so.1.20.0"), "{said}");
+}
+
+#[test]
+fn a_fit_library_is_opened_wherever_it_lies() {
+    let Some(library) = std::env::var_os("ORT_DYLIB_PATH") else {
+        eprintln!("skipped: ORT_DYLIB_PATH names no library");
+        return;
+    };
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().join("cutline/engines/onnxruntime-1.20.0");
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(&library, folder.join("libonnxruntime.so.1.20.0")).unwrap();
+    let said = ask(&[("XDG_DATA_HOME", data.path())]);
+    assert!(said.contains("available: true") && said.contains("opened 1."), "{said}");
+}
