@@ -15,7 +15,7 @@ use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -43,8 +43,11 @@ mod inference;
 mod measure;
 pub mod memory;
 mod peers;
+mod profile;
 pub mod store;
 mod worker;
+
+pub use profile::RemoteJob;
 
 use deployed::Deployed;
 use memory::Budget;
@@ -163,6 +166,8 @@ pub struct Agent {
 
 /// What all calls to an agent share.
 struct State {
+    /// Itself, for work that outlives the call that began it.
+    me: Weak<State>,
     config: AgentConfig,
     store: Store,
     memory: Arc<Budget>,
@@ -195,7 +200,8 @@ impl Agent {
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let state = State {
+        let state = Arc::new_cyclic(|me| State {
+            me: me.clone(),
             store,
             memory: Arc::new(Budget::new(config.memory, config.whole_process)),
             slot: Arc::new(Semaphore::new(1)),
@@ -203,9 +209,9 @@ impl Agent {
             stages: RwLock::default(),
             peers: peers::Peers::new(config.client),
             config,
-        };
+        });
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Ok(Self { incoming, address, state: Arc::new(state), _share: share })
+        Ok(Self { incoming, address, state, _share: share })
     }
 
     /// Where it listens.

@@ -9,10 +9,7 @@
 //! whole ─ 3 runs ─► how many cuts the budget bears ─► their parts, round after round ─► fit
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use cutline_core::{
     cut::{Cut, candidate_cuts},
@@ -37,10 +34,12 @@ mod inputs;
 mod machine;
 mod parts;
 mod prepare;
+mod race;
 
 pub use inputs::{InputError, sample_inputs};
 pub use machine::hardware;
 use parts::Ready;
+pub use race::fastest;
 
 /// Least number of times that every part is run, besides one run that is not counted.
 const ROUNDS: u32 = 3;
@@ -209,17 +208,12 @@ struct Run<'a> {
 impl Run<'_> {
     /// Runs a part once and counts it.
     fn time(&mut self, part: &mut Ready) -> Result<(Nanos, Vec<Tensor>), EngineError> {
-        let Ready { session, feeds, outputs } = part;
-        let inputs: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        let start = Instant::now();
-        let answer = session.run(&inputs, &outputs)?;
-        let duration = start.elapsed();
-        self.spent += duration;
+        let (time, answer) = part.time()?;
+        self.spent += Duration::from_nanos(time.0);
         self.inferences += 1;
         let total = self.job.max_inferences.max(self.inferences);
         (self.progress)(Progress { done: self.inferences, total });
-        Ok((stats::nanos(duration), answer))
+        Ok((time, answer))
     }
 
     /// Whether another round of `runs` runs that take `time` in all is within the budget.

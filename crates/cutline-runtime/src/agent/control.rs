@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use cutline_core::profile::LinkTable;
+use cutline_core::profile::{LinkTable, Profile};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -11,6 +11,7 @@ use super::{
     MAX_STAGES, State,
     deployed::Deployed,
     measure,
+    profile::{self, RemoteJob},
     store::{Incoming, StoreError},
 };
 use crate::{
@@ -18,12 +19,13 @@ use crate::{
         ClientError,
         clock::{clock_id, unix_nanos},
     },
+    profiler,
     stage::{Stage, chain, clip, is_sha256},
     wire::control::{
         AgentDescription, ClockRequest, ClockResponse, DeployRequest, DeployResponse,
         DescribeRequest, EngineDescription, FileChunk, LinkEvent, MeasureLinkRequest,
         MissingRequest, MissingResponse, ProfileEvent, ProfileRequest, Progress, PutResponse,
-        RemoveRequest, RemoveResponse, control_server::Control, link_event,
+        RemoveRequest, RemoveResponse, control_server::Control, link_event, profile_event,
     },
 };
 
@@ -137,9 +139,27 @@ impl Control for State {
 
     async fn profile(
         &self,
-        _request: Request<ProfileRequest>,
+        request: Request<ProfileRequest>,
     ) -> Result<Response<Self::ProfileStream>, Status> {
-        Err(Status::unimplemented("this agent cannot profile"))
+        let job: RemoteJob = serde_json::from_str(&request.into_inner().job_json)
+            .map_err(|error| Status::invalid_argument(format!("not a profiling job: {error}")))?;
+        let slot = Arc::clone(&self.slot).acquire_owned().await;
+        let slot = slot.map_err(|error| Status::internal(error.to_string()))?;
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let state = self.me.upgrade().ok_or_else(|| Status::unavailable("the agent is ending"))?;
+        tokio::task::spawn_blocking(move || {
+            let mut progress = |step: profiler::Progress| {
+                let (done, total) = (u64::from(step.done), u64::from(step.total));
+                let progress = Progress { done, total, what: "measuring".to_owned() };
+                let event = Some(profile_event::Event::Progress(progress));
+                // A reader who is behind misses progress, not the result.
+                let _ = events.try_send(Ok(ProfileEvent { event }));
+            };
+            let measured = profile::run(&state, &job, &mut progress);
+            drop(slot);
+            let _ = events.blocking_send(measured.and_then(|profile| profile_result(&profile)));
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     type MeasureLinkStream = ReceiverStream<Result<LinkEvent, Status>>;
@@ -180,6 +200,11 @@ async fn write(mut incoming: Incoming, data: bytes::Bytes) -> Result<Incoming, S
     let written = tokio::task::spawn_blocking(move || incoming.write(&data).map(|()| incoming));
     let written = written.await.map_err(|error| Status::internal(error.to_string()))?;
     written.map_err(|error| store_status(&error))
+}
+
+fn profile_result(profile: &Profile) -> Result<ProfileEvent, Status> {
+    let json = serde_json::to_string(profile).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(ProfileEvent { event: Some(profile_event::Event::ProfileJson(json)) })
 }
 
 fn link_result(measured: Result<LinkTable, ClientError>) -> Result<LinkEvent, Status> {

@@ -1,11 +1,12 @@
 //! Parts of the network, loaded and fed.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use cutline_core::{
     cut::{Cut, stages_of_cut},
     split::{Piece, StageLabel, SubModel, split as split_model},
+    units::Nanos,
 };
 
 use super::{
@@ -13,9 +14,10 @@ use super::{
     inputs::{Random, made_up},
 };
 use crate::{
-    engine::{Engine, LoadOptions, ModelSource, Session},
+    engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
     files,
     model::Model,
+    stats,
     tensor::Tensor,
 };
 
@@ -24,6 +26,18 @@ pub(super) struct Ready {
     pub(super) session: Box<dyn Session>,
     pub(super) feeds: Vec<(String, Tensor)>,
     pub(super) outputs: Vec<String>,
+}
+
+impl Ready {
+    /// Runs once: how long it took, and the outputs.
+    pub(super) fn time(&mut self) -> Result<(Nanos, Vec<Tensor>), EngineError> {
+        let Ready { session, feeds, outputs } = self;
+        let inputs: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let start = Instant::now();
+        let answer = session.run(&inputs, &outputs)?;
+        Ok((stats::nanos(start.elapsed()), answer))
+    }
 }
 
 /// The whole network.
