@@ -166,6 +166,11 @@ impl Model {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
+    /// Its external data files, in order of their names.
+    pub fn data_files(&self) -> impl Iterator<Item = &Path> {
+        self.data_files.keys().map(PathBuf::as_path)
+    }
+
     /// SHA-256 of the model in hexadecimal: of the file, or of the file followed by its external
     /// data files in order of their names. Computed when first asked for, at the speed of the
     /// processor over the whole model.

@@ -1,11 +1,15 @@
 //! The commands, one module each: its arguments, and `run`.
 
 pub(crate) mod agent;
+pub(crate) mod bench;
+pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod engine;
 pub(crate) mod inspect;
 pub(crate) mod link;
 pub(crate) mod plan;
+pub(crate) mod profile;
+pub(crate) mod run;
 pub(crate) mod split;
 pub(crate) mod verify;
 pub(crate) mod zoo;

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 pub mod fleet;
+mod frames;
 mod inputs;
 mod output;
 mod planning;
@@ -35,12 +36,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(commands::demo::Args),
     Inspect(commands::inspect::Args),
+    Profile(commands::profile::Args),
     Plan(commands::plan::Args),
     Split(commands::split::Args),
     Verify(commands::verify::Args),
     Agent(commands::agent::Args),
     Link(commands::link::Args),
+    Run(commands::run::Args),
+    Bench(commands::bench::Args),
     Zoo(commands::zoo::Args),
     Engine(commands::engine::Args),
     Doctor(commands::doctor::Args),
@@ -61,12 +66,16 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Demo(args) => commands::demo::run(args, output),
         Command::Inspect(args) => commands::inspect::run(args, output),
+        Command::Profile(args) => commands::profile::run(args, output),
         Command::Plan(args) => commands::plan::run(args, output),
         Command::Split(args) => commands::split::run(args, output),
         Command::Verify(args) => commands::verify::run(args, output),
         Command::Agent(args) => commands::agent::run(args, output),
         Command::Link(args) => commands::link::run(args, output),
+        Command::Run(args) => commands::run::run(args, output),
+        Command::Bench(args) => commands::bench::run(args, output),
         Command::Zoo(args) => commands::zoo::run(args, output),
         Command::Engine(args) => commands::engine::run(args, output),
         Command::Doctor(args) => commands::doctor::run(args, output),

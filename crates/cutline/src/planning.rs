@@ -10,7 +10,7 @@ use cutline_core::{
     planner::Proof,
     platform::Platform,
     profile::{LinkTable, Profile},
-    units::{Bytes, Nanos},
+    units::Nanos,
 };
 use cutline_runtime::model::Model;
 use serde::de::DeserializeOwned;
@@ -150,9 +150,4 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
         None => "not proven (edited by hand)".to_owned(),
     };
     format!("{}; {crossing} crosses; {proof}", stages.join(", "))
-}
-
-/// Total size of what crosses, as far as known.
-pub(crate) fn cut_bytes(choice: &PlannedChoice) -> Bytes {
-    choice.cut.iter().filter_map(|value| value.bytes).sum()
 }

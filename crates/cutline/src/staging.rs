@@ -1,10 +1,82 @@
-//! From a planned choice to the parts of its network.
+//! From a planned choice to what agents are given: sub-model files, and a description per stage.
 
-use cutline_core::{
-    plan::{Plan, PlannedChoice, PlannedStage},
-    split::StageLabel,
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
 };
-use cutline_runtime::model::Model;
+
+use anyhow::{Context, bail};
+use cutline_core::{
+    graph::{Graph, ValueId},
+    plan::{Plan, PlannedChoice, PlannedStage},
+    platform::{DeviceId, Platform},
+    split::{self, Piece, StageLabel, SubModel},
+};
+use cutline_runtime::{
+    files,
+    model::Model,
+    runner::{Deployment, Part, PartModel, PlanParts},
+    stage::{FileSpec, MemoryEstimate, PictureInput, TensorSpec},
+};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// A deployment and the folder that holds its files until it is dropped.
+pub(crate) struct Staged {
+    /// What to run.
+    pub(crate) deployment: Deployment,
+    _folder: TempDir,
+}
+
+/// Splits the model as `choice` says and derives what every agent is told.
+pub(crate) fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Result<Staged> {
+    if choice.cut_encoding != "fp32" {
+        bail!(
+            "this plan sends the values of its cut as {}; running such plans is not supported yet, plan with --cut-encoding fp32",
+            choice.cut_encoding
+        );
+    }
+    let partition = choice.resolve(&model.grouping.dag, &plan.platform)?.partition;
+    let devices: Vec<DeviceId> = partition.stages.iter().map(|stage| stage.device).collect();
+    let stage_of = stages_of_layers(model, plan, choice)?;
+    let sub_models = split::split(&model.proto, &model.graph, &stage_of, &labels(plan, choice))?;
+
+    let folder = tempfile::tempdir().context("cannot make a folder for the parts")?;
+    let mut parts = Vec::new();
+    if devices.first() != Some(&DeviceId::SOURCE) {
+        // Frames enter at the source even where it computes nothing.
+        parts.push(part(&plan.platform, DeviceId::SOURCE, None, None));
+    }
+    for (index, (sub_model, &device)) in sub_models.iter().zip(&devices).enumerate() {
+        let files = write_files(sub_model, &folder.path().join(index.to_string()), model.folder())?;
+        let stage = &choice.stages[index];
+        let from = parts.last().map(|_| previous(&devices, index));
+        let model = PartModel {
+            files,
+            engine: (!stage.engine.is_empty()).then(|| stage.engine.clone()),
+            threads: (stage.threads > 0).then_some(stage.threads),
+            inputs: specs(&model.graph, &sub_model.inputs)?,
+            outputs: specs(&model.graph, &sub_model.outputs)?,
+            memory: memory(choice, &stage.device, sub_model),
+        };
+        parts.push(part(&plan.platform, device, from, Some(model)));
+    }
+    let stem = model.path.file_stem().unwrap_or_default().to_string_lossy();
+    let deployment = Deployment::new(PlanParts {
+        plan: format!("{stem}-{}", choice.id),
+        inputs: specs(&model.graph, model.graph.inputs())?,
+        outputs: specs(&model.graph, model.graph.outputs())?,
+        picture: picture(&model.graph, plan, choice)?,
+        parts,
+    })?;
+    Ok(Staged { deployment, _folder: folder })
+}
+
+/// The device before the stage at `index`; the source, which forwards, before the first.
+fn previous(devices: &[DeviceId], index: usize) -> DeviceId {
+    index.checked_sub(1).map_or(DeviceId::SOURCE, |before| devices[before])
+}
 
 /// The stage of each layer under a choice; `None` for layers that go wherever they are needed.
 pub(crate) fn stages_of_layers(
@@ -26,4 +98,81 @@ pub(crate) fn labels(plan: &Plan, choice: &PlannedChoice) -> Vec<StageLabel> {
         label
     };
     choice.stages.iter().map(label).collect()
+}
+
+fn part(
+    platform: &Platform,
+    device: DeviceId,
+    from: Option<DeviceId>,
+    model: Option<PartModel>,
+) -> Part {
+    let via = from.and_then(|from| platform.find_link(from, device)).and_then(|link| {
+        let link = &platform.links()[link];
+        // `via` stands in front of the second end of the link.
+        (link.between[1] == device).then(|| link.via.clone()).flatten()
+    });
+    let device = platform.device(device);
+    Part { device: device.name.clone(), address: device.address.clone(), via, model }
+}
+
+fn specs(graph: &Graph, ids: &[ValueId]) -> anyhow::Result<Vec<TensorSpec>> {
+    let spec = |&id: &ValueId| {
+        let value = graph.value(id);
+        let dtype =
+            value.dtype.with_context(|| format!("the type of `{}` is unknown", value.name))?;
+        Ok(TensorSpec { name: value.name.clone(), dtype, shape: value.shape.clone() })
+    };
+    ids.iter().map(spec).collect()
+}
+
+fn picture(
+    graph: &Graph,
+    plan: &Plan,
+    choice: &PlannedChoice,
+) -> anyhow::Result<Option<PictureInput>> {
+    let (Some(spec), [input]) = (&plan.picture, graph.inputs()) else { return Ok(None) };
+    let encoding = choice.input_encoding.parse()?;
+    Ok(Some(PictureInput { input: graph.value(*input).name.clone(), spec: spec.clone(), encoding }))
+}
+
+/// Memory as the plan predicts it for the device, less the weights, which the file itself tells.
+fn memory(choice: &PlannedChoice, device: &str, sub_model: &SubModel) -> MemoryEstimate {
+    let parameter_bytes = sub_model.files().bytes();
+    let predicted = choice.memory.get(device).map_or(0, |bytes| bytes.0);
+    let activation_bytes = predicted.saturating_sub(parameter_bytes);
+    MemoryEstimate { parameter_bytes, activation_bytes, engine_bytes: 0 }
+}
+
+/// Writes a sub-model's files and tells what they are.
+fn write_files(
+    sub_model: &SubModel,
+    folder: &Path,
+    source: &Path,
+) -> anyhow::Result<Vec<(FileSpec, PathBuf)>> {
+    fs::create_dir_all(folder)?;
+    let files = sub_model.files();
+    let data = files.data.map(|pieces| (split::DATA_FILE, pieces));
+    let mut written = Vec::new();
+    for (name, pieces) in [(files::MODEL_FILE, files.model)].into_iter().chain(data) {
+        let path = folder.join(name);
+        files::write_atomic(&path, &pieces, source)?;
+        let sha256 = digest(&path)?;
+        let bytes = pieces.iter().map(Piece::bytes).sum();
+        written.push((FileSpec { name: name.to_owned(), sha256, bytes }, path));
+    }
+    Ok(written)
+}
+
+/// SHA-256 of a file, in hex.
+pub(crate) fn digest(path: &Path) -> anyhow::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

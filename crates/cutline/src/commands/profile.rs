@@ -1,0 +1,257 @@
+//! `cutline profile`: measure a model on this device or an agent's, or a link between two agents.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use cutline_core::{
+    picture::PictureSpec,
+    profile::{LinkTable, Profile},
+};
+use cutline_runtime::{
+    agent::RemoteJob,
+    client::{AgentClient, ClientOptions},
+    engine::{self, SharedEngine},
+    files::write_bytes,
+    model::Model,
+    profiler::{self, PictureSample, ProfileJob},
+    stage::FileSpec,
+};
+
+use crate::{
+    inputs::{PictureArgs, ShapeArgs, file_name},
+    output::{Output, table},
+    process,
+    staging::digest,
+};
+
+/// Repeats of each message size when a link is measured.
+const LINK_REPEATS: u32 = 15;
+
+/// Measure a network on this device, or on an agent's; or the link between two agents.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cutline profile net.onnx --engine rten --threads 1 -o here.json\n  cutline profile net.onnx --agent 127.0.0.1:9001 --picture photo.jpg -o pi.json\n  cutline profile --link 127.0.0.1:9001,127.0.0.1:9102 -o link.json"
+)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["model", "link"])))]
+pub(crate) struct Args {
+    /// The trained network, an ONNX file.
+    #[arg(value_name = "MODEL")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    shapes: ShapeArgs,
+    /// Measure on this agent [default: on this machine].
+    #[arg(long, value_name = "ADDR")]
+    agent: Option<String>,
+    /// Engine to measure, or `auto`: the one that runs the whole network fastest.
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    engine: String,
+    /// Threads of the engine [default: the agent's; here: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+    /// Most inferences to spend.
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    budget: u32,
+    /// Most time to spend in inferences; loading is not counted.
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    time: cutline_core::units::Nanos,
+    /// A typical picture: its preparation is measured too.
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
+    #[command(flatten)]
+    preprocess: PictureArgs,
+    /// Measure the link from one agent to another; the second address may be a `cutline link` in
+    /// front of it.
+    #[arg(long, value_name = "FROM,TO", conflicts_with_all = ["agent", "picture"])]
+    link: Option<String>,
+    /// The file to write.
+    #[arg(short, long, value_name = "P.json")]
+    output: PathBuf,
+}
+
+/// What to measure of a model, wherever.
+pub(crate) struct Job<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) shapes: &'a ShapeArgs,
+    /// `None`: the fastest.
+    pub(crate) engine: Option<&'a str>,
+    pub(crate) threads: Option<u32>,
+    pub(crate) max_inferences: u32,
+    pub(crate) max_time: Duration,
+    pub(crate) picture: Option<(&'a Path, PictureSpec)>,
+}
+
+pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
+    if let Some(link) = &args.link {
+        let table = link_table(link, output)?;
+        write_bytes(&args.output, serde_json::to_vec_pretty(&table)?)?;
+        output.print(&table, |out| write_link(&table, out))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = args.model.as_ref().context("give a model, or --link")?;
+    let model = args.shapes.open(path)?;
+    let picture = match &args.picture {
+        Some(path) => Some((path.as_path(), args.preprocess.spec(&model.graph)?)),
+        None => None,
+    };
+    let job = Job {
+        model: &model,
+        shapes: &args.shapes,
+        engine: (args.engine != "auto").then_some(args.engine.as_str()),
+        threads: args.threads,
+        max_inferences: args.budget,
+        max_time: Duration::from_nanos(args.time.0),
+        picture,
+    };
+    let profile = match &args.agent {
+        Some(address) => process::runtime()?.block_on(async {
+            let agent = AgentClient::connect("agent", address, ClientOptions::default()).await?;
+            on_agent(&agent, &job, output).await
+        })?,
+        None => here(&job, output)?,
+    };
+    write_bytes(&args.output, serde_json::to_vec_pretty(&profile)?)?;
+    output.print(&profile, |out| write_profile(&profile, out))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn here(job: &Job<'_>, output: &Output) -> anyhow::Result<Profile> {
+    let threads = job.threads.map_or_else(process::cores, |threads| threads as usize);
+    let picture = match &job.picture {
+        Some((path, spec)) => Some(PictureSample { file: read(path)?, spec: spec.clone() }),
+        None => None,
+    };
+    let engines: Vec<SharedEngine> = match job.engine {
+        Some(name) => vec![engine::open(name)?],
+        None => engine::available()
+            .iter()
+            .filter(|status| status.available)
+            .map(|status| engine::open(status.name))
+            .collect::<Result<_, _>>()?,
+    };
+    let (engine, times) = profiler::fastest(job.model, &engines, threads, picture.as_ref(), 1)?;
+    for (name, time) in times {
+        output.note(format!("{name}: {time} for the whole network"));
+    }
+    let settings = ProfileJob {
+        threads,
+        max_inferences: job.max_inferences,
+        max_time: job.max_time,
+        picture,
+        ..ProfileJob::default()
+    };
+    let bar = output.progress(format!("measuring with {}", engine.name()), 1);
+    let profile = profiler::profile(job.model, engine.as_ref(), &settings, &mut |step| {
+        bar.set_length(u64::from(step.total));
+        bar.set_position(u64::from(step.done));
+    });
+    bar.finish_and_clear();
+    Ok(profile?)
+}
+
+/// Sends the model to an agent and has it measured there.
+pub(crate) async fn on_agent(
+    agent: &AgentClient,
+    job: &Job<'_>,
+    output: &Output,
+) -> anyhow::Result<Profile> {
+    let mut places = BTreeMap::new();
+    let mut files = Vec::new();
+    for path in std::iter::once(job.model.path.as_path()).chain(job.model.data_files()) {
+        let file = FileSpec {
+            name: path.strip_prefix(job.model.folder()).unwrap_or(path).display().to_string(),
+            sha256: digest(path)?,
+            bytes: fs::metadata(path)?.len(),
+        };
+        places.insert(file.sha256.clone(), path.to_owned());
+        files.push(file);
+    }
+    if files.iter().any(|file| file.name.contains('/')) {
+        bail!("external data in folders cannot be sent to an agent; put it beside the model");
+    }
+    let mut picture = None;
+    if let Some((path, spec)) = &job.picture {
+        let sha256 = digest(path)?;
+        places.insert(sha256.clone(), (*path).to_owned());
+        picture = Some((sha256, spec.clone()));
+    }
+    agent.send_missing(places.keys().cloned().collect(), &places).await?;
+    let remote = RemoteJob {
+        files,
+        input_shapes: job.shapes.input_shapes.iter().cloned().collect(),
+        engine: job.engine.map(str::to_owned),
+        threads: job.threads,
+        max_inferences: job.max_inferences,
+        max_millis: u64::try_from(job.max_time.as_millis()).unwrap_or(u64::MAX),
+        picture,
+    };
+    let bar = output.progress(format!("measuring on {}", agent.address()), 1);
+    let profile = agent.profile(serde_json::to_string(&remote)?, |step| {
+        bar.set_length(step.total);
+        bar.set_position(step.done);
+    });
+    let profile = profile.await;
+    bar.finish_and_clear();
+    Ok(Profile { model: file_name(&job.model.path), ..profile? })
+}
+
+fn link_table(link: &str, output: &Output) -> anyhow::Result<LinkTable> {
+    let (from, to) =
+        link.split_once(',').with_context(|| format!("`--link {link}`: expected FROM,TO"))?;
+    let bar = output.progress("measuring the link", 1);
+    let table = process::runtime()?.block_on(async {
+        let agent = AgentClient::connect("from", from, ClientOptions::default()).await?;
+        agent
+            .measure_link(to, &[], LINK_REPEATS, |step| {
+                bar.set_length(step.total);
+                bar.set_position(step.done);
+            })
+            .await
+    });
+    bar.finish_and_clear();
+    Ok(table?)
+}
+
+fn read(path: &Path) -> anyhow::Result<Bytes> {
+    let file = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    Ok(file.into())
+}
+
+fn write_link(link: &LinkTable, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    let rows = link.up.iter().zip(&link.down).map(|(up, down)| {
+        [up.bytes.to_string(), up.timing.median_ns.to_string(), down.timing.median_ns.to_string()]
+    });
+    writeln!(out, "{}", table(["message", "there", "back"], rows))
+}
+
+fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    let key = &profile.key;
+    writeln!(
+        out,
+        "{} on {} with {} {}, {} threads, {}",
+        profile.model, key.hardware, key.engine, key.engine_version, key.threads, key.precision
+    )?;
+    let rows = profile
+        .groups
+        .iter()
+        .filter(|group| group.time_ns.0 > 0)
+        .map(|group| [group.name.clone(), group.time_ns.to_string()]);
+    writeln!(out, "\n{}", table(["group", "fitted time"], rows))?;
+    writeln!(
+        out,
+        "\n{} parts measured; an engine call costs {}; fitted and measured differ by {:.1} % in the median",
+        profile.segments.len(),
+        profile.call_ns,
+        profile.residual_permille as f64 / 10.0
+    )?;
+    if !profile.unsupported.is_empty() {
+        writeln!(out, "{} cannot run: {}", key.engine, profile.unsupported.join(", "))?;
+    }
+    Ok(())
+}
