@@ -133,7 +133,7 @@ pub enum RunError {
         device: String,
         /// The agent's or the connection's error.
         #[source]
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// A frame got no answer.
     #[error("the frame that entered at stage `{stage}` on device `{device}` was not answered")]
@@ -144,7 +144,7 @@ pub enum RunError {
         device: String,
         /// The agent's or the connection's error; it names a later stage where that one failed.
         #[source]
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// An engine could not load a stage here.
     #[error("stage `{stage}` cannot be loaded")]
@@ -209,10 +209,10 @@ impl Runner {
         let values = frame.into_values();
         let timeout = self.options.frame_timeout;
         let answer = self.agents[0].infer(&first.model_name, values, true, timeout).await;
-        let answer = answer.map_err(|source| RunError::Frame {
+        let answer = answer.map_err(|error| RunError::Frame {
             stage: first.spec.name.clone(),
             device: first.spec.device.clone(),
-            source,
+            source: Box::new(error),
         })?;
         let trace = answer.trace.unwrap_or_default();
         let measured = Measured::from(&trace);
@@ -237,8 +237,11 @@ async fn place(
     let Some(address) = address else {
         return Err(RunError::NoAddress { device: device.clone() });
     };
-    let failed =
-        |source| RunError::Deploy { stage: spec.name.clone(), device: device.clone(), source };
+    let failed = |error| RunError::Deploy {
+        stage: spec.name.clone(),
+        device: device.clone(),
+        source: Box::new(error),
+    };
     let agent = AgentClient::connect(device, address, options).await.map_err(failed)?;
     agent.deploy(model_name, spec, &deployment.files).await.map_err(failed)?;
     Ok(agent)

@@ -1,5 +1,6 @@
 //! Agents serve stages: chains answer what the whole network would, and whatever else comes in is
 //! refused with words that help.
+#![allow(clippy::unwrap_used)]
 
 mod fleet;
 

@@ -1,4 +1,5 @@
 //! Links shape what passes, follow their commands, and carry plans.
+#![allow(clippy::unwrap_used)]
 
 mod fleet;
 

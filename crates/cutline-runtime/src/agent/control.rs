@@ -107,10 +107,11 @@ impl Control for State {
         }
         let stage = Stage::from_json(&stage_json)
             .map_err(|error| Status::invalid_argument(chain(&error)))?;
-        if let Some(old) = self.stage(&model_name) {
-            if *old.stage() == stage {
+        match self.stage(&model_name) {
+            Some(old) if *old.stage() == stage => {
                 return Ok(Response::new(DeployResponse { memory_bytes: old.memory_bytes() }));
             }
+            _ => {}
         }
         let deployed = Deployed::load(self, stage).await?;
         let memory_bytes = deployed.memory_bytes();
