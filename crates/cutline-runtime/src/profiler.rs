@@ -6,7 +6,7 @@
 //! machine's speed hits all of them alike.
 //!
 //! ```text
-//! whole ─ 3 runs ─► how many cuts the budget bears ─► their parts, round after round ─► fit
+//! whole ─ 3 runs ─► how many cuts the budget bears ─► all parts, round after round ─► fit
 //! ```
 
 use std::{collections::BTreeMap, time::Duration};
@@ -43,6 +43,13 @@ pub use race::fastest;
 
 /// Least number of times that every part is run, besides one run that is not counted.
 const ROUNDS: u32 = 3;
+
+/// Rounds that are paid for beyond those: the one that warms up, and one for runs that take longer
+/// than expected.
+const SPARE_ROUNDS: u32 = 2;
+
+/// Most rounds, where the budget bears more.
+const MOST_ROUNDS: u32 = 9;
 
 /// A picture with which preparation is timed, and which the network is fed.
 #[derive(Clone, Debug)]
@@ -157,16 +164,28 @@ pub fn profile(
     let unsupported = unsupported_layers(engine, &model.proto, &model.graph);
     let feeds = sample_inputs(&model.graph, job.picture.as_ref(), job.seed)?;
     let mut run = Run { job, spent: Duration::ZERO, inferences: 0, progress };
-    let mut measured = Vec::new();
-    if unsupported.is_empty() {
-        measured.push(run.whole(model, engine, &feeds)?);
-    }
+    let mut whole = match unsupported.is_empty() {
+        true => Some(run.whole(model, engine, &feeds)?),
+        false => None,
+    };
     let cuts = candidate_cuts(&model.grouping.dag);
-    let whole = measured.first().map(|part| part.timing.median_ns);
-    let cuts = choose::choose(&model.grouping.dag, cuts, run.affordable_cuts(whole));
-    for batch in cuts.chunks(run.cuts_at_a_time(model)) {
-        measured.extend(run.batch(model, engine, &feeds, batch)?);
+    let affordable = run.affordable_cuts(whole.as_ref().map(|whole| whole.expected));
+    let cuts = choose::choose(&model.grouping.dag, cuts, affordable);
+    let batches: Vec<&[Cut]> = cuts.chunks(run.cuts_at_a_time(model)).collect();
+    let mut measured = Vec::new();
+    for (index, batch) in batches.iter().enumerate() {
+        let mut parts = Vec::new();
+        for cut in *batch {
+            parts.extend(run.load_cut(model, engine, &feeds, cut)?);
+        }
+        parts.extend(whole.take());
+        // The last batch may spend what is left; the others must leave it something.
+        let is_last = index + 1 == batches.len();
+        run.rounds(&mut parts, if is_last { MOST_ROUNDS } else { ROUNDS })?;
+        whole = parts.pop_if(|part| part.kind == Part::Whole);
+        measured.extend(parts.into_iter().filter_map(Loaded::finish));
     }
+    measured.splice(0..0, whole.and_then(Loaded::finish));
     if measured.is_empty() {
         let engine = engine.name().to_owned();
         return Err(ProfileError::Nothing { engine, layers: unsupported.join(", ") });
@@ -222,34 +241,36 @@ impl Run<'_> {
             && self.spent.saturating_add(time) <= self.job.max_time
     }
 
+    /// The whole network, run often enough to know how much can be measured.
     fn whole(
         &mut self,
         model: &Model,
         engine: &dyn Engine,
         feeds: &BTreeMap<String, Tensor>,
-    ) -> Result<Measured, ProfileError> {
+    ) -> Result<Loaded, ProfileError> {
         let mut part = parts::load_whole(model, engine, self.job.threads, feeds)?;
+        let cold = Duration::from_nanos(self.time(&mut part)?.0.0);
         let mut times = Vec::new();
-        let (first, _) = self.time(&mut part)?;
-        for _ in 0..ROUNDS {
-            if !self.may_spend(1, Duration::from_nanos(first.0)) {
-                break;
-            }
+        while times.len() < ROUNDS as usize && self.may_spend(1, cold) {
             times.push(self.time(&mut part)?.0);
         }
-        let timing = stats::timing(&mut times)
-            .ok_or(ProfileError::Budget { run: first, budget: stats::nanos(self.job.max_time) })?;
-        Ok(Measured { part: Part::Whole, before: Vec::new(), cut: Vec::new(), timing })
+        let Some(median) = stats::median(&mut times) else {
+            let (run, budget) = (stats::nanos(cold), stats::nanos(self.job.max_time));
+            return Err(ProfileError::Budget { run, budget });
+        };
+        let expected = Duration::from_nanos(median.0);
+        Ok(Loaded { kind: Part::Whole, before: Vec::new(), cut: Vec::new(), part, expected, times })
     }
 
-    /// How many cuts the rest of the budget bears, each part of each run [`ROUNDS`] times and once
-    /// more to warm up. Without a whole to go by, as many as the inferences allow.
-    fn affordable_cuts(&self, whole: Option<Nanos>) -> usize {
+    /// How many cuts the rest of the budget bears, each part in [`ROUNDS`] rounds and the spare
+    /// ones. Without a whole to go by, as many as the inferences allow.
+    fn affordable_cuts(&self, whole: Option<Duration>) -> usize {
         let runs = self.job.max_inferences.saturating_sub(self.inferences);
-        let by_runs = runs / (2 * (ROUNDS + 1));
+        let by_runs = runs / (2 * (ROUNDS + SPARE_ROUNDS));
         let by_time = whole.map_or(u64::MAX, |whole| {
-            let left = stats::nanos(self.job.max_time.saturating_sub(self.spent));
-            left.0 / (whole.0.saturating_mul(u64::from(ROUNDS + 1))).max(1)
+            let left = self.job.max_time.saturating_sub(self.spent).as_nanos();
+            let each = whole.as_nanos() * u128::from(ROUNDS + SPARE_ROUNDS);
+            u64::try_from(left / each.max(1)).unwrap_or(u64::MAX)
         });
         usize::try_from(u64::from(by_runs).min(by_time)).unwrap_or(usize::MAX)
     }
@@ -261,39 +282,24 @@ impl Run<'_> {
         usize::try_from(self.job.memory.0 / weights.0.max(1)).unwrap_or(usize::MAX).clamp(1, 1024)
     }
 
-    /// Loads the parts of some cuts, warms them up, and runs them in rounds.
-    fn batch(
-        &mut self,
-        model: &Model,
-        engine: &dyn Engine,
-        feeds: &BTreeMap<String, Tensor>,
-        cuts: &[Cut],
-    ) -> Result<Vec<Measured>, ProfileError> {
-        let mut loaded = Vec::new();
-        for cut in cuts {
-            loaded.extend(self.load_cut(model, engine, feeds, cut)?);
-        }
-        let mut order: Vec<usize> = (0..loaded.len()).collect();
-        let mut shuffle = inputs::Random::new(self.job.seed);
-        for _ in 0..ROUNDS {
-            let expected = loaded.iter().map(|part| part.first).sum();
-            if !self.may_spend(u32::try_from(loaded.len()).unwrap_or(u32::MAX), expected)
-                && loaded.iter().all(|part| !part.times.is_empty())
-            {
+    /// Runs parts in rounds, each round in another order, for as long as the budget bears.
+    fn rounds(&mut self, parts: &mut [Loaded], rounds: u32) -> Result<(), EngineError> {
+        let mut order: Vec<usize> = (0..parts.len()).collect();
+        let mut random = inputs::Random::new(self.job.seed);
+        let runs = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let expected = parts.iter().map(|part| part.expected).sum();
+        for _ in 0..rounds {
+            if !self.may_spend(runs, expected) && parts.iter().all(|part| !part.times.is_empty()) {
                 break;
             }
-            shuffle.shuffle(&mut order);
+            random.shuffle(&mut order);
             for &index in &order {
-                let part = &mut loaded[index];
+                let part = &mut parts[index];
                 let time = self.time(&mut part.part)?.0;
                 part.times.push(time);
             }
         }
-        let finished = loaded.into_iter().filter_map(|mut loaded| {
-            let timing = stats::timing(&mut loaded.times)?;
-            Some(Measured { part: loaded.kind, before: loaded.before, cut: loaded.cut, timing })
-        });
-        Ok(finished.collect())
+        Ok(())
     }
 
     /// The parts of a cut that the engine can run, each run once: the first part's answer is what
@@ -319,9 +325,9 @@ impl Run<'_> {
             };
             let (time, answer) = self.time(&mut part)?;
             known.extend(part.outputs.iter().cloned().zip(answer));
-            let first = Duration::from_nanos(time.0);
+            let expected = Duration::from_nanos(time.0);
             let (before, cut) = (cut.before.clone(), names.clone());
-            loaded.push(Loaded { kind, before, cut, part, first, times: Vec::new() });
+            loaded.push(Loaded { kind, before, cut, part, expected, times: Vec::new() });
         }
         Ok(loaded)
     }
@@ -333,9 +339,17 @@ struct Loaded {
     before: Vec<bool>,
     cut: Vec<String>,
     part: Ready,
-    /// Time of the run that warmed it up.
-    first: Duration,
+    /// What one run is expected to take.
+    expected: Duration,
     times: Vec<Nanos>,
+}
+
+impl Loaded {
+    /// Its time, if it was run.
+    fn finish(mut self) -> Option<Measured> {
+        let timing = stats::timing(&mut self.times)?;
+        Some(Measured { part: self.kind, before: self.before, cut: self.cut, timing })
+    }
 }
 
 /// A profile of what was measured, without its key and what stands beside the times.
