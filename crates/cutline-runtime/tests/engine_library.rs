@@ -2,6 +2,7 @@
 //!
 //! The library is looked for once per process, so each case asks a fresh process: this one again,
 //! with another environment.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,

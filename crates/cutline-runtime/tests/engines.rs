@@ -1,6 +1,7 @@
 //! Both engines against each other, against recorded facts, and against what they cannot run.
 //!
 //! Needs the shared models and pictures; ONNX Runtime is tested where its library is found.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
 //! A whole profile of a small network: what it holds, what it costs, and what it is worth.
+#![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
