@@ -135,10 +135,19 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
             format!("{} of {layers} layers on `{}` with {engine}", stage.layers.len(), stage.device)
         })
         .collect();
+    let inputs: Vec<&str> = dag
+        .flows()
+        .iter()
+        .filter(|flow| flow.from.is_none())
+        .map(|flow| flow.name.as_str())
+        .collect();
     let crossing: Vec<String> = choice
         .cut
         .iter()
         .map(|value| match value.bytes {
+            _ if inputs.contains(&value.name.as_str()) => {
+                format!("the input `{}` as {}", value.name, choice.input_encoding)
+            }
             Some(bytes) => format!("`{}` ({bytes})", value.name),
             None => format!("`{}`", value.name),
         })

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read},
+    path::Path,
     thread,
 };
 
@@ -72,4 +73,19 @@ async fn signalled() {
 #[cfg(not(unix))]
 async fn signalled() {
     let _ = tokio::signal::ctrl_c().await;
+}
+
+/// On Ctrl-C: removes a folder of temporary files and ends the process. Child processes end by
+/// themselves when this one does.
+pub(crate) fn remove_when_interrupted(folder: &Path) {
+    let folder = folder.to_owned();
+    thread::spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+            return;
+        };
+        runtime.block_on(signalled());
+        // The rest is best effort: the process ends in any case.
+        let _ = std::fs::remove_dir_all(&folder);
+        std::process::exit(130);
+    });
 }
