@@ -1,0 +1,298 @@
+//! Whatever comes from a file or a network is read without a panic and in bounded memory and time.
+//!
+//! Each target takes valid seeds, damages them, and reads the result; errors are fine. Without
+//! further ado this runs a fixed number of rounds from a fixed seed, the same everywhere:
+//!
+//! ```text
+//! CUTLINE_FUZZ_SECONDS=60 CUTLINE_FUZZ_SEED=7 cargo test -p cutline --test fuzz
+//! ```
+//!
+//! runs each target for a minute, from another seed. A failure leaves its input in a file.
+
+#[path = "fuzz/mutate.rs"]
+mod mutate;
+#[path = "fuzz/seeds.rs"]
+mod seeds;
+
+use std::{
+    env, fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use cutline_core::{
+    cost::{Costs, table},
+    cut, group, onnx,
+    onnx::proto::ModelProto,
+    picture::{InputEncoding, PictureSpec},
+    plan::Plan,
+    planner::{self, Request},
+    platform::Platform,
+    profile::{LinkTable, Profile},
+    split::{self, StageLabel},
+};
+use cutline_runtime::{
+    link::schedule::{parse_command, parse_schedule},
+    picture,
+    stage::Stage,
+    wire::{contents::request_values, inference::ModelInferRequest},
+};
+use mutate::Random;
+use peak_alloc::PeakAlloc;
+use prost::Message;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Rounds per target where no time is given.
+const ROUNDS: u64 = 400;
+
+/// Longest time of one round; generous, since other work may share the machine.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// Memory that reading may take besides a multiple of the input's size.
+const MEMORY_FLOOR: usize = 64 << 20;
+
+/// Memory per byte of input: a JSON document or a protobuf message unpacks to many times its size.
+const MEMORY_FACTOR: usize = 256;
+
+/// One target at a time, so that the memory counted is its own.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Damages and reads until rounds or time are over.
+fn fuzz(target: &str, mut damage: impl FnMut(&mut Random) -> Vec<u8>, read: impl Fn(&[u8])) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let end = number("CUTLINE_FUZZ_SECONDS").map(|s| Instant::now() + Duration::from_secs(s));
+    let seed = number("CUTLINE_FUZZ_SEED").unwrap_or(1);
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{target}.bin"));
+    let mut rounds = 0;
+    while end.map_or(rounds < ROUNDS, |end| Instant::now() < end) {
+        let input = damage(&mut Random(seed.wrapping_mul(0x1_0000_0000).wrapping_add(rounds)));
+        // Written beforehand, because running out of memory ends the process at once.
+        fs::write(&file, &input).unwrap();
+        let before = MEMORY.current_usage();
+        MEMORY.reset_peak_usage();
+        let start = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| read(&input)));
+        let (time, peak) = (start.elapsed(), MEMORY.peak_usage().saturating_sub(before));
+        let place = file.display();
+        assert!(outcome.is_ok(), "{target}: panicked on {place} (seed {seed}, round {rounds})");
+        let allowed = MEMORY_FLOOR + MEMORY_FACTOR * input.len();
+        assert!(peak <= allowed, "{target}: {peak} bytes of memory for {place}");
+        assert!(time <= LONGEST, "{target}: {time:?} for {place}");
+        rounds += 1;
+    }
+    fs::remove_file(&file).unwrap();
+    println!("{target}: {rounds} rounds from seed {seed}");
+}
+
+/// A damaged copy of one of the seeds.
+fn damaged_bytes(seeds: &[Vec<u8>]) -> impl FnMut(&mut Random) -> Vec<u8> + '_ {
+    |random| {
+        let mut input = random.pick(seeds).unwrap().clone();
+        mutate::bytes(&mut input, random);
+        input
+    }
+}
+
+/// A damaged copy of one of the seeds: mostly still JSON, sometimes not even that.
+fn damaged_json(seeds: Vec<Value>) -> impl FnMut(&mut Random) -> Vec<u8> {
+    move |random| {
+        let mut document = random.pick(&seeds).unwrap().clone();
+        mutate::json(&mut document, random);
+        let mut input = serde_json::to_vec(&document).unwrap();
+        if random.below(10) == 0 {
+            mutate::bytes(&mut input, random);
+        }
+        input
+    }
+}
+
+/// Everything that happens to a model before an engine sees it.
+fn read_model(bytes: &[u8]) {
+    let Ok(model) = onnx::decode(Bytes::copy_from_slice(bytes)) else { return };
+    let Some(graph) = seeds::import(&model) else { return };
+    let grouping = group::group(&graph);
+    let cuts = cut::candidate_cuts(&grouping.dag);
+    let labels = [StageLabel::new("edge"), StageLabel::new("cloud")];
+    let _ = graph.values().iter().map(|value| value.bytes()).collect::<Vec<_>>();
+    for cut in cuts.iter().step_by(1 + cuts.len() / 4) {
+        let stages = cut::stages_of_cut(&graph, &grouping, cut);
+        if let Ok(parts) = split::split(&model, &graph, &stages, &labels) {
+            let _ = parts.iter().map(|part| part.files().bytes()).sum::<u64>();
+        }
+    }
+    let names = graph.values().iter().map(|value| value.name.clone());
+    let some: Vec<Vec<String>> = names.step_by(7).map(|name| vec![name]).take(5).collect();
+    let _ = some.iter().map(|cut| cut::stages_at(&graph, std::slice::from_ref(cut))).count();
+    let _ = cut::stages_at(&graph, &some);
+}
+
+#[test]
+fn model_bytes() {
+    let seeds = seeds::model_files();
+    fuzz("model-bytes", damaged_bytes(&seeds), read_model);
+}
+
+#[test]
+fn model_structure() {
+    let seeds = seeds::models();
+    let damage = |random: &mut Random| {
+        let mut model: ModelProto = random.pick(&seeds).unwrap().clone();
+        mutate::model(&mut model, random);
+        model.encode_to_vec()
+    };
+    fuzz("model-structure", damage, read_model);
+}
+
+#[test]
+fn inference_requests() {
+    let seeds = seeds::requests();
+    fuzz("inference-request", damaged_bytes(&seeds), |bytes| {
+        if let Ok(mut request) = ModelInferRequest::decode(Bytes::copy_from_slice(bytes)) {
+            let _ = request_values(&mut request);
+        }
+    });
+}
+
+#[test]
+fn stage_descriptions() {
+    fuzz("stage", damaged_json(seeds::stages()), |bytes| {
+        let _ = Stage::from_json(&String::from_utf8_lossy(bytes));
+    });
+}
+
+#[test]
+fn platforms() {
+    let text = toml::to_string(&seeds::platform()).unwrap();
+    let seeds = [text.into_bytes()];
+    let mut bytes = damaged_bytes(&seeds);
+    let mut documents = damaged_json(vec![seeds::platform()]);
+    let damage = |random: &mut Random| match random.below(2) {
+        0 => bytes(random),
+        _ => serde_json::from_slice::<Value>(&documents(random))
+            .ok()
+            .and_then(|document| toml::to_string(&document).ok())
+            .unwrap_or_default()
+            .into_bytes(),
+    };
+    fuzz("platform", damage, |bytes| {
+        let _ = toml::from_str::<Platform>(&String::from_utf8_lossy(bytes));
+    });
+}
+
+#[test]
+fn cost_tables_up_to_the_plan() {
+    let seed = serde_json::json!([seeds::platform(), seeds::costs(), [seeds::link_table()]]);
+    fuzz("costs", damaged_json(vec![seed]), |bytes| {
+        let parts: Option<(Value, Value, Vec<Value>)> = serde_json::from_slice(bytes).ok();
+        let Some((platform, costs, tables)) = parts else { return };
+        let (Some(platform), Some(file)) = (read::<Platform>(platform), read(costs)) else {
+            return;
+        };
+        let tables: Vec<Option<LinkTable>> = tables.into_iter().map(read).collect();
+        if let Ok((dag, costs)) = table::read(&file, &platform, &tables) {
+            let _ = planner::solve(&dag, &costs, &Request::default());
+        }
+    });
+}
+
+#[test]
+fn profiles_up_to_the_plan() {
+    let graph = seeds::import(&seeds::network()).unwrap();
+    let dag = group::group(&graph).dag;
+    let names: Vec<String> = dag.groups().iter().map(|group| group.name.clone()).collect();
+    let profile = || seeds::profile(&names);
+    let seed = serde_json::json!([profile(), profile()]);
+    let platform: Platform = read(seeds::platform()).unwrap();
+    let hash = "ab".repeat(32);
+    fuzz("profiles", damaged_json(vec![seed]), |bytes| {
+        let Ok(pair) = serde_json::from_slice::<[Value; 2]>(bytes) else { return };
+        let profiles = pair.map(|value| read::<Profile>(value).into_iter().collect::<Vec<_>>());
+        if let Ok(costs) = Costs::from_profiles(&dag, &hash, &platform, &profiles, &[None]) {
+            let _ = planner::solve(&dag, &costs, &Request::default());
+        }
+    });
+}
+
+#[test]
+fn plans() {
+    let graph = seeds::import(&seeds::network()).unwrap();
+    let dag = group::group(&graph).dag;
+    let hash = "ab".repeat(32);
+    let plan = plan_of(&dag, &hash);
+    fuzz("plan", damaged_json(vec![plan]), |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        if let Ok(plan) = Plan::open(&text, &dag, &hash) {
+            let choices = plan.best.iter().chain(&plan.best_split);
+            let _ = choices.map(|choice| choice.resolve(&dag, &plan.platform)).count();
+        }
+    });
+}
+
+#[test]
+fn link_control_lines_and_schedules() {
+    let seeds = [seeds::SCHEDULE.as_bytes().to_vec(), b"up=5mbit delay=10ms jitter=1ms".to_vec()];
+    fuzz("link-control", damaged_bytes(&seeds), |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let _ = parse_schedule(&text);
+        let _ = parse_command(&text);
+    });
+}
+
+#[test]
+fn pictures() {
+    let seeds = seeds::pictures();
+    let spec = serde_json::json!({
+        "width": 16, "height": 16, "mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 1.0]
+    });
+    let spec: PictureSpec = read(spec).unwrap();
+    fuzz("picture", damaged_bytes(&seeds), |bytes| {
+        let _ = picture::prepare(bytes, &spec, InputEncoding::Fp32);
+    });
+}
+
+#[test]
+fn undamaged_seeds_are_accepted() {
+    for model in seeds::models() {
+        assert!(seeds::import(&model).is_some());
+    }
+    for request in seeds::requests() {
+        let mut request = ModelInferRequest::decode(Bytes::from(request)).unwrap();
+        request_values(&mut request).unwrap();
+    }
+    for stage in seeds::stages() {
+        Stage::from_json(&stage.to_string()).unwrap();
+    }
+    let platform: Platform = read(seeds::platform()).unwrap();
+    let file: table::CostsFile = read(seeds::costs()).unwrap();
+    table::read(&file, &platform, &[read(seeds::link_table())]).unwrap();
+    parse_schedule(seeds::SCHEDULE).unwrap();
+}
+
+/// What the planner answers for a network on the seed's platform, as its file.
+fn plan_of(dag: &cutline_core::dag::Dag, hash: &str) -> Value {
+    let names: Vec<String> = dag.groups().iter().map(|group| group.name.clone()).collect();
+    let platform: Platform = read(seeds::platform()).unwrap();
+    let profiles: Vec<Vec<Profile>> =
+        (0..2).map(|_| vec![read(seeds::profile(&names)).unwrap()]).collect();
+    let costs = Costs::from_profiles(dag, hash, &platform, &profiles, &[None]).unwrap();
+    let request = Request::default();
+    let answer = planner::solve(dag, &costs, &request).unwrap();
+    let model = serde_json::json!({ "name": "lenet5.onnx", "sha256": hash });
+    let model = read(model).unwrap();
+    let plan = Plan::new(model, dag, &costs, &platform, &request, &answer, None);
+    let plan = serde_json::to_value(plan).unwrap();
+    Plan::open(&plan.to_string(), dag, hash).unwrap();
+    plan
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
+    serde_json::from_value(value).ok()
+}

@@ -1,0 +1,172 @@
+//! Valid files and messages to damage: small, and with something of everything that is read.
+
+use bytes::Bytes;
+use cutline_core::{
+    onnx::{self, proto::ModelProto},
+    tensor::DType,
+    zoo::{self, ZooOptions},
+};
+use cutline_runtime::wire::inference::{
+    InferTensorContents, ModelInferRequest, model_infer_request::InferInputTensor,
+};
+use prost::Message;
+use serde_json::{Value, json};
+
+/// Networks without weights, and one with.
+pub(crate) fn models() -> Vec<ModelProto> {
+    let outlines = ["squeezenet", "mobilenetv3-small", "shufflenetv2", "densenet121"];
+    let outlines = outlines.map(|name| zoo::outline(name, None).unwrap());
+    let whole = zoo::build("lenet5", &ZooOptions::default()).unwrap();
+    outlines.into_iter().chain([whole]).collect()
+}
+
+pub(crate) fn model_files() -> Vec<Vec<u8>> {
+    models().iter().map(Message::encode_to_vec).collect()
+}
+
+/// A network that plans and costs can be made for.
+pub(crate) fn network() -> ModelProto {
+    zoo::outline("lenet5", None).unwrap()
+}
+
+pub(crate) fn requests() -> Vec<Vec<u8>> {
+    let tensor = |datatype: DType, shape: Vec<i64>, contents| InferInputTensor {
+        name: "data".to_owned(),
+        datatype: datatype.oip().to_owned(),
+        shape,
+        contents,
+        ..Default::default()
+    };
+    let typed = InferTensorContents { fp32_contents: vec![1.0; 6], ..Default::default() };
+    let files = InferTensorContents {
+        bytes_contents: vec![Bytes::from_static(b"\xff\xd8\xff\xd9")],
+        ..Default::default()
+    };
+    let request = |inputs, raw: Vec<Bytes>| {
+        let model_name = "0-pi".to_owned();
+        let raw_input_contents = raw;
+        ModelInferRequest { model_name, inputs, raw_input_contents, ..Default::default() }
+    };
+    let raw = Bytes::from(vec![0_u8; 24]);
+    [
+        request(vec![tensor(DType::F32, vec![2, 3], None)], vec![raw]),
+        request(vec![tensor(DType::F32, vec![2, 3], Some(typed))], Vec::new()),
+        request(vec![tensor(DType::String, vec![1], Some(files))], Vec::new()),
+    ]
+    .iter()
+    .map(Message::encode_to_vec)
+    .collect()
+}
+
+pub(crate) fn stages() -> Vec<Value> {
+    let tensor =
+        |name: &str, shape: [u64; 4]| json!({ "name": name, "dtype": "f32", "shape": shape });
+    vec![json!({
+        "plan": "0011223344556677",
+        "name": "0-pi",
+        "device": "pi",
+        "inputs": [tensor("data", [1, 3, 32, 32])],
+        "picture": {
+            "input": "data",
+            "spec": { "width": 32, "height": 32, "mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 1.0] },
+            "encoding": "uint8"
+        },
+        "model": {
+            "files": [{ "name": "model.onnx", "sha256": "ab".repeat(32), "bytes": 1234 }],
+            "engine": "rten",
+            "threads": 1,
+            "inputs": ["data"],
+            "outputs": [tensor("relu1", [1, 8, 16, 16])],
+            "memory": { "parameter_bytes": 1000, "activation_bytes": 9000, "engine_bytes": 0 }
+        },
+        "answers": [tensor("fc", [1, 10, 1, 1])],
+        "next": {
+            "stage": "1-cloud", "device": "cloud", "address": "127.0.0.1:9002",
+            "model_name": "1-cloud", "sends": ["relu1"]
+        }
+    })]
+}
+
+pub(crate) fn platform() -> Value {
+    json!({
+        "version": 1,
+        "device": [
+            { "name": "pi", "profiles": ["pi.json"], "address": "127.0.0.1:9001", "memory": "1GiB" },
+            { "name": "cloud", "profiles": ["cloud.json"], "address": "127.0.0.1:9002" }
+        ],
+        "link": [{
+            "between": ["pi", "cloud"], "up": "20mbit", "down": "50mbit", "delay": "10ms",
+            "fixed": "200us", "via": "127.0.0.1:9102"
+        }]
+    })
+}
+
+pub(crate) fn costs() -> Value {
+    json!({
+        "version": 1,
+        "input": { "fp32": 602_112, "uint8": 150_528, "jpeg": 30_000 },
+        "layers": [
+            { "name": "a", "inputs": [], "output_bytes": 800_000, "parameter_bytes": 9000,
+              "time_ns": { "pi": 9_000_000, "cloud": 400_000 }, "energy_nj": { "pi": 20_000_000 } },
+            { "name": "b", "inputs": ["a"], "output_bytes": 40_000, "time_ns": { "pi": 5_000_000, "cloud": 300_000 } },
+            { "name": "c", "inputs": ["a"], "output_bytes": 50_000, "time_ns": { "cloud": 300_000 } },
+            { "name": "d", "inputs": ["b", "c"], "output_bytes": 4000, "time_ns": { "pi": 5_000_000, "cloud": 300_000 } }
+        ],
+        "outputs": ["d"],
+        "codecs": [{ "name": "uint8", "num": 1, "den": 4, "enc_ns_per_kb": 300, "dec_ns_per_kb": 300, "lossy": true }],
+        "call_ns": { "pi": 50_000 },
+        "prepare_ns": { "uint8": { "pi": 900_000 } }
+    })
+}
+
+/// A profile of [`network`] on some device.
+pub(crate) fn profile(groups: &[String]) -> Value {
+    let timing = json!({ "median_ns": 1000, "p10_ns": 900, "p90_ns": 1200, "count": 11 });
+    json!({
+        "version": 1,
+        "key": {
+            "model_sha256": "ab".repeat(32), "hardware": "some processor", "engine": "rten",
+            "engine_version": "0.27", "threads": 1, "precision": "fp32"
+        },
+        "model": "lenet5.onnx",
+        "slowdown_permille": 4000,
+        "call_ns": 20_000,
+        "groups": groups.iter().map(|name| json!({ "name": name, "time_ns": 70_000 })).collect::<Vec<_>>(),
+        "unsupported": [],
+        "segments": [{ "part": "whole", "cut": [], "timing": timing, "fitted_ns": 1000 }],
+        "residual_permille": 12,
+        "prepare": {
+            "fp32": { "encode_ns": 1000, "decode_ns": 0, "bytes": 4096 },
+            "jpeg": { "encode_ns": 1000, "decode_ns": 3000, "bytes": 900 }
+        },
+        "engine_bytes": 9_000_000
+    })
+}
+
+pub(crate) fn link_table() -> Value {
+    let timing = json!({ "median_ns": 1000, "p10_ns": 900, "p90_ns": 1200, "count": 11 });
+    let points =
+        json!([{ "bytes": 1000, "timing": timing }, { "bytes": 100_000, "timing": timing }]);
+    json!({ "version": 1, "up": points, "down": points })
+}
+
+pub(crate) const SCHEDULE: &str = "# seconds, then what changes\n0 up=20mbit down=50mbit delay=10ms\n\
+                            12.5 up=5mbit jitter=2ms\n30 cut\n32 resume\n";
+
+/// A small JPEG and a small PNG.
+pub(crate) fn pictures() -> Vec<Vec<u8>> {
+    use image::{DynamicImage, ImageFormat, RgbImage};
+    let picture = RgbImage::from_fn(24, 16, |x, y| image::Rgb([x as u8 * 9, y as u8 * 15, 77]));
+    let picture = DynamicImage::from(picture);
+    let written = |format| {
+        let mut file = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut file, format).unwrap();
+        file.into_inner()
+    };
+    vec![written(ImageFormat::Jpeg), written(ImageFormat::Png)]
+}
+
+/// Reads a model as the program does.
+pub(crate) fn import(model: &ModelProto) -> Option<cutline_core::graph::Graph> {
+    onnx::import(model, &onnx::ImportOptions::default()).ok()
+}
