@@ -5,18 +5,23 @@
 //! before still stands. Renaming replaces a file at once for every reader, but nothing is forced to
 //! the medium: after a power cut a file may be missing or empty, as with `cp`.
 //!
-//! Weights are not read into memory: pieces that are slices of a mapped model are written from the
-//! page cache, and ranges of external files are copied from file to file.
+//! Weights are not read into memory: pieces of a mapped model and ranges of external files are
+//! copied from file to file.
+
+mod pieces;
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io,
     path::{Path, PathBuf},
 };
 
 use cutline_core::{package::Package, split::Piece, units::Bytes};
 use tempfile::Builder;
 use thiserror::Error;
+
+pub use pieces::Source;
+use pieces::write_pieces;
 
 /// Why something could not be written.
 #[derive(Debug, Error)]
@@ -71,9 +76,12 @@ pub fn write_bytes(path: &Path, bytes: impl Into<bytes::Bytes>) -> Result<(), Fi
     write_atomic(path, &[Piece::Inline(bytes.into())], Path::new("."))
 }
 
-/// Writes pieces to a file, whole or not at all. External pieces are ranges of files in
-/// `source_folder`.
-pub fn write_atomic(path: &Path, pieces: &[Piece], source_folder: &Path) -> Result<(), FileError> {
+/// Writes pieces to a file, whole or not at all.
+pub fn write_atomic<'a>(
+    path: &Path,
+    pieces: &[Piece],
+    source: impl Into<Source<'a>>,
+) -> Result<(), FileError> {
     let needed = Bytes(pieces.iter().map(Piece::bytes).sum());
     let failed = |source| write_error(path, needed, source);
     let folder = match path.parent() {
@@ -84,24 +92,43 @@ pub fn write_atomic(path: &Path, pieces: &[Piece], source_folder: &Path) -> Resu
     builder.prefix(".cutline-").suffix(".part");
     with_usual_mode(&mut builder, 0o666);
     let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    write_pieces(file.as_file_mut(), path, pieces, source_folder)?;
+    write_pieces(file.as_file_mut(), path, pieces, source.into())?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
 
 /// Writes a folder of packages, whole or not at all: the plan, and one package per part.
 ///
-/// External pieces are ranges of files in `source_folder`. An empty folder and an earlier output of
-/// this function are replaced; a folder with anything else in it is left alone.
-pub fn write_package(
+/// An empty folder and an earlier output of this function are replaced; a folder with anything else
+/// in it is left alone.
+pub fn write_package<'a>(
     folder: &Path,
     plan: &[u8],
     packages: &[Package],
-    source_folder: &Path,
+    source: impl Into<Source<'a>>,
 ) -> Result<(), FileError> {
+    assemble(folder, packages, source)?.finish(plan)
+}
+
+/// A folder of packages that lacks its plan and is not yet in its place. Dropped, it leaves nothing
+/// behind.
+#[derive(Debug)]
+pub struct Assembly {
+    assembled: tempfile::TempDir,
+    folder: PathBuf,
+    needed: Bytes,
+}
+
+/// The first step of [`write_package`], for those who do not have the plan yet: writes the packages
+/// beside `folder`.
+pub fn assemble<'a>(
+    folder: &Path,
+    packages: &[Package],
+    source: impl Into<Source<'a>>,
+) -> Result<Assembly, FileError> {
     check_replaceable(folder)?;
     let sizes = packages.iter().map(|package| package.files.bytes() + package.config.len() as u64);
-    let needed = Bytes(plan.len() as u64 + sizes.sum::<u64>());
+    let needed = Bytes(sizes.sum());
     let failed = |source| write_error(folder, needed, source);
     let folder = absolute(folder).map_err(failed)?;
     let parent = folder.parent().unwrap_or(Path::new("/"));
@@ -110,69 +137,53 @@ pub fn write_package(
     builder.prefix(".cutline-").suffix(".part");
     with_usual_mode(&mut builder, 0o777);
     let assembled = builder.tempdir_in(parent).map_err(failed)?;
-    let whole = |error| match error {
-        FileError::Full { .. } => FileError::Full { path: folder.clone(), needed },
-        other => other,
-    };
+    let assembly = Assembly { assembled, folder, needed };
+    let source = source.into();
     for package in packages {
-        write_one(&assembled.path().join(&package.name), package, source_folder).map_err(whole)?;
+        let path = assembly.assembled.path().join(&package.name);
+        write_one(&path, package, source).map_err(|error| assembly.about_all(error))?;
     }
-    write_bytes(&assembled.path().join(PLAN_FILE), plan.to_vec()).map_err(whole)?;
-    replace_folder(assembled, &folder, parent).map_err(failed)
+    Ok(assembly)
+}
+
+impl Assembly {
+    /// The second step: adds the plan and puts the folder in its place.
+    pub fn finish(self, plan: &[u8]) -> Result<(), FileError> {
+        let path = self.assembled.path().join(PLAN_FILE);
+        write_bytes(&path, plan.to_vec()).map_err(|error| self.about_all(error))?;
+        let Self { assembled, folder, needed } = self;
+        replace_folder(assembled, &folder).map_err(|source| write_error(&folder, needed, source))
+    }
+
+    /// A full disk concerns the whole folder, not the file at which it showed.
+    fn about_all(&self, error: FileError) -> FileError {
+        match error {
+            FileError::Full { .. } => {
+                FileError::Full { path: self.folder.clone(), needed: self.needed }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Writes one package into a new folder.
-fn write_one(folder: &Path, package: &Package, source_folder: &Path) -> Result<(), FileError> {
+fn write_one(folder: &Path, package: &Package, source: Source<'_>) -> Result<(), FileError> {
     let version = folder.join("1");
     fs::create_dir_all(&version)
         .map_err(|source| write_error(&version, Bytes(package.files.bytes()), source))?;
     write_bytes(&folder.join("config.pbtxt"), package.config.clone())?;
-    write_new(&version.join(MODEL_FILE), &package.files.model, source_folder)?;
+    write_new(&version.join(MODEL_FILE), &package.files.model, source)?;
     if let Some(data) = &package.files.data {
-        write_new(&version.join(cutline_core::split::DATA_FILE), data, source_folder)?;
+        write_new(&version.join(cutline_core::split::DATA_FILE), data, source)?;
     }
     Ok(())
 }
 
 /// Writes a file in a folder that is itself temporary.
-fn write_new(path: &Path, pieces: &[Piece], source_folder: &Path) -> Result<(), FileError> {
+fn write_new(path: &Path, pieces: &[Piece], source: Source<'_>) -> Result<(), FileError> {
     let needed = Bytes(pieces.iter().map(Piece::bytes).sum());
     let mut file = File::create_new(path).map_err(|source| write_error(path, needed, source))?;
-    write_pieces(&mut file, path, pieces, source_folder)
-}
-
-/// Writes pieces in order into an open file that will be called `target`.
-fn write_pieces(
-    file: &mut File,
-    target: &Path,
-    pieces: &[Piece],
-    source_folder: &Path,
-) -> Result<(), FileError> {
-    let needed = Bytes(pieces.iter().map(Piece::bytes).sum());
-    let failed = |source| write_error(target, needed, source);
-    // Consecutive tensors mostly come from the same file.
-    let mut opened: Option<(&str, File)> = None;
-    for piece in pieces {
-        let (location, offset, length) = match piece {
-            Piece::Inline(bytes) => {
-                file.write_all(bytes).map_err(failed)?;
-                continue;
-            }
-            Piece::External { location, offset, length } => (location, *offset, *length),
-        };
-        let path = source_folder.join(location);
-        let unread = |source| FileError::Read { path: path.clone(), target: target.into(), source };
-        if opened.as_ref().is_none_or(|(name, _)| name != location) {
-            opened = Some((location, File::open(&path).map_err(unread)?));
-        }
-        let (_, source) = opened.as_mut().expect("opened just above");
-        source.seek(SeekFrom::Start(offset)).map_err(unread)?;
-        let copied = io::copy(&mut source.take(length), file).map_err(failed)?;
-        if copied < length {
-            return Err(unread(io::ErrorKind::UnexpectedEof.into()));
-        }
-    }
-    Ok(())
+    write_pieces(&mut file, path, pieces, source)
 }
 
 /// Refuses a folder in which there is something else than an earlier output.
@@ -203,9 +214,10 @@ fn is_package_name(name: &str) -> bool {
 }
 
 /// Puts a finished folder in its place; what stood there goes away last.
-fn replace_folder(assembled: tempfile::TempDir, folder: &Path, parent: &Path) -> io::Result<()> {
+fn replace_folder(assembled: tempfile::TempDir, folder: &Path) -> io::Result<()> {
     match fs::rename(assembled.path(), folder) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            let parent = folder.parent().unwrap_or(Path::new("/"));
             let aside = Builder::new().prefix(".cutline-").suffix(".old").tempdir_in(parent)?;
             let old = aside.path().join("old");
             fs::rename(folder, &old)?;
@@ -293,6 +305,24 @@ mod tests {
     }
 
     #[test]
+    fn slices_of_a_mapped_file_are_copied_from_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        // The memory differs from the file here, so that the copy tells where it came from.
+        let mapped = bytes::Bytes::from(vec![b'm'; 200_000]);
+        let elsewhere = bytes::Bytes::from(vec![b'e'; 100_000]);
+        fs::write(dir.path().join("w.bin"), vec![b'f'; 200_000]).unwrap();
+        let file = File::open(dir.path().join("w.bin")).unwrap();
+        let source = Source { folder: dir.path(), mapped: Some((&mapped, &file)) };
+        let slices =
+            [mapped.slice(..100_000), mapped.slice(5..9), elsewhere, mapped.slice(100_000..)];
+        let path = dir.path().join("out");
+        write_atomic(&path, &slices.map(Piece::Inline), source).unwrap();
+        let expected =
+            [vec![b'f'; 100_000], vec![b'm'; 4], vec![b'e'; 100_000], vec![b'f'; 100_000]];
+        assert_eq!(fs::read(path).unwrap(), expected.concat());
+    }
+
+    #[test]
     fn a_failed_file_leaves_the_old_one_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("w.bin"), "0123456789").unwrap();
@@ -313,7 +343,7 @@ mod tests {
         let mut full = File::options().write(true).open("/dev/full").unwrap();
         let pieces = [Piece::Inline(vec![0; 2_500_000].into())];
         let target = Path::new("parts/model.onnx");
-        let error = write_pieces(&mut full, target, &pieces, Path::new(".")).unwrap_err();
+        let error = write_pieces(&mut full, target, &pieces, Path::new(".").into()).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, FileError::Full { .. }), "{text}");
         assert!(text.contains("parts/model.onnx") && text.contains("2.50 MB"), "{text}");

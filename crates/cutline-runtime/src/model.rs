@@ -28,6 +28,8 @@ use cutline_core::{
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::files::Source;
+
 /// Why a model file cannot be used.
 #[derive(Debug, Error)]
 pub enum ModelError {
@@ -135,6 +137,7 @@ pub struct Model {
     /// The network as fusion groups.
     pub grouping: Grouping,
     bytes: Bytes,
+    file: File,
     data_files: BTreeMap<PathBuf, Stamp>,
     stamp: Stamp,
     sha256: OnceLock<String>,
@@ -150,7 +153,7 @@ struct Stamp {
 impl Model {
     /// Opens a model file; its external data files must be there, but are not read.
     pub fn open(path: &Path, options: &ImportOptions) -> Result<Self, ModelError> {
-        let (bytes, stamp) = map(path)?;
+        let (bytes, file, stamp) = map(path)?;
         let proto = decode(path, &bytes)?;
         let data_files = check_external(path, &proto)?;
         let graph = onnx::import(&proto, options)
@@ -158,7 +161,7 @@ impl Model {
         let grouping = group(&graph);
         let path = path.to_owned();
         let sha256 = OnceLock::new();
-        Ok(Self { path, proto, graph, grouping, bytes, data_files, stamp, sha256 })
+        Ok(Self { path, proto, graph, grouping, bytes, file, data_files, stamp, sha256 })
     }
 
     /// The folder in which external data is looked for.
@@ -199,6 +202,13 @@ impl Model {
     }
 }
 
+/// The model's weights as they lie on the disk, to write parts of it from.
+impl<'a> From<&'a Model> for Source<'a> {
+    fn from(model: &'a Model) -> Self {
+        Self { folder: model.folder(), mapped: Some((&model.bytes, &model.file)) }
+    }
+}
+
 impl Stamp {
     fn of(metadata: &fs::Metadata) -> Self {
         Self { length: metadata.len(), modified: metadata.modified().ok() }
@@ -207,7 +217,7 @@ impl Stamp {
 
 /// Names of what a model file reads and answers, in its order, weights excluded.
 pub fn signature(path: &Path) -> Result<(Vec<String>, Vec<String>), ModelError> {
-    let (bytes, _) = map(path)?;
+    let (bytes, ..) = map(path)?;
     let graph = decode(path, &bytes)?.graph.unwrap_or_default();
     let stored = |name: &str| graph.initializer.iter().any(|tensor| tensor.name() == name);
     let names = graph.input.iter().map(|info| info.name().to_owned());
@@ -228,7 +238,7 @@ fn decode(path: &Path, bytes: &Bytes) -> Result<ModelProto, ModelError> {
 
 /// Maps a whole file into memory.
 #[allow(unsafe_code)]
-fn map(path: &Path) -> Result<(Bytes, Stamp), ModelError> {
+fn map(path: &Path) -> Result<(Bytes, File, Stamp), ModelError> {
     let unread = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ModelError::NotFound { path: path.to_owned() },
         _ => ModelError::Read { path: path.to_owned(), source },
@@ -245,7 +255,7 @@ fn map(path: &Path) -> Result<(Bytes, Stamp), ModelError> {
     // invariant rests on the bytes staying equal: they are decoded once, and weights are only
     // copied to files, hashed or compared. `check_unchanged` detects either case afterwards.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(unread)?;
-    Ok((Bytes::from_owner(map), Stamp::of(&metadata)))
+    Ok((Bytes::from_owner(map), file, Stamp::of(&metadata)))
 }
 
 /// The size that the file claims to have, where it begins as an ONNX model and ends too early.

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
 };
 
 use cutline_core::{
@@ -82,13 +83,18 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     };
     let parts = split::split(&model.proto, &model.graph, &stage_of, &labels)?;
     let rows = part_rows(&model, &parts);
+    let packages = package::packages(&model.graph, &parts)?;
+    let assembly = thread::scope(|scope| {
+        // The plan names the model by its hash, which takes as long as writing the parts.
+        scope.spawn(|| model.sha256());
+        files::assemble(&args.output, &packages, &model)
+    })?;
     let plan = match plan {
         Some(plan) => plan,
         None => manual_plan(&model, &args.at, &rows)?,
     };
-    let packages = package::packages(&model.graph, &parts)?;
-    files::write_package(&args.output, &plan, &packages, model.folder())?;
     model.check_unchanged()?;
+    assembly.finish(&plan)?;
 
     let report = Report { folder: args.output, parts: rows };
     output.print(&report, |out| {
