@@ -274,13 +274,3 @@ fn resolve(address: &str) -> Option<SocketAddr> {
     use std::net::ToSocketAddrs;
     address.to_socket_addrs().ok()?.next()
 }
-
-/// The processor as it names itself.
-fn hardware() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let named = ["model name", "Model", "Hardware"].iter().find_map(|key| {
-        let line = info.lines().find(|line| line.starts_with(key))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    named.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
-}

@@ -268,9 +268,7 @@ fn check_files(files: &[FileSpec]) -> Result<(), String> {
     }
     unique("file", files.iter().map(|file| &file.name))?;
     for file in files {
-        let plain = !matches!(file.name.as_str(), "" | "." | "..")
-            && !file.name.contains(['/', '\\', '\0', ':']);
-        if !plain {
+        if !is_file_name(&file.name) {
             return Err(format!("`{}` is not a plain file name", clip(&file.name)));
         }
         if !is_sha256(&file.sha256) {
@@ -298,6 +296,11 @@ fn check_picture(picture: &PictureInput, inputs: &[TensorSpec]) -> Result<(), St
             input.describe()
         )),
     }
+}
+
+/// Whether a text names a file of a folder and nothing outside it, on every system.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0', ':'])
 }
 
 /// Whether a text is a SHA-256 in lower-case hex; such a text is also a safe file name.

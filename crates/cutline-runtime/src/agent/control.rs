@@ -1,6 +1,9 @@
 //! The control service of an agent: deployment, profiling, links, clocks.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    thread,
+};
 
 use cutline_core::profile::{LinkTable, Profile};
 use tokio::sync::mpsc;
@@ -19,6 +22,7 @@ use crate::{
         ClientError,
         clock::{clock_id, unix_nanos},
     },
+    pace::timer,
     profiler,
     stage::{Stage, chain, clip, is_sha256},
     wire::control::{
@@ -50,7 +54,7 @@ impl Control for State {
         });
         Ok(Response::new(AgentDescription {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            hardware: super::hardware(),
+            hardware: profiler::hardware(),
             engines: engines.collect(),
             threads: u32::try_from(self.config.threads).unwrap_or(u32::MAX),
             slowdown: self.config.slowdown.permille() as f64 / 1000.0,
@@ -148,7 +152,9 @@ impl Control for State {
         let slot = slot.map_err(|error| Status::internal(error.to_string()))?;
         let (events, receiver) = mpsc::channel(EVENTS);
         let state = self.me.upgrade().ok_or_else(|| Status::unavailable("the agent is ending"))?;
-        tokio::task::spawn_blocking(move || {
+        // A thread of its own: what binds it to processors must not stay with another's work.
+        let measure = move || {
+            timer::pin(&state.config.cores);
             let mut progress = |step: profiler::Progress| {
                 let (done, total) = (u64::from(step.done), u64::from(step.total));
                 let progress = Progress { done, total, what: "measuring".to_owned() };
@@ -159,7 +165,9 @@ impl Control for State {
             let measured = profile::run(&state, &job, &mut progress);
             drop(slot);
             let _ = events.blocking_send(measured.and_then(|profile| profile_result(&profile)));
-        });
+        };
+        let thread = thread::Builder::new().name("profile".to_owned()).spawn(measure);
+        thread.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -217,7 +225,9 @@ fn link_result(measured: Result<LinkTable, ClientError>) -> Result<LinkEvent, St
 fn store_status(error: &StoreError) -> Status {
     let message = error.to_string();
     match error {
-        StoreError::Name | StoreError::Length { .. } => Status::invalid_argument(message),
+        StoreError::Name | StoreError::FileName(_) | StoreError::Length { .. } => {
+            Status::invalid_argument(message)
+        }
         StoreError::TooLarge { .. } | StoreError::Disk { .. } => {
             Status::resource_exhausted(message)
         }

@@ -20,7 +20,7 @@ use cutline_core::units::Bytes;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::stage::{FileSpec, is_sha256};
+use crate::stage::{FileSpec, clip, is_file_name, is_sha256};
 
 /// A folder of files by content.
 #[derive(Debug)]
@@ -35,6 +35,9 @@ pub enum StoreError {
     /// The name is no digest.
     #[error("a file must be named by its SHA-256 in lower-case hex")]
     Name,
+    /// The name of a model's file leads elsewhere.
+    #[error("`{0}` is not a plain file name")]
+    FileName(String),
     /// It is larger than this agent accepts.
     #[error("the file has {declared}, and this agent accepts up to {limit}")]
     TooLarge {
@@ -115,6 +118,10 @@ impl Store {
 
     /// Puts the files of a model side by side under their own names, and returns the first.
     pub fn lay_out(&self, files: &[FileSpec]) -> Result<PathBuf, StoreError> {
+        // Names come from the network: one with a folder in it would be written elsewhere.
+        if let Some(bad) = files.iter().find(|file| !is_file_name(&file.name)) {
+            return Err(StoreError::FileName(clip(&bad.name)));
+        }
         let mut hasher = Sha256::new();
         for file in files {
             hasher.update(file.name.as_bytes());
@@ -263,6 +270,9 @@ mod tests {
         put(&store, &files[0].sha256, 5, &[b"graph"]).unwrap();
         let error = store.lay_out(&files).unwrap_err().to_string();
         assert!(error.contains("`model.onnx.data`"), "{error}");
+        let outside = [file("../model.onnx", b"graph")];
+        let error = store.lay_out(&outside).unwrap_err().to_string();
+        assert!(error.contains("is not a plain file name"), "{error}");
         put(&store, &files[1].sha256, 7, &[b"weights"]).unwrap();
         for _ in 0..2 {
             let model = store.lay_out(&files).unwrap();
