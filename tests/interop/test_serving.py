@@ -1,0 +1,130 @@
+"""Python's tritonclient calls an edge agent and gets the whole network's answer."""
+
+import json
+import os
+import subprocess
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import support
+import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException
+
+# The agents compute with rten, the whole network is computed with ONNX Runtime: rounding differs,
+# and rten computes halves as floats.
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+# Built with the tests: two agents that hold the parts of a network.
+SERVER = support.ROOT / "target" / "debug" / "examples" / "serve_split"
+
+
+@contextmanager
+def served(model, cut):
+    """A client of the first agent, and the name of the model there."""
+    binary = os.environ.get("CUTLINE_SERVE_SPLIT", SERVER)
+    server = subprocess.Popen(
+        [str(binary), str(model), ",".join(cut)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        where = json.loads(server.stdout.readline())
+        with triton.InferenceServerClient(where["address"]) as client:
+            yield client, where["model"]
+    finally:
+        server.stdin.close()
+        server.wait(30)
+
+
+def inputs(client, name, values):
+    for tensor in client.get_model_metadata(name).inputs:
+        data = values[tensor.name]
+        assert list(tensor.shape) == list(data.shape), tensor.name
+        request = triton.InferInput(tensor.name, data.shape, tensor.datatype)
+        request.set_data_from_numpy(data)
+        yield request
+
+
+def small_cuts(model):
+    cuts = support.cutline_json("inspect", model)["cuts"]
+    cuts = [cut["values"] for cut in cuts if cut["bytes"] and cut["bytes"] <= 2_000_000]
+    return support.evenly(cuts, 3)
+
+
+def test_a_split_answers_like_the_whole(model):
+    tolerance = TOLERANCE["fp16" if "fp16" in model.name else "fp32"]
+    whole = support.session(model)
+    values = support.random_inputs(whole)
+    expected = support.run(whole, values)
+    for cut in small_cuts(model):
+        with served(model, cut) as (client, name):
+            answer = client.infer(name, list(inputs(client, name, values)))
+            declared = [output.name for output in client.get_model_metadata(name).outputs]
+            assert declared == list(expected)
+            support.assert_close(expected, {n: answer.as_numpy(n) for n in declared}, tolerance)
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory):
+    path = tmp_path_factory.mktemp("serving") / "lenet5.onnx"
+    support.cutline("zoo", "write", "lenet5", "-o", path)
+    return path
+
+
+def test_the_protocol_as_tritonclient_speaks_it(lenet):
+    values = support.random_inputs(support.session(lenet))
+    with served(lenet, small_cuts(lenet)[0]) as (client, name):
+        assert client.is_server_live() and client.is_server_ready()
+        assert client.is_model_ready(name) and client.is_model_ready(name, "1")
+        assert not client.is_model_ready("nothing") and not client.is_model_ready(name, "2")
+        assert client.get_server_metadata().name == "cutline"
+        request = list(inputs(client, name, values))
+
+        traced = client.infer(name, request, request_id="7", parameters={"cutline.trace": True})
+        response = traced.get_response()
+        trace = json.loads(response.parameters["cutline.trace"].string_param)
+        assert [stage["device"] for stage in trace["stages"]] == ["edge", "cloud"]
+        assert (response.id, len(trace["hops"])) == ("7", 1)
+
+        output = response.outputs[0].name
+        typed = service_pb2.ModelInferRequest(model_name=name)
+        for key, data in values.items():
+            tensor = typed.inputs.add(name=key, datatype="FP32", shape=data.shape)
+            tensor.contents.fp32_contents.extend(data.ravel().tolist())
+        raw = client._client_stub.ModelInfer(typed).raw_output_contents[0]
+        assert np.array_equal(np.frombuffer(raw, np.float32), traced.as_numpy(output).ravel())
+
+        done, results = threading.Event(), []
+        for _ in range(8):
+            client.async_infer(
+                name,
+                request,
+                lambda result, error: (
+                    results.append((result, error)),
+                    len(results) == 8 and done.set(),
+                ),
+            )
+        assert done.wait(60)
+        for result, error in results:
+            assert error is None
+            assert np.array_equal(result.as_numpy(output), traced.as_numpy(output))
+
+
+def test_bad_requests_are_refused_with_reasons(lenet):
+    values = support.random_inputs(support.session(lenet))
+    with served(lenet, small_cuts(lenet)[0]) as (client, name):
+        request = list(inputs(client, name, values))
+        wrong = triton.InferInput(request[0].name(), [2, 2], "FP32")
+        wrong.set_data_from_numpy(np.zeros((2, 2), np.float32))
+        for model_name, tensors, options, words in [
+            ("nothing", request, {}, "no model `nothing` is deployed"),
+            (name, request, {"model_version": "3"}, "version `3` does not exist"),
+            (name, [], {}, "is missing"),
+            (name, [wrong], {}, "is FP32 2x2, expected FP32"),
+            (name, request, {"outputs": [triton.InferRequestedOutput("ghost")]}, "`ghost` is none"),
+        ]:
+            with pytest.raises(InferenceServerException, match=words):
+                client.infer(model_name, tensors, **options)
