@@ -1,4 +1,5 @@
 //! The documents at the root and in `docs`, held to what is there.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,

@@ -2,6 +2,7 @@
 //!
 //! Every source file says what it is and stays short, nothing is left for later, the core's modules
 //! stand in order, and the code map of `ARCHITECTURE.md` is the code.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::BTreeSet,
