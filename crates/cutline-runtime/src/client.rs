@@ -90,7 +90,9 @@ pub enum ClientError {
         cause: String,
     },
     /// The connection broke.
-    #[error("device `{device}` ({address}) was lost during {call}: {cause}; is its agent running")]
+    #[error(
+        "device `{device}` ({address}) was lost during {call}: {cause}; see whether its agent runs"
+    )]
     Lost {
         /// Device name.
         device: String,
@@ -113,8 +115,8 @@ pub enum ClientError {
         /// Which deadline.
         cause: String,
     },
-    /// The agent said no.
-    #[error("device `{device}` ({address}) refused {call}: {cause}")]
+    /// The agent said no, or tried and failed.
+    #[error("device `{device}` ({address}) {} {call}: {cause}", verb(*.code))]
     Refused {
         /// Device name.
         device: String,
@@ -147,6 +149,14 @@ pub enum ClientError {
         /// The system's words.
         cause: String,
     },
+}
+
+/// What an agent did with a call that it answered with this code.
+fn verb(code: Code) -> &'static str {
+    match code {
+        Code::Internal | Code::Unavailable | Code::Unknown | Code::DataLoss => "failed at",
+        _ => "refused",
+    }
 }
 
 impl ClientError {

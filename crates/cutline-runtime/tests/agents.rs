@@ -10,7 +10,7 @@ use cutline_core::units::Bytes as Size;
 use cutline_runtime::{
     agent::{Agent, AgentConfig},
     client::{AgentClient, ClientError},
-    engine::{self, fake::Fake},
+    engine::{self, Engine, EngineError, LoadOptions, ModelSource, Session, fake::Fake},
     runner::{Deployment, LocalRunner, RunError, Runner},
     stage::{Content, Named},
     tensor::Tensor,
@@ -269,37 +269,68 @@ fn an_absent_agent_is_named_with_what_to_do() {
     }
 }
 
+/// An engine that says when it begins to compute, and takes its time.
+struct Announcing(std::sync::mpsc::Sender<()>);
+
+struct AnnouncingSession(std::sync::mpsc::Sender<()>, Box<dyn Session>);
+
+impl Engine for Announcing {
+    fn name(&self) -> &str {
+        "announcing"
+    }
+
+    fn version(&self) -> &str {
+        "0"
+    }
+
+    fn load(
+        &self,
+        model: &ModelSource,
+        options: LoadOptions,
+    ) -> Result<Box<dyn Session>, EngineError> {
+        let slow = Fake { delay: Duration::from_millis(500), ..Fake::default() };
+        Ok(Box::new(AnnouncingSession(self.0.clone(), slow.load(model, options)?)))
+    }
+}
+
+impl Session for AnnouncingSession {
+    fn run(
+        &mut self,
+        inputs: &[(&str, &Tensor)],
+        outputs: &[&str],
+    ) -> Result<Vec<Tensor>, EngineError> {
+        let _ = self.0.send(());
+        self.1.run(inputs, outputs)
+    }
+}
+
 #[test]
 fn an_agent_that_dies_is_named_and_nothing_hangs() {
     let folder = tempfile::tempdir().unwrap();
-    let delay = Duration::from_millis(500);
-    let mut devices = [
-        Device::start(),
-        Device::with(|config| {
-            config.engines = vec![std::sync::Arc::new(Fake { delay, ..Fake::default() })];
-        }),
-    ];
-    wait(async {
-        let mut deployment = chain(&folder, &addresses(&devices));
-        deployment.stages[1].spec.model.as_mut().unwrap().engine = Some("fake".to_owned());
-        let runner = deploy(deployment).await;
-        runner.infer(frame(X)).await.unwrap();
-        // In the middle of a frame, then again with nobody there.
-        let (answer, ()) = tokio::join!(runner.infer(frame(X)), async {
-            tokio::task::spawn_blocking({
-                let mut device = std::mem::replace(&mut devices[1], Device::start());
-                move || device.kill()
-            })
-            .await
-            .unwrap();
-        });
-        for error in [answer.unwrap_err(), runner.infer(frame(X)).await.unwrap_err()] {
-            let text = words(&error);
-            assert!(matches!(error, RunError::Frame { .. }), "{text}");
-            for part in ["stage `0-pi`", "device `pi`", "stage `1-cloud`", "device `cloud`"] {
-                assert!(text.contains(part), "{part}: {text}");
-            }
+    let (computing, begun) = std::sync::mpsc::channel();
+    let near = Device::start();
+    let mut far = Device::with(|config| {
+        config.engines = vec![std::sync::Arc::new(Announcing(computing))];
+    });
+    let mut deployment = chain(&folder, &[near.address(), far.address()]);
+    deployment.stages[1].spec.model.as_mut().unwrap().engine = None;
+    let check = |error: RunError| {
+        let text = words(&error);
+        assert!(matches!(error, RunError::Frame { .. }), "{text}");
+        for part in ["stage `0-pi`", "device `pi`", "stage `1-cloud`", "device `cloud`", "lost"] {
+            assert!(text.contains(part), "{part}: {text}");
         }
+    };
+    wait(async {
+        let runner = deploy(deployment).await;
+        let killer = tokio::task::spawn_blocking(move || {
+            begun.recv().unwrap();
+            far.kill();
+        });
+        check(runner.infer(frame(X)).await.unwrap_err());
+        killer.await.unwrap();
+        // And again with nobody there.
+        check(runner.infer(frame(X)).await.unwrap_err());
     });
 }
 

@@ -7,7 +7,7 @@ use cutline_core::units::Bytes;
 use cutline_runtime::{
     agent::{Agent, AgentConfig},
     engine::{self, SharedEngine},
-    pace::Slowdown,
+    pace::{Slowdown, claim::Claim},
 };
 
 use crate::{
@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     config.threads = args.threads.unwrap_or_else(process::cores);
     config.cores = args.cores.as_deref().map(parse_cores).transpose()?.unwrap_or_default();
     config.slowdown = args.slowdown;
-    config.register = Some(std::env::temp_dir().join("cutline-agents"));
+    config.register = Some(Claim::folder());
     config.memory = args.memory;
     config.whole_process = args.memory.is_some();
     let stop = if args.exit_with_stdin { Stop::SignalOrStdin } else { Stop::Signal };
