@@ -4,7 +4,10 @@
 
 mod fleet;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
 use cutline_core::units::Bytes as Size;
 use cutline_runtime::{
@@ -69,9 +72,9 @@ fn frames_under_way_together_get_their_own_answers() {
     let devices = [Device::start(), Device::start()];
     wait(async {
         let runner = deploy(chain(&folder, &addresses(&devices))).await;
-        let runner = std::sync::Arc::new(runner);
+        let runner = Arc::new(runner);
         let tasks = (0..32u8).map(|n| {
-            let runner = std::sync::Arc::clone(&runner);
+            let runner = Arc::clone(&runner);
             let x = [f32::from(n), 1.0, -f32::from(n), 0.25];
             tokio::spawn(async move { (x, runner.infer(frame(x)).await.unwrap().outputs) })
         });
@@ -82,23 +85,108 @@ fn frames_under_way_together_get_their_own_answers() {
     });
 }
 
+/// An engine that says when it begins to compute, and ends when it is let go.
+struct Gated {
+    begun: mpsc::Sender<()>,
+    gate: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+/// What the test holds of a [`Gated`] engine.
+struct Gate {
+    begun: mpsc::Receiver<()>,
+    open: mpsc::Sender<()>,
+}
+
+impl Gate {
+    fn wait_until_begun(&self) {
+        self.begun.recv_timeout(TIMEOUT).unwrap();
+    }
+}
+
+/// An agent whose engine waits at a gate.
+fn gated() -> (Device, Gate) {
+    let (sender, begun) = mpsc::channel();
+    let (open, gate) = mpsc::channel();
+    let engine = Arc::new(Gated { begun: sender, gate: Arc::new(Mutex::new(gate)) });
+    let device = Device::with(|config| config.engines = vec![engine]);
+    (device, Gate { begun, open })
+}
+
+struct GatedSession {
+    begun: mpsc::Sender<()>,
+    gate: Arc<Mutex<mpsc::Receiver<()>>>,
+    inner: Box<dyn Session>,
+}
+
+impl Engine for Gated {
+    fn name(&self) -> &str {
+        "gated"
+    }
+
+    fn version(&self) -> &str {
+        "0"
+    }
+
+    fn load(
+        &self,
+        model: &ModelSource,
+        options: LoadOptions,
+    ) -> Result<Box<dyn Session>, EngineError> {
+        let inner = Fake::default().load(model, options)?;
+        let (begun, gate) = (self.begun.clone(), Arc::clone(&self.gate));
+        Ok(Box::new(GatedSession { begun, gate, inner }))
+    }
+}
+
+impl Session for GatedSession {
+    fn run(
+        &mut self,
+        inputs: &[(&str, &Tensor)],
+        outputs: &[&str],
+    ) -> Result<Vec<Tensor>, EngineError> {
+        let _ = self.begun.send(());
+        let _ = self.gate.lock().unwrap().recv();
+        self.inner.run(inputs, outputs)
+    }
+}
+
+/// [`chain`] over two devices with whatever engines they have.
+fn chain_of(folder: &tempfile::TempDir, devices: [&Device; 2]) -> Deployment {
+    let mut deployment = chain(folder, &devices.map(Device::address));
+    for placement in &mut deployment.stages {
+        placement.spec.model.as_mut().unwrap().engine = None;
+    }
+    deployment
+}
+
 #[test]
 fn a_device_is_free_as_soon_as_its_own_computing_ends() {
     let folder = tempfile::tempdir().unwrap();
-    let delay = Duration::from_millis(300);
-    let slow = Device::with(|config| {
-        config.engines = vec![std::sync::Arc::new(Fake { delay, ..Fake::default() })];
-    });
-    let devices = [Device::start(), slow];
+    let ((near, near_gate), (far, far_gate)) = (gated(), gated());
+    let deployment = chain_of(&folder, [&near, &far]);
     wait(async {
-        let mut deployment = chain(&folder, &addresses(&devices));
-        deployment.stages[1].spec.model.as_mut().unwrap().engine = Some("fake".to_owned());
-        let runner = deploy(deployment).await;
-        let (first, second) = tokio::join!(runner.infer(frame(X)), runner.infer(frame(X)));
-        let traces = [first.unwrap().trace, second.unwrap().trace];
-        // The frames queue up on the slow device, not on the one before it.
-        assert!(traces.iter().all(|trace| trace.stages[0].queue_ns.0 < 250_000_000));
-        assert!(traces.iter().any(|trace| trace.stages[1].queue_ns.0 > 150_000_000));
+        let runner = Arc::new(deploy(deployment).await);
+        let send = || {
+            let runner = Arc::clone(&runner);
+            tokio::spawn(async move { runner.infer(frame(X)).await })
+        };
+        let frames = [send(), send()];
+        tokio::task::spawn_blocking(move || {
+            near_gate.wait_until_begun();
+            near_gate.open.send(()).unwrap();
+            // The first frame is at the far device and stays there, yet the second is begun here.
+            far_gate.wait_until_begun();
+            near_gate.wait_until_begun();
+            near_gate.open.send(()).unwrap();
+            far_gate.open.send(()).unwrap();
+            far_gate.wait_until_begun();
+            far_gate.open.send(()).unwrap();
+        })
+        .await
+        .unwrap();
+        for frame in frames {
+            frame.await.unwrap().unwrap();
+        }
     });
 }
 
@@ -269,51 +357,12 @@ fn an_absent_agent_is_named_with_what_to_do() {
     }
 }
 
-/// An engine that says when it begins to compute, and takes its time.
-struct Announcing(std::sync::mpsc::Sender<()>);
-
-struct AnnouncingSession(std::sync::mpsc::Sender<()>, Box<dyn Session>);
-
-impl Engine for Announcing {
-    fn name(&self) -> &str {
-        "announcing"
-    }
-
-    fn version(&self) -> &str {
-        "0"
-    }
-
-    fn load(
-        &self,
-        model: &ModelSource,
-        options: LoadOptions,
-    ) -> Result<Box<dyn Session>, EngineError> {
-        let slow = Fake { delay: Duration::from_millis(500), ..Fake::default() };
-        Ok(Box::new(AnnouncingSession(self.0.clone(), slow.load(model, options)?)))
-    }
-}
-
-impl Session for AnnouncingSession {
-    fn run(
-        &mut self,
-        inputs: &[(&str, &Tensor)],
-        outputs: &[&str],
-    ) -> Result<Vec<Tensor>, EngineError> {
-        let _ = self.0.send(());
-        self.1.run(inputs, outputs)
-    }
-}
-
 #[test]
 fn an_agent_that_dies_is_named_and_nothing_hangs() {
     let folder = tempfile::tempdir().unwrap();
-    let (computing, begun) = std::sync::mpsc::channel();
     let near = Device::start();
-    let mut far = Device::with(|config| {
-        config.engines = vec![std::sync::Arc::new(Announcing(computing))];
-    });
-    let mut deployment = chain(&folder, &[near.address(), far.address()]);
-    deployment.stages[1].spec.model.as_mut().unwrap().engine = None;
+    let (mut far, gate) = gated();
+    let deployment = chain_of(&folder, [&near, &far]);
     let check = |error: RunError| {
         let text = words(&error);
         assert!(matches!(error, RunError::Frame { .. }), "{text}");
@@ -324,7 +373,7 @@ fn an_agent_that_dies_is_named_and_nothing_hangs() {
     wait(async {
         let runner = deploy(deployment).await;
         let killer = tokio::task::spawn_blocking(move || {
-            begun.recv().unwrap();
+            gate.wait_until_begun();
             far.kill();
         });
         check(runner.infer(frame(X)).await.unwrap_err());
