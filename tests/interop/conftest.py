@@ -17,6 +17,8 @@ SHARED_MODELS = [
     "opt-mnist",
 ]
 ZOO_MODELS = ["lenet5", "squeezenet", "mobilenetv2", "resnet18"]
+if support.EVERYTHING:
+    ZOO_MODELS = [network["name"] for network in support.cutline_json("zoo", "list")]
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +44,3 @@ def model(request, zoo):
     if not path.exists():
         pytest.skip(f"{path.name} is not there: the shared folder is absent")
     return path
-
-
-@pytest.fixture(autouse=True)
-def binary():
-    if "split" not in support.cutline("--help"):
-        pytest.skip("this binary has no commands yet")

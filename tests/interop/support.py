@@ -29,9 +29,13 @@ def cutline_json(*arguments):
     return json.loads(cutline(*arguments, "--json"))
 
 
+# Every candidate cut of every network in place of a few of some.
+EVERYTHING = os.environ.get("CUTLINE_INTEROP") == "all"
+
+
 def evenly(items: list, count: int) -> list:
     """At most `count` of the items, first and last among them."""
-    if len(items) <= count:
+    if len(items) <= count or EVERYTHING:
         return items
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
@@ -55,15 +59,15 @@ NUMPY = {
 }
 
 
-def random_inputs(whole: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:
+def random_inputs(whole: onnxruntime.InferenceSession, spread: float = 1) -> dict[str, np.ndarray]:
     """The same seeded tensors every time; symbolic dimensions are 1."""
     generator = np.random.default_rng(1)
-    return {
-        node.name: generator.standard_normal(
-            [dim if isinstance(dim, int) else 1 for dim in node.shape]
-        ).astype(NUMPY[node.type])
-        for node in whole.get_inputs()
-    }
+
+    def tensor(node):
+        shape = [dim if isinstance(dim, int) else 1 for dim in node.shape]
+        return (generator.standard_normal(shape) * spread).astype(NUMPY[node.type])
+
+    return {node.name: tensor(node) for node in whole.get_inputs()}
 
 
 def run(model: onnxruntime.InferenceSession, values: dict[str, np.ndarray]) -> dict:

@@ -15,6 +15,11 @@ from tritonclient.grpc import model_config_pb2
 import support
 
 
+def inputs(model, whole):
+    # These networks read pixels of 0 to 255 less their mean; on noise of 1 all classes are alike.
+    return support.random_inputs(whole, 64 if model.name.lower().startswith("squeezenet") else 1)
+
+
 def cuts_of(model, count):
     return support.evenly(support.cutline_json("inspect", model)["cuts"], count)
 
@@ -25,7 +30,7 @@ def at(cut):
 
 def test_parts_chained_equal_the_whole(model, tmp_path):
     whole = support.session(model)
-    values = support.random_inputs(whole)
+    values = inputs(model, whole)
     expected = support.run(whole, values)
     tolerance = support.TOLERANCE["fp16" if "fp16" in model.name else "fp32"]
     cuts = cuts_of(model, 5)
@@ -39,11 +44,12 @@ def test_parts_chained_equal_the_whole(model, tmp_path):
 
 
 def test_three_stages_equal_the_whole(model, tmp_path):
-    cuts = cuts_of(model, 4)
-    if len(cuts) < 4:
+    cuts = support.cutline_json("inspect", model)["cuts"]
+    cuts = cuts[:: max(1, len(cuts) // 3)]
+    if len(cuts) < 3:
         pytest.skip("too few cuts for three stages")
     whole = support.session(model)
-    values = support.random_inputs(whole)
+    values = inputs(model, whole)
     support.cutline("split", model, "--at", at(cuts[1]), "--at", at(cuts[2]), "-o", tmp_path / "out")
     parts = [support.model_file(stage) for stage in support.stages(tmp_path / "out")]
     assert len(parts) == 3

@@ -398,7 +398,8 @@ mod tests {
 
     #[test]
     fn layout_and_size_come_from_the_network() {
-        let cases: [(&[u64], Option<(Layout, usize, u32, u32)>); 9] = [
+        type Case<'a> = (&'a [u64], Option<(Layout, usize, u32, u32)>);
+        let cases: [Case; 9] = [
             (&[1, 3, 240, 320], Some((Layout::Nchw, 3, 240, 320))),
             (&[1, 96, 128, 3], Some((Layout::Nhwc, 3, 96, 128))),
             (&[1, 1, 28, 28], Some((Layout::Nchw, 1, 28, 28))),

@@ -4,6 +4,7 @@
 //! planning, works on the `costs.json` structure itself, and compares plans by exact fractions. On
 //! thousands of small random networks both must name the same best plan, the same best split, and
 //! the same numbers.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 

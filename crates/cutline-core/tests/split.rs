@@ -1,4 +1,5 @@
 //! Splitting of real and random networks: every layer has one place, and the parts fit together.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -220,7 +221,7 @@ fn forward_placement(graph: &Graph, draws: &[Draw]) -> Vec<Option<u32>> {
     let mut stage_of: Vec<u32> = Vec::new();
     let mut made_in: BTreeMap<usize, u32> = BTreeMap::new();
     for layer in graph.layers() {
-        let jump = u32::from(draws[layer.node].3 % 4 == 0);
+        let jump = u32::from(draws[layer.node].3.is_multiple_of(4));
         let earliest = layer.reads().filter_map(|id| made_in.get(&id.index())).max();
         let stage = earliest.copied().unwrap_or(0) + jump;
         layer.makes().for_each(|id| {

@@ -1,4 +1,5 @@
 //! Real networks split into packages on disk and run: the parts answer as the whole does.
+#![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
