@@ -426,11 +426,9 @@ mod tests {
             ("symmetric", [1.0, -1.0, -0.6]),
         ];
         for (name, expected) in cases {
-            for shape in [[1, 3, 1, 1], [1, 1, 1, 3]] {
-                let values = spec(name, &shape).normalize(&pixel).unwrap();
-                let close = values.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
-                assert!(close, "{name} {shape:?}: {values:?}");
-            }
+            let values = spec(name, &[1, 3, 1, 1]).normalize(&pixel).unwrap();
+            let close = values.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
+            assert!(close, "{name}: {values:?}");
         }
     }
 
