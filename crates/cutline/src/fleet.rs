@@ -23,6 +23,8 @@ pub struct Announcement {
 /// How to start one agent.
 #[derive(Clone, Debug, Default)]
 pub struct AgentOptions {
+    /// `--engine`.
+    pub engine: Option<String>,
     /// `--slowdown`.
     pub slowdown: Option<f64>,
     /// `--threads`.
@@ -56,6 +58,9 @@ impl AgentProcess {
             "--json",
         ]);
         command.arg("--store").arg(&options.store);
+        if let Some(engine) = &options.engine {
+            command.arg("--engine").arg(engine);
+        }
         if let Some(slowdown) = options.slowdown {
             command.arg("--slowdown").arg(slowdown.to_string());
         }

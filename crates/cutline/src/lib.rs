@@ -14,7 +14,7 @@ mod inputs;
 mod output;
 mod planning;
 mod process;
-mod staging;
+pub mod staging;
 
 use output::Output;
 

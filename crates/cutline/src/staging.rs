@@ -23,14 +23,14 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// A deployment and the folder that holds its files until it is dropped.
-pub(crate) struct Staged {
+pub struct Staged {
     /// What to run.
-    pub(crate) deployment: Deployment,
+    pub deployment: Deployment,
     _folder: TempDir,
 }
 
 /// Splits the model as `choice` says and derives what every agent is told.
-pub(crate) fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Result<Staged> {
+pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Result<Staged> {
     if choice.cut_encoding != "fp32" {
         bail!(
             "this plan sends the values of its cut as {}; running such plans is not supported yet, plan with --cut-encoding fp32",

@@ -159,8 +159,13 @@ fn open_room(held: tempfile::TempDir, args: &Args) -> anyhow::Result<Room> {
     let folder = held.path().to_owned();
     let binary = env::current_exe().context("cannot find this program's own file")?;
     let agent = |name: &str, slowdown| {
-        let options =
-            AgentOptions { slowdown, threads: Some(1), memory: None, store: folder.join(name) };
+        let options = AgentOptions {
+            engine: None,
+            slowdown,
+            threads: Some(1),
+            memory: None,
+            store: folder.join(name),
+        };
         AgentProcess::start(&binary, &options)
     };
     let edge = agent("edge", Some(f64::from(args.slowdown)))?;
