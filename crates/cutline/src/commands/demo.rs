@@ -32,6 +32,7 @@ use cutline_runtime::{
     model::Model,
     picture,
     runner::{Frame, RunOptions, Runner},
+    tensor::Tensor,
     verify::{self, OutputDiff},
 };
 use serde::Serialize;
@@ -105,6 +106,8 @@ struct Report {
     slowdown: u32,
     engine: String,
     faster_engine: String,
+    /// What sending the input as JPEG does to the answer.
+    jpeg_effect: Vec<OutputDiff>,
     bandwidths: Vec<Round>,
 }
 
@@ -141,6 +144,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         slowdown: args.slowdown,
         engine: subject.engine.name().to_owned(),
         faster_engine: faster_engine(&subject),
+        jpeg_effect: jpeg_effect(&subject)?,
         bandwidths: Vec::new(),
     };
     for &bandwidth in &args.bandwidth {
@@ -151,7 +155,14 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         report.bandwidths.push(round);
     }
     let verified = report.bandwidths.iter().all(|round| round.verified);
-    output.print(&report, |out| writeln!(out, "\n{}", report.faster_engine))?;
+    output.print(&report, |out| {
+        writeln!(out)?;
+        for diff in &report.jpeg_effect {
+            let percent = diff.relative() * 100.0;
+            writeln!(out, "Sending JPEG moves `{}` by up to {percent:.1} % of its largest value; the other encodings move nothing.", diff.name)?;
+        }
+        writeln!(out, "{}", report.faster_engine)
+    })?;
     Ok(if verified { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -334,16 +345,28 @@ fn check(
         runner.remove().await;
         answer
     })?;
-    let encoding: InputEncoding = choice.input_encoding.parse()?;
+    let expected = whole(subject, choice.input_encoding.parse()?)?;
+    let pairs = expected.iter().zip(&answer.outputs);
+    Ok(pairs.map(|((name, a), (_, b))| verify::compare(name, a, b)).collect::<Result<_, _>>()?)
+}
+
+/// The whole network's answer here, when its input travels in an encoding.
+fn whole(subject: &Subject, encoding: InputEncoding) -> anyhow::Result<Vec<(String, Tensor)>> {
     let payload = picture::prepare(&fs::read(&subject.picture)?, &subject.spec, encoding)?;
     let tensor = picture::finish(&payload, &subject.spec)?;
     let graph = &subject.model.graph;
     let input = graph.inputs().first().context("the network has no input")?;
     let inputs = [(graph.value(*input).name.clone(), tensor)].into();
     let source = ModelSource::File(subject.model.path.clone());
-    let mut whole = subject.engine.load(&source, LoadOptions { threads: 1 })?;
-    let expected = verify::run_whole(whole.as_mut(), graph, &inputs)?;
-    let pairs = expected.iter().zip(&answer.outputs);
+    let mut session = subject.engine.load(&source, LoadOptions { threads: 1 })?;
+    Ok(verify::run_whole(session.as_mut(), graph, &inputs)?)
+}
+
+/// How far the answer moves when the picture is sent as JPEG.
+fn jpeg_effect(subject: &Subject) -> anyhow::Result<Vec<OutputDiff>> {
+    let lossless = whole(subject, InputEncoding::Uint8)?;
+    let lossy = whole(subject, InputEncoding::Jpeg)?;
+    let pairs = lossless.iter().zip(&lossy);
     Ok(pairs.map(|((name, a), (_, b))| verify::compare(name, a, b)).collect::<Result<_, _>>()?)
 }
 

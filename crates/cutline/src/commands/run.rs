@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use cutline_core::units::Nanos;
+use cutline_core::{picture::InputEncoding, units::Nanos};
 use cutline_runtime::{
     engine,
     labels::{self, Labels, Scored},
@@ -101,6 +101,12 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let files = expand_paths(&args.input)?;
+    if choice.input_encoding.parse::<InputEncoding>().is_ok_and(InputEncoding::is_lossy) {
+        output.note(format!(
+            "the input travels as {}, which is lossy: answers may differ from those of the picture itself",
+            choice.input_encoding
+        ));
+    }
     let staged = staging::stage(&model, &plan, choice)?;
     let mut place = place(&staged, &args, output)?;
     for (index, file) in files.iter().enumerate() {
