@@ -1,8 +1,6 @@
 //! Real networks split into packages on disk and run: the parts answer as the whole does.
 #![allow(clippy::unwrap_used)]
 
-// Helpers outside `#[test]` functions may unwrap too: a failure is a failed test.
-
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use cutline_core::{

@@ -1,8 +1,6 @@
 //! The embedded engine runs the zoo: finite answers of a sane size that depend on the input.
 #![allow(clippy::unwrap_used)]
 
-// Helpers outside `#[test]` functions may unwrap too: a failure is a failed test.
-
 use std::collections::BTreeMap;
 
 use cutline_core::{
