@@ -67,8 +67,8 @@ impl OnnxRuntime {
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(threads)?
             .with_inter_threads(1)?
-            // Waking a thread for every operator costs a sixth of ResNet-50 on two threads, so they
-            // spin within a run; between runs they must not take a core from other stages.
+            // Threads that sleep must be woken for every operator, so they spin within a run; between
+            // runs they must not take a core from other stages.
             .with_intra_op_spinning(threads > 1)?
             .with_config_entry("session.force_spinning_stop", "1")?
             .with_inter_op_spinning(false)?;

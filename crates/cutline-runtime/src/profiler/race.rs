@@ -1,6 +1,6 @@
 //! Which of several engines runs a whole network fastest here.
 
-use super::{InputError, PictureSample, ProfileError, parts, sample_inputs};
+use super::{PictureSample, ProfileError, parts, sample_inputs};
 use crate::{
     engine::{EngineError, SharedEngine},
     model::Model,
@@ -24,7 +24,7 @@ pub fn fastest(
     if engines.len() == 1 {
         return Ok((first.clone(), Vec::new()));
     }
-    let feeds = sample_inputs(&model.graph, picture, seed).map_err(|error: InputError| error)?;
+    let feeds = sample_inputs(&model.graph, picture, seed)?;
     let load = |engine: &SharedEngine| {
         let part = parts::load_whole(model, engine.as_ref(), threads, &feeds).ok()?;
         Some((engine.clone(), part, Vec::new()))

@@ -17,7 +17,7 @@ const LARGE: u64 = 500_000;
 pub(crate) fn run() -> anyhow::Result<Verdict> {
     let dir = tempfile::tempdir()?;
     println!(
-        "| network | engine | cuts | median of whole / two agents up to 500 kB | p90 | target | larger cuts, ms per MB |"
+        "| network | engine | cuts | median of two agents / one, up to 500 kB | p90 | target | larger cuts, ms per MB |"
     );
     println!("|---|---|---|---|---|---|---|");
     let mut verdicts = Vec::new();
