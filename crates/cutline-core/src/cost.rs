@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    platform::{DeviceId, Platform},
-    units::{Bytes, BytesPerSec, Nanos},
+    platform::{Device, DeviceId, Platform, Price, Workload},
+    units::{Bytes, BytesPerSec, Microwatts, Nanojoules, Nanos, PicojoulesPerByte},
 };
 
 pub mod link;
@@ -38,6 +38,7 @@ pub struct Costs {
     pub(crate) links: Vec<LinkCosts>,
     pub(crate) inputs: Vec<InputEncoding>,
     pub(crate) codecs: Vec<Codec>,
+    pub(crate) workload: Option<Workload>,
 }
 
 /// One device: its memory, and every engine that it may use.
@@ -45,7 +46,16 @@ pub struct Costs {
 pub struct DeviceCosts {
     /// Name in the platform.
     pub name: String,
-    /// What its stages may occupy; `None`: unlimited.
+    /// Number of its host; devices of one host share its memory.
+    pub host: usize,
+    /// Power while it computes; `None`: not known, and then energy is not.
+    pub power: Option<Microwatts>,
+    /// Energy of each group where it is known, in place of power times the group's time; empty: of
+    /// none.
+    pub group_energy: Vec<Option<Nanojoules>>,
+    /// What it costs.
+    pub price: Price,
+    /// What the stages of its host may occupy; `None`: unlimited.
     pub memory: Option<Bytes>,
     /// Engine options; a plan uses one of them per device. At least one.
     pub options: Vec<EngineOption>,
@@ -79,6 +89,10 @@ pub struct LinkCosts {
     pub up: link::Direction,
     /// Second to first.
     pub down: link::Direction,
+    /// Energy of each end for a byte that it sends or receives.
+    pub energy: [PicojoulesPerByte; 2],
+    /// Number of the network card at each end; `None`: the link has one of its own there.
+    pub cards: [Option<usize>; 2],
 }
 
 /// How the network's input travels when it crosses a link.
@@ -183,6 +197,11 @@ impl Costs {
         &self.links
     }
 
+    /// Who is served, where that is known.
+    pub fn workload(&self) -> Option<&Workload> {
+        self.workload.as_ref()
+    }
+
     /// Input encodings on offer; the tensor itself is always among them.
     pub fn inputs(&self) -> &[InputEncoding] {
         &self.inputs
@@ -201,9 +220,14 @@ impl Costs {
 
     /// What a message from one device to another meets; `None` without a declared link.
     pub fn direction(&self, from: DeviceId, to: DeviceId) -> Option<&link::Direction> {
+        self.link(from, to).map(|(link, back)| if back { &link.down } else { &link.up })
+    }
+
+    /// The link that joins two devices, and whether `from` is its second end.
+    pub fn link(&self, from: DeviceId, to: DeviceId) -> Option<(&LinkCosts, bool)> {
         self.links.iter().find_map(|link| match link.between {
-            [a, b] if (a, b) == (from, to) => Some(&link.up),
-            [a, b] if (b, a) == (from, to) => Some(&link.down),
+            [a, b] if (a, b) == (from, to) => Some((link, false)),
+            [a, b] if (b, a) == (from, to) => Some((link, true)),
             _ => None,
         })
     }
@@ -265,6 +289,22 @@ fn scale(value: u64, num: u64, den: u64) -> u64 {
     u64::try_from(exact).unwrap_or(u64::MAX)
 }
 
+/// What a platform file says of a device, with the engines that it may use.
+fn device_costs(platform: &Platform, device: &Device, options: Vec<EngineOption>) -> DeviceCosts {
+    let host = platform.devices().iter().position(|other| other.host == device.host);
+    let host_memory =
+        platform.devices().iter().filter(|other| other.host == device.host).find_map(|d| d.memory);
+    DeviceCosts {
+        name: device.name.clone(),
+        host: host.unwrap_or_default(),
+        power: device.power,
+        group_energy: Vec::new(),
+        price: device.price,
+        memory: host_memory,
+        options,
+    }
+}
+
 /// Links of a platform, each from its measured table or from its declared figures.
 fn link_costs(
     platform: &Platform,
@@ -275,5 +315,8 @@ fn link_costs(
         let (what, kind, given) = ("tables", "links", tables.len());
         return Err(CostError::Count { what, kind, given, declared });
     }
-    platform.links().iter().zip(tables).map(|(l, t)| link::costs(platform, l, t.as_ref())).collect()
+    let mut cards = link::Cards::default();
+    let costs =
+        |(link, table): (&_, &Option<_>)| link::costs(platform, link, table.as_ref(), &mut cards);
+    platform.links().iter().zip(tables).map(costs).collect()
 }

@@ -3,19 +3,23 @@
 //! Evaluation knows any number of stages in sequence, devices visited again included. It is a pure
 //! function of the table: every message is rounded up once, nothing is a float.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
     cost::{Costs, EngineOption, InputEncoding, TENSOR},
     dag::{Dag, FlowId},
-    partition::{Hop, Mapping, Partition, Stage, derive},
+    partition::{Hop, Mapping, Partition, Stage, derive_in_order},
     platform::DeviceId,
-    units::{Bytes, Nanos},
+    units::{Bytes, Money, Nanos},
 };
 
+mod energy;
 mod memory;
 
+pub use energy::EnergyUse;
 pub use memory::{MemoryUse, memory};
 
 /// The choices of a plan besides the mapping, as positions in [`Costs`].
@@ -25,8 +29,18 @@ pub struct Setting {
     pub engines: Vec<usize>,
     /// Encoding of the network's input where it crosses.
     pub input: usize,
-    /// Codec of the other values that cross.
-    pub codec: usize,
+    /// Codec of the other values that each device sends on.
+    pub codecs: Vec<usize>,
+    /// Devices in the order in which a frame visits them; empty: as follows from the mapping.
+    pub order: Vec<DeviceId>,
+}
+
+impl Setting {
+    /// The first engine of every device and the first codec, in the order of the mapping.
+    pub fn first(costs: &Costs) -> Self {
+        let devices = costs.devices().len();
+        Setting { engines: vec![0; devices], input: 0, codecs: vec![0; devices], order: Vec::new() }
+    }
 }
 
 /// What a part of a frame's time is spent on.
@@ -77,6 +91,10 @@ pub struct Evaluation {
     pub bytes: Bytes,
     /// Memory of each device that runs a stage.
     pub memory: Vec<MemoryUse>,
+    /// Energy of each device that does anything; `None` where one of them has an unknown power.
+    pub energy: Option<Vec<EnergyUse>>,
+    /// Cost for a month; `None` where the platform names no workload or no price.
+    pub money: Option<Money>,
 }
 
 /// Why a mapping has no cost: it cannot be run.
@@ -114,6 +132,15 @@ impl Evaluation {
         self.sum(|part| !matches!(part.kind, PartKind::Compute | PartKind::Send))
     }
 
+    /// Memory of the host that needs most.
+    pub fn worst_memory(&self, costs: &Costs) -> Bytes {
+        let mut hosts: BTreeMap<usize, Bytes> = BTreeMap::new();
+        for used in &self.memory {
+            *hosts.entry(costs.device(used.device).host).or_default() += used.bytes;
+        }
+        hosts.into_values().max().unwrap_or_default()
+    }
+
     fn sum(&self, which: impl Fn(&Part) -> bool) -> Nanos {
         self.parts.iter().filter(|part| which(part)).map(|part| part.nanos).sum()
     }
@@ -126,10 +153,12 @@ pub fn evaluate(
     mapping: &Mapping,
     setting: &Setting,
 ) -> Result<Evaluation, EvaluateError> {
-    let partition = derive(dag, mapping);
+    let partition = derive_in_order(dag, mapping, &setting.order);
     let frame = Frame { dag, costs, setting };
     let parts = frame.parts(&partition)?;
     let solver_latency = parts.iter().map(|part| frame.solver_nanos(part)).sum();
+    let energy = energy::energy(costs, &partition, setting, &parts);
+    let money = energy::money(costs, &partition, setting, &parts);
     Ok(Evaluation {
         latency: parts.iter().map(|part| part.nanos).sum(),
         solver_latency,
@@ -137,7 +166,18 @@ pub fn evaluate(
         bytes: parts.iter().map(|part| part.bytes).sum(),
         memory: memory(dag, costs, &partition, setting),
         parts,
+        energy,
+        money,
     })
+}
+
+/// What can be busy.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Resource {
+    Device(DeviceId),
+    Direction(DeviceId, DeviceId),
+    CardOut(usize),
+    CardIn(usize),
 }
 
 /// What all parts of one evaluation depend on.
@@ -209,7 +249,7 @@ impl Frame<'_> {
             None => self.declared(inputs, hop.from, hop.to)?,
         };
         let declared = self.declared(values, hop.from, hop.to)?;
-        let codec = &self.costs.codecs()[self.setting.codec];
+        let codec = &self.costs.codecs()[self.setting.codecs[hop.from.index()]];
         let bytes = input_bytes + codec.encoded(declared);
         Ok([
             local(PartKind::Encode, hop.from, codec.encode_time(declared)),
@@ -235,13 +275,28 @@ impl Frame<'_> {
         direction.map_or(part.nanos, |direction| direction.affine_time(part.bytes))
     }
 
-    /// Largest busy time of a device or of one direction of a link.
+    /// Largest busy time of a device, of one direction of a link, or of one direction of a network
+    /// card that several links share.
     fn period(&self, parts: &[Part]) -> Nanos {
-        let mut busy: std::collections::BTreeMap<_, Nanos> = Default::default();
+        let mut busy: BTreeMap<Resource, Nanos> = BTreeMap::new();
+        let mut add = |resource, nanos| *busy.entry(resource).or_default() += nanos;
         for part in parts {
-            let direction = part.to.and_then(|to| self.costs.direction(part.device, to));
-            let nanos = direction.map_or(part.nanos, |direction| direction.busy(part.bytes));
-            *busy.entry((part.device, part.to)).or_default() += nanos;
+            let Some((to, (link, back))) =
+                part.to.and_then(|to| Some((to, self.costs.link(part.device, to)?)))
+            else {
+                add(Resource::Device(part.device), part.nanos);
+                continue;
+            };
+            let direction = if back { &link.down } else { &link.up };
+            let nanos = direction.busy(part.bytes);
+            add(Resource::Direction(part.device, to), nanos);
+            let [sender, receiver] = if back { [1, 0] } else { [0, 1] };
+            if let Some(card) = link.cards[sender] {
+                add(Resource::CardOut(card), nanos);
+            }
+            if let Some(card) = link.cards[receiver] {
+                add(Resource::CardIn(card), nanos);
+            }
         }
         busy.into_values().max().unwrap_or_default()
     }
@@ -318,7 +373,8 @@ mod tests {
         let (dag, costs) = three_devices();
         let ids: Vec<DeviceId> = costs.device_ids().collect();
         let mapping = Mapping(devices.map(|device| ids[device]).to_vec());
-        evaluate(&dag, &costs, &mapping, &Setting { engines: vec![0; 3], input: 0, codec })
+        let setting = Setting { codecs: vec![codec; 3], ..Setting::first(&costs) };
+        evaluate(&dag, &costs, &mapping, &setting)
     }
 
     #[test]

@@ -77,8 +77,19 @@ pub struct Partition {
 ///
 /// If the mapping is not of the length of the DAG.
 pub fn derive(dag: &Dag, mapping: &Mapping) -> Partition {
+    derive_in_order(dag, mapping, &[])
+}
+
+/// Stages and messages of a mapping whose devices are visited in the order given, where each of
+/// them can run all of its groups when its turn comes; as [`derive()`] has it where they cannot, or
+/// the order is empty.
+///
+/// # Panics
+///
+/// If the mapping is not of the length of the DAG.
+pub fn derive_in_order(dag: &Dag, mapping: &Mapping, order: &[DeviceId]) -> Partition {
     assert_eq!(mapping.0.len(), dag.groups().len(), "a mapping has one device per group");
-    let order = stage_groups(dag, mapping);
+    let order = stages_in_order(dag, mapping, order).unwrap_or_else(|| stage_groups(dag, mapping));
     let mut stage_of = vec![0; dag.groups().len()];
     for (stage, (_, groups)) in order.iter().enumerate() {
         for group in groups {
@@ -118,6 +129,24 @@ fn crossing(dag: &Dag, stage_of: &[usize], into: usize) -> Vec<FlowId> {
             && flow.to.iter().any(|group| stage_of[group.index()] >= into)
     };
     dag.flow_ids().filter(crosses).collect()
+}
+
+/// One stage per device, in this order; `None` where that is not possible.
+fn stages_in_order(
+    dag: &Dag,
+    mapping: &Mapping,
+    order: &[DeviceId],
+) -> Option<Vec<(DeviceId, Vec<GroupId>)>> {
+    let mut done = vec![false; dag.groups().len()];
+    let mut stages = Vec::new();
+    for &device in order {
+        let groups = runnable(dag, mapping, &done, device);
+        groups.iter().for_each(|group| done[group.index()] = true);
+        if !groups.is_empty() {
+            stages.push((device, groups));
+        }
+    }
+    done.iter().all(|&done| done).then_some(stages)
 }
 
 fn stage_groups(dag: &Dag, mapping: &Mapping) -> Vec<(DeviceId, Vec<GroupId>)> {

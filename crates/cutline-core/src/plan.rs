@@ -21,7 +21,7 @@ use crate::{
     cost::{Costs, Origin, TENSOR},
     dag::{Dag, FlowId, GroupId},
     evaluate::{Evaluation, PartKind},
-    partition::{Mapping, Partition, Stage, derive},
+    partition::{Mapping, Partition, Stage, derive_in_order},
     picture::PictureSpec,
     planner::{Answer, Baseline, Choice, Infeasible, Objective, Proof, Request},
     platform::{DeviceId, Platform},
@@ -95,8 +95,6 @@ pub struct PlannedChoice {
     pub stages: Vec<PlannedStage>,
     /// How the network's input travels.
     pub input_encoding: String,
-    /// How the other values travel.
-    pub cut_encoding: String,
     /// What crosses on the way out, each value once.
     pub cut: Vec<CutValue>,
     /// Predicted costs; absent once the decision was edited.
@@ -153,6 +151,13 @@ pub struct PlannedStage {
     pub inputs: Vec<String>,
     /// Values that it sends on, then answers that it makes.
     pub outputs: Vec<String>,
+    /// How the values that it sends on travel, the network's input apart.
+    #[serde(default = "as_declared")]
+    pub cut_encoding: String,
+}
+
+fn as_declared() -> String {
+    TENSOR.to_owned()
 }
 
 /// A value that crosses.
@@ -303,11 +308,16 @@ impl PlannedChoice {
             let device = name(mapping.device(id));
             dag.group(id).layers.iter().map(move |layer| (layer.clone(), device.clone()))
         });
-        let partition = derive(dag, mapping);
+        let partition = derive_in_order(dag, mapping, &setting.order);
         let stages = partition.stages.iter().map(|stage| {
-            let device = costs.device(stage.device);
-            let option = &device.options[setting.engines[stage.device.index()]];
-            planned_stage(dag, stage, name(stage.device), option.engine.clone(), option.threads)
+            let at = stage.device.index();
+            let option = &costs.device(stage.device).options[setting.engines[at]];
+            let how = How {
+                engine: option.engine.clone(),
+                threads: option.threads,
+                cut_encoding: costs.codecs()[setting.codecs[at]].name.clone(),
+            };
+            planned_stage(dag, stage, name(stage.device), how)
         });
         let source = &costs.device(DeviceId::SOURCE).options;
         let part = |part: &crate::evaluate::Part| PlannedPart {
@@ -322,7 +332,6 @@ impl PlannedChoice {
             mapping: LayerMap(layers.collect()),
             stages: stages.collect(),
             input_encoding: costs.inputs()[setting.input].name.clone(),
-            cut_encoding: costs.codecs()[setting.codec].name.clone(),
             cut: cut_values(dag, &partition),
             predicted: Some(Figures::from(evaluation)),
             parts: evaluation.parts.iter().map(part).collect(),
@@ -336,7 +345,9 @@ impl PlannedChoice {
     /// The decision in the planner's terms; an error where it does not fit model and platform.
     pub fn resolve(&self, dag: &Dag, platform: &Platform) -> Result<Resolved, PlanError> {
         let mapping = self.mapping.resolve(dag, platform)?;
-        let partition = derive(dag, &mapping);
+        let order: Vec<DeviceId> =
+            self.stages.iter().filter_map(|stage| platform.find_device(&stage.device)).collect();
+        let partition = derive_in_order(dag, &mapping, &order);
         for hop in &partition.hops {
             if platform.find_link(hop.from, hop.to).is_none() {
                 let name = |id| platform.device(id).name.clone();
@@ -354,15 +365,16 @@ impl PlannedChoice {
         picture: Option<&PictureSpec>,
     ) -> Result<(), PlanError> {
         let partition = self.resolve(dag, platform)?.partition;
-        let engines: BTreeMap<String, (String, u32)> = self
-            .stages
-            .iter()
-            .map(|stage| (stage.device.clone(), (stage.engine.clone(), stage.threads)))
+        let how: BTreeMap<String, How> = std::mem::take(&mut self.stages)
+            .into_iter()
+            .map(|PlannedStage { device, engine, threads, cut_encoding, .. }| {
+                (device, How { engine, threads, cut_encoding })
+            })
             .collect();
         let stages = partition.stages.iter().map(|stage| {
             let device = platform.device(stage.device).name.clone();
-            let (engine, threads) = engines.get(&device).cloned().unwrap_or_default();
-            planned_stage(dag, stage, device, engine, threads)
+            let how = how.get(&device).cloned().unwrap_or_default();
+            planned_stage(dag, stage, device, how)
         });
         self.stages = stages.collect();
         self.cut = cut_values(dag, &partition);
@@ -382,14 +394,15 @@ impl PlannedChoice {
     /// First 16 hex digits of the SHA-256 of the decision as canonical JSON: model, mapping, engines,
     /// encodings, picture.
     pub fn content_id(&self, model: &ModelRef, picture: Option<&PictureSpec>) -> String {
-        let engines: Vec<_> =
-            self.stages.iter().map(|stage| (&stage.device, &stage.engine, stage.threads)).collect();
+        let how = |stage: &PlannedStage| {
+            (stage.device.clone(), stage.engine.clone(), stage.threads, stage.cut_encoding.clone())
+        };
+        let stages: Vec<_> = self.stages.iter().map(how).collect();
         let decision = serde_json::json!({
             "model": model.sha256,
             "mapping": self.mapping.0,
-            "engines": engines,
+            "stages": stages,
             "input_encoding": self.input_encoding,
-            "cut_encoding": self.cut_encoding,
             "picture": picture,
         });
         let digest = Sha256::digest(decision.to_string().as_bytes());
@@ -409,7 +422,6 @@ impl PlannedChoice {
             mapping,
             stages: Vec::new(),
             input_encoding: TENSOR.to_owned(),
-            cut_encoding: TENSOR.to_owned(),
             cut: Vec::new(),
             predicted: None,
             parts: Vec::new(),
@@ -436,13 +448,22 @@ impl From<&Evaluation> for Figures {
     }
 }
 
-fn planned_stage(
-    dag: &Dag,
-    stage: &Stage,
-    device: String,
+/// What a stage chooses besides its layers.
+#[derive(Clone)]
+struct How {
     engine: String,
     threads: u32,
-) -> PlannedStage {
+    cut_encoding: String,
+}
+
+impl Default for How {
+    /// The device's own engine, values as they are.
+    fn default() -> Self {
+        How { engine: String::new(), threads: 0, cut_encoding: as_declared() }
+    }
+}
+
+fn planned_stage(dag: &Dag, stage: &Stage, device: String, how: How) -> PlannedStage {
     let names = |flows: &[FlowId]| -> Vec<String> {
         flows.iter().map(|&flow| dag.flow(flow).name.clone()).collect()
     };
@@ -453,11 +474,12 @@ fn planned_stage(
     );
     PlannedStage {
         device,
-        engine,
-        threads,
+        engine: how.engine,
+        threads: how.threads,
         layers: stage.groups.iter().flat_map(layers).collect(),
         inputs: names(&stage.receives),
         outputs,
+        cut_encoding: how.cut_encoding,
     }
 }
 

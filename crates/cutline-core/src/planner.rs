@@ -238,9 +238,9 @@ impl Problem<'_> {
     fn single(&self, device: DeviceId, input: usize) -> Result<Choice, Infeasible> {
         let mapping = Mapping::uniform(self.dag, device);
         let plans = (0..self.costs.device(device).options.len()).map(|option| {
-            let mut engines = vec![0; self.costs.devices().len()];
-            engines[device.index()] = option;
-            self.choice(mapping.clone(), Setting { engines, input, codec: 0 })
+            let mut setting = Setting { input, ..Setting::first(self.costs) };
+            setting.engines[device.index()] = option;
+            self.choice(mapping.clone(), setting)
         });
         let (good, bad): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
         let best = good
@@ -328,7 +328,8 @@ impl Problem<'_> {
             for cloud in options(other) {
                 for &input in &self.inputs {
                     for &codec in &self.codecs {
-                        settings.push(Setting { engines: vec![edge, cloud], input, codec });
+                        let (engines, codecs) = (vec![edge, cloud], vec![codec; 2]);
+                        settings.push(Setting { engines, input, codecs, order: Vec::new() });
                     }
                 }
             }

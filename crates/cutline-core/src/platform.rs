@@ -21,7 +21,9 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::units::{Bytes, BytesPerSec, Nanos, UnitError, newtype};
+use crate::units::{
+    Bytes, BytesPerSec, Microwatts, Money, Nanos, PicojoulesPerByte, UnitError, newtype,
+};
 
 mod raw;
 
@@ -35,11 +37,26 @@ impl DeviceId {
     pub const SOURCE: DeviceId = DeviceId(0);
 }
 
-/// A machine that can run a stage.
+/// How far from the source a device stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Tier {
+    Device,
+    Edge,
+    Cloud,
+}
+
+/// A resource that can run a stage: a machine, or a group of cores or a GPU of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Unique name.
     pub name: String,
+    /// The machine that it is part of; devices of one host share its memory. By default its own
+    /// name.
+    pub host: String,
+    /// Where it stands; by default unknown.
+    pub tier: Option<Tier>,
     /// Profile files, as written: relative to the platform file.
     pub profiles: Vec<String>,
     /// Name of a built-in set of figures that stands in for a profile.
@@ -52,6 +69,42 @@ pub struct Device {
     pub engine: Option<String>,
     /// The only number of threads to consider; absent: every profiled one.
     pub threads: Option<u32>,
+    /// Power while it computes; absent: its energy is not known.
+    pub power: Option<Microwatts>,
+    /// Power while it waits for the next frame.
+    pub idle_power: Option<Microwatts>,
+    /// What it costs.
+    pub price: Price,
+}
+
+/// What a device costs, and how many users share it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Price {
+    /// Rent of one instance for a month.
+    pub rent: Option<Money>,
+    /// Users that one instance bears; absent: as many as its busy time allows.
+    pub users_per_instance: Option<u64>,
+    /// Price of buying one for each user.
+    pub purchase: Option<Money>,
+    /// Months after which it is bought again.
+    pub life_months: Option<u64>,
+}
+
+/// Who is served, which money depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// Users, each with a source of frames.
+    pub users: u64,
+    /// Frames of one user in a million seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames_per_megasecond: Option<u64>,
+    /// Price of a kilowatt-hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub electricity: Option<Money>,
+    /// Name of the currency of every price.
+    #[serde(default)]
+    pub currency: String,
 }
 
 /// A connection of two devices, with a rate for each direction.
@@ -67,6 +120,10 @@ pub struct Link {
     pub delay: Nanos,
     /// F: fixed cost of one call of the protocol, each way.
     pub fixed: Nanos,
+    /// Energy of each end for a byte that it sends or receives.
+    pub energy: [Option<PicojoulesPerByte>; 2],
+    /// Name of the network card at each end; links of one host with the same name share it.
+    pub cards: [Option<String>; 2],
     /// Dialled in place of the second device's address.
     pub via: Option<String>,
     /// File of a measured `link.json`, relative to the platform file.
@@ -79,6 +136,7 @@ pub struct Link {
 pub struct Platform {
     devices: Vec<Device>,
     links: Vec<Link>,
+    workload: Option<Workload>,
 }
 
 /// Why a platform file does not describe a platform.
@@ -93,6 +151,16 @@ pub enum PlatformError {
     EmptyName,
     #[error("device `{0}` is declared twice")]
     DuplicateDevice(String),
+    #[error("host `{host}` is given two memories, {a} and {b}; its devices share one")]
+    HostMemory { host: String, a: Bytes, b: Bytes },
+    #[error("host `{0}` has the name of a device that is on another host")]
+    HostName(String),
+    #[error("device `{0}`: purchase without life (in months), or a life of 0")]
+    NoLife(String),
+    #[error("device `{0}`: users_per_instance = 0; give 1 or more, or leave it out")]
+    NoUsers(String),
+    #[error("[workload]: {key}: {cause}")]
+    WorkloadUnit { key: &'static str, cause: UnitError },
     #[error("device `{device}`: {key}: {cause}")]
     DeviceUnit { device: String, key: &'static str, cause: UnitError },
     #[error("device `{0}`: threads = 0; give 1 or more, or leave it out")]
@@ -135,6 +203,11 @@ impl Platform {
     /// Links, in the order of the file.
     pub fn links(&self) -> &[Link] {
         &self.links
+    }
+
+    /// Who is served, where that is said.
+    pub fn workload(&self) -> Option<&Workload> {
+        self.workload.as_ref()
     }
 
     /// Position in [`links`](Self::links) of the link that joins two devices, in either order.
@@ -185,6 +258,31 @@ mod tests {
     }
 
     #[test]
+    fn a_link_between_hosts_joins_their_devices_by_one_card() {
+        let platform = parse(json!({ "version": 1,
+            "device": [ { "name": "pi", "power": "6.4W", "purchase": "60", "life_months": 36 },
+                        { "name": "nx_cpu", "host": "nx", "memory": "8GiB" },
+                        { "name": "nx_gpu", "host": "nx", "tier": "edge", "rent": "7.527" } ],
+            "link": [ { "between": ["pi", "nx"], "up": "100mbit", "energy": ["6nJ/bit", "1nJ/bit"] },
+                      { "between": ["nx", "nx"], "up": "8gbit" } ],
+            "workload": { "users": 5000, "frames_per_second": "0.2", "electricity": "0.30" } }))
+        .unwrap();
+        let links: Vec<_> = platform
+            .links()
+            .iter()
+            .map(|link| {
+                (link.between.map(DeviceId::index), link.cards.clone().map(|c| c.is_some()))
+            })
+            .collect();
+        let (one_card, none) = ([false, true], [false, false]);
+        assert_eq!(links, [([0, 1], one_card), ([0, 2], one_card), ([1, 2], none)]);
+        assert_eq!(platform.links()[0].energy[0], Some(PicojoulesPerByte(48_000)));
+        assert_eq!(platform.workload().unwrap().frames_per_megasecond, Some(200_000));
+        let text = serde_json::to_string(&platform).unwrap();
+        assert_eq!(serde_json::from_str::<Platform>(&text).unwrap(), platform);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let cases = [
             (json!({ "version": 2, "device": [] }), "version 2"),
@@ -203,6 +301,15 @@ mod tests {
             (pi_and_cloud(json!({ "between": ["pi", "cloud"] })), "neither a rate"),
             (pi_and_cloud(json!({ "between": ["pi", "cloud"], "up": "0mbit" })), "rate of 0"),
             (pi_and_cloud(json!({ "between": ["pi", "cloud"], "up": "fast" })), "up: `fast`"),
+            (
+                json!({ "version": 1, "device": [{ "name": "a", "purchase": "9" }] }),
+                "`a`: purchase without life",
+            ),
+            (
+                json!({ "version": 1, "device": [{ "name": "a", "host": "h", "memory": "1GB" },
+                                                 { "name": "b", "host": "h", "memory": "2GB" }] }),
+                "host `h` is given two memories",
+            ),
         ];
         for (value, expected) in cases {
             let error = parse(value).unwrap_err();

@@ -96,6 +96,22 @@ newtype! {
     /// A rate in bytes per second.
     quantity BytesPerSec
 }
+newtype! {
+    /// An energy in nanojoule.
+    quantity Nanojoules
+}
+newtype! {
+    /// A power in microwatt.
+    quantity Microwatts
+}
+newtype! {
+    /// Energy of moving one byte, in picojoule.
+    quantity PicojoulesPerByte
+}
+newtype! {
+    /// Money in millionths of a currency unit; per month where it is a plan's cost.
+    quantity Money
+}
 
 impl Nanos {
     /// Milliseconds, for printing only.
@@ -112,6 +128,22 @@ impl BytesPerSec {
         }
         let nanos = (u128::from(size.0) * 1_000_000_000).div_ceil(u128::from(self.0));
         Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+impl Microwatts {
+    /// Energy of this power over a time, rounded up.
+    pub fn energy(self, time: Nanos) -> Nanojoules {
+        let energy = (u128::from(self.0) * u128::from(time.0)).div_ceil(1_000_000);
+        Nanojoules(u64::try_from(energy).unwrap_or(u64::MAX))
+    }
+}
+
+impl PicojoulesPerByte {
+    /// Energy of moving `size`, rounded up.
+    pub fn energy(self, size: Bytes) -> Nanojoules {
+        let energy = (u128::from(self.0) * u128::from(size.0)).div_ceil(1000);
+        Nanojoules(u64::try_from(energy).unwrap_or(u64::MAX))
     }
 }
 
@@ -144,6 +176,11 @@ fn parse_with_units(
     let value =
         mantissa.checked_mul(u128::from(num)).ok_or_else(error)? / (scale * u128::from(den));
     u64::try_from(value).map_err(|_| error())
+}
+
+/// A decimal number in millionths: `0.2` is 200000.
+pub(crate) fn decimal(text: &str, expected: &'static str) -> Result<u64, UnitError> {
+    parse_with_units(text, &[("", 1_000_000, 1)], expected)
 }
 
 impl FromStr for Nanos {
@@ -189,6 +226,70 @@ impl FromStr for BytesPerSec {
         let units =
             [("bit", 1, 8), ("kbit", 1_000, 8), ("mbit", 1_000_000, 8), ("gbit", 1_000_000_000, 8)];
         parse_with_units(text, &units, "a rate such as `20mbit` or `1gbit`").map(Self)
+    }
+}
+
+impl FromStr for Nanojoules {
+    type Err = UnitError;
+    /// Parses `3.1J`, `450mJ`, `20uJ`, `7nJ`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let units = [("nj", 1, 1), ("uj", 1_000, 1), ("mj", 1_000_000, 1), ("j", 1_000_000_000, 1)];
+        parse_with_units(text, &units, "an energy such as `450mJ` or `3.1J`").map(Self)
+    }
+}
+
+impl FromStr for Microwatts {
+    type Err = UnitError;
+    /// Parses `6.4W`, `700mW`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let units = [("uw", 1, 1), ("mw", 1_000, 1), ("w", 1_000_000, 1)];
+        parse_with_units(text, &units, "a power such as `6.4W` or `700mW`").map(Self)
+    }
+}
+
+impl FromStr for PicojoulesPerByte {
+    type Err = UnitError;
+    /// Parses `77nJ/bit`, `100nJ/byte`, `500pJ/byte`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let units = [
+            ("pj/byte", 1, 1),
+            ("nj/byte", 1_000, 1),
+            ("uj/byte", 1_000_000, 1),
+            ("pj/bit", 8, 1),
+            ("nj/bit", 8_000, 1),
+            ("uj/bit", 8_000_000, 1),
+        ];
+        parse_with_units(text, &units, "an energy per size such as `77nJ/bit` or `100nJ/byte`")
+            .map(Self)
+    }
+}
+
+impl FromStr for Money {
+    type Err = UnitError;
+    /// Parses an amount without its currency: `7.527`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        parse_with_units(text, &[("", 1_000_000, 1)], "an amount such as `7.527`").map(Self)
+    }
+}
+
+impl fmt::Display for Nanojoules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0..1_000 => write!(f, "{} nJ", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} uJ", self.0 as f64 / 1e3),
+            1_000_000..1_000_000_000 => write!(f, "{:.2} mJ", self.0 as f64 / 1e6),
+            _ => write!(f, "{:.2} J", self.0 as f64 / 1e9),
+        }
+    }
+}
+
+impl fmt::Display for Money {
+    /// Without the currency: `165.594`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, millionths) = (self.0 / 1_000_000, self.0 % 1_000_000);
+        let text = format!("{millionths:06}");
+        let fraction = text.trim_end_matches('0');
+        write!(f, "{whole}.{fraction:0<2}")
     }
 }
 
@@ -241,6 +342,13 @@ mod tests {
         assert_eq!("1GiB".parse(), Ok(Bytes(1 << 30)));
         assert_eq!("0.5 MB".parse(), Ok(Bytes(500_000)));
         assert_eq!("20mbit".parse(), Ok(BytesPerSec(2_500_000)));
+        assert_eq!("6.4W".parse(), Ok(Microwatts(6_400_000)));
+        assert_eq!("77nJ/bit".parse(), Ok(PicojoulesPerByte(616_000)));
+        assert_eq!("3.1J".parse(), Ok(Nanojoules(3_100_000_000)));
+        assert_eq!("7.527".parse(), Ok(Money(7_527_000)));
+        for (money, text) in [(165_594_000, "165.594"), (35_000_000, "35.00"), (500_000, "0.50")] {
+            assert_eq!(Money(money).to_string(), text);
+        }
         for bad in ["", "ms", "-1ms", "10", "1..5s", "10 parsecs", "99999999999999999999s"] {
             assert!(bad.parse::<Nanos>().is_err(), "{bad}");
         }

@@ -151,7 +151,7 @@ fn check(costs: &Value, platform: &Value, request: &Request) -> Result<(), Strin
         brute::Report {
             mapping,
             input: table.inputs()[choice.setting.input].name.clone(),
-            codec: table.codecs()[choice.setting.codec].name.clone(),
+            codec: table.codecs()[choice.setting.codecs[0]].name.clone(),
             latency: evaluation.latency.0,
             period: evaluation.period.0,
             bytes: evaluation.bytes.0,

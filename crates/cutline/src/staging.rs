@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cutline_core::{
+    cost::TENSOR,
     graph::{Graph, ValueId},
     plan::{Plan, PlannedChoice, PlannedStage},
     platform::{DeviceId, Platform},
@@ -31,10 +32,10 @@ pub struct Staged {
 
 /// Splits the model as `choice` says and derives what every agent is told.
 pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Result<Staged> {
-    if choice.cut_encoding != "fp32" {
+    if let Some(stage) = choice.stages.iter().find(|stage| stage.cut_encoding != TENSOR) {
         bail!(
             "this plan sends the values of its cut as {}; running such plans is not supported yet, plan with --cut-encoding fp32",
-            choice.cut_encoding
+            stage.cut_encoding
         );
     }
     let partition = choice.resolve(&model.grouping.dag, &plan.platform)?.partition;

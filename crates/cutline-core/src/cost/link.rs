@@ -4,6 +4,8 @@
 //! `F + delay + bytes / rate`. A finished plan is evaluated with the table itself, between whose
 //! points time is interpolated; the difference is reported.
 
+use std::collections::BTreeMap;
+
 use super::{CostError, LinkCosts};
 use crate::{
     platform::{Link, Platform},
@@ -54,10 +56,22 @@ impl Direction {
     }
 }
 
+/// Numbers of network cards, by host and name.
+#[derive(Default)]
+pub(super) struct Cards(BTreeMap<(String, String), usize>);
+
+impl Cards {
+    fn number(&mut self, host: &str, card: &str) -> usize {
+        let next = self.0.len();
+        *self.0.entry((host.to_owned(), card.to_owned())).or_insert(next)
+    }
+}
+
 pub(super) fn costs(
     platform: &Platform,
     link: &Link,
     table: Option<&LinkTable>,
+    cards: &mut Cards,
 ) -> Result<LinkCosts, CostError> {
     let [a, b] = link.between.map(|id| platform.device(id).name.clone());
     if let (Some(file), None) = (&link.table, table) {
@@ -77,7 +91,13 @@ pub(super) fn costs(
     };
     let up = direction(link.up, table.map(|table| table.up.as_slice()), "up")?;
     let down = direction(link.down, table.map(|table| table.down.as_slice()), "down")?;
-    Ok(LinkCosts { between: link.between, up, down })
+    let mut card = |end: usize| {
+        let host = &platform.device(link.between[end]).host;
+        link.cards[end].as_ref().map(|card| cards.number(host, card))
+    };
+    let cards = [card(0), card(1)];
+    let energy = link.energy.map(Option::unwrap_or_default);
+    Ok(LinkCosts { between: link.between, up, down, energy, cards })
 }
 
 /// Affine least-squares fit with weights 1 / time², so that the relative error is what counts;

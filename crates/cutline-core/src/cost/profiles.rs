@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Codec, CostError, Costs, DeviceCosts, EngineOption, InputEncoding, Origin, link_costs,
+    Codec, CostError, Costs, EngineOption, InputEncoding, Origin, device_costs, link_costs,
 };
 use crate::{
     dag::Dag,
@@ -48,13 +48,14 @@ impl Costs {
             if options.is_empty() {
                 return Err(no_option(device, profiles));
             }
-            devices.push(DeviceCosts { name: device.name.clone(), memory: device.memory, options });
+            devices.push(device_costs(platform, device, options));
         }
         Ok(Costs {
             devices,
             links: link_costs(platform, tables)?,
             inputs: input_encodings(dag, profiles),
             codecs: vec![Codec::identity()],
+            workload: platform.workload().cloned(),
         })
     }
 }

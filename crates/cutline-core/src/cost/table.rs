@@ -13,14 +13,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Codec, CostError, Costs, DeviceCosts, EngineOption, InputEncoding, Origin, TENSOR, link_costs,
-    profiles::LOSSY_INPUTS,
+    Codec, CostError, Costs, DeviceCosts, EngineOption, InputEncoding, Origin, TENSOR,
+    device_costs, link_costs, profiles::LOSSY_INPUTS,
 };
 use crate::{
     dag::{Dag, FlowId},
     platform::Platform,
     profile::LinkTable,
-    units::{Bytes, Macs, Nanos},
+    units::{Bytes, Macs, Nanojoules, Nanos},
 };
 
 /// The file as written; [`read`] turns it into a network and its costs.
@@ -104,27 +104,27 @@ pub fn read(
     }
     let order = topological_order(&file.layers)?;
     let dag = dag(file, &order)?;
-    let devices = platform.devices().iter().map(|device| DeviceCosts {
-        name: device.name.clone(),
-        memory: device.memory,
-        options: vec![EngineOption {
+    let devices = platform.devices().iter().map(|device| {
+        let layers = || order.iter().map(|&i| &file.layers[i]);
+        let option = EngineOption {
             engine: String::new(),
             version: String::new(),
             threads: 0,
             origin: Origin::Assumed,
             call: file.call_ns.get(&device.name).copied().unwrap_or_default(),
             engine_bytes: Bytes::ZERO,
-            groups: order
-                .iter()
-                .map(|&i| file.layers[i].time_ns.get(&device.name).copied())
-                .collect(),
-        }],
+            groups: layers().map(|layer| layer.time_ns.get(&device.name).copied()).collect(),
+        };
+        let energy = |layer: &LayerCosts| layer.energy_nj.get(&device.name).copied();
+        let group_energy = layers().map(|layer| energy(layer).map(Nanojoules)).collect();
+        DeviceCosts { group_energy, ..device_costs(platform, device, vec![option]) }
     });
     let costs = Costs {
         devices: devices.collect(),
         links: link_costs(platform, tables)?,
         inputs: inputs(file, platform),
         codecs: codecs(&file.codecs)?,
+        workload: platform.workload().cloned(),
     };
     Ok((dag, costs))
 }

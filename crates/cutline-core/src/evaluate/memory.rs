@@ -7,7 +7,7 @@
 use super::Setting;
 use crate::{
     cost::Costs,
-    dag::{Dag, FlowId},
+    dag::{Dag, FlowId, GroupId},
     partition::{Partition, Stage},
     platform::DeviceId,
     units::Bytes,
@@ -20,7 +20,7 @@ pub struct MemoryUse {
     pub device: DeviceId,
     /// Engine, parameters and live values, with one frame in flight.
     pub bytes: Bytes,
-    /// What it has; `None`: unlimited.
+    /// What it has, of its host's memory what the host's other devices leave; `None`: unlimited.
     pub limit: Option<Bytes>,
 }
 
@@ -51,23 +51,44 @@ pub fn memory(
         let engine = costs.options[setting.engines[device.index()]].engine_bytes;
         Some(MemoryUse { device, bytes: engine + parameters + live, limit: costs.memory })
     };
-    costs.device_ids().filter_map(on).collect()
+    let mut uses: Vec<MemoryUse> = costs.device_ids().filter_map(on).collect();
+    let host = |used: &MemoryUse| costs.device(used.device).host;
+    let sums: Vec<Bytes> = uses
+        .iter()
+        .map(|used| uses.iter().filter(|o| host(o) == host(used)).map(|o| o.bytes).sum())
+        .collect();
+    for (used, sum) in uses.iter_mut().zip(sums) {
+        used.limit = used.limit.map(|limit| limit - (sum - used.bytes));
+    }
+    uses
 }
 
 /// Largest sum of live values while the stage runs group after group.
 fn peak(dag: &Dag, stage: &Stage) -> Bytes {
+    let kept: Vec<FlowId> = stage.sends.iter().chain(&stage.answers).copied().collect();
+    peak_of(dag, &stage.groups, &stage.receives, &kept)
+}
+
+/// The same of groups in topological order, the values that they receive, and those that stay to
+/// the end.
+pub(crate) fn peak_of(
+    dag: &Dag,
+    groups: &[GroupId],
+    receives: &[FlowId],
+    keeps: &[FlowId],
+) -> Bytes {
     let size = |flow: FlowId| dag.flow(flow).bytes.unwrap_or_default();
     let mut kept = vec![false; dag.flows().len()];
-    for flow in stage.sends.iter().chain(&stage.answers) {
+    for flow in keeps {
         kept[flow.index()] = true;
     }
     let mut reads_left = vec![0u32; dag.flows().len()];
-    for flow in stage.groups.iter().flat_map(|&group| &dag.group(group).reads) {
+    for flow in groups.iter().flat_map(|&group| &dag.group(group).reads) {
         reads_left[flow.index()] += 1;
     }
-    let mut live: Bytes = stage.receives.iter().copied().map(size).sum();
+    let mut live: Bytes = receives.iter().copied().map(size).sum();
     let mut peak = live;
-    for &group in &stage.groups {
+    for &group in groups {
         let group = dag.group(group);
         live += group.makes.iter().map(|&flow| size(flow)).sum();
         peak = peak.max(live);

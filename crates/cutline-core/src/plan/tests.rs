@@ -99,6 +99,7 @@ fn the_id_is_the_decision_and_nothing_else() {
     assert_eq!(best.id, id(&best));
     let measured = PlannedChoice { measured: best.predicted, ..best.clone() };
     assert_eq!(id(&measured), best.id);
-    let other = PlannedChoice { cut_encoding: "fp16".into(), ..best.clone() };
+    let mut other = best.clone();
+    other.stages[0].cut_encoding = "fp16".into();
     assert_ne!(id(&other), best.id);
 }

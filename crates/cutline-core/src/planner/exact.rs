@@ -9,7 +9,7 @@ use crate::{
     cost::{Codec, Costs, TENSOR, link::Direction},
     dag::Dag,
     evaluate::Setting,
-    partition::{Hop, Mapping, derive},
+    partition::{Hop, Mapping, derive_in_order},
     platform::DeviceId,
     units::{Bytes, Nanos},
 };
@@ -150,7 +150,7 @@ impl Scale {
 
     /// What orders a plan among others. The plan must be one that evaluation accepts.
     pub(super) fn key(&self, dag: &Dag, costs: &Costs, mapping: &Mapping, set: &Setting) -> Key {
-        let partition = derive(dag, mapping);
+        let partition = derive_in_order(dag, mapping, &set.order);
         let input = &costs.inputs()[set.input];
         let mut total = Amount::ZERO;
         let (mut used, mut crosses) = (false, false);
@@ -190,7 +190,8 @@ impl Scale {
         else {
             return Amount::INFINITE;
         };
-        let (input, codec) = (&costs.inputs()[set.input], &costs.codecs()[set.codec]);
+        let codec = &costs.codecs()[set.codecs[hop.from.index()]];
+        let input = &costs.inputs()[set.input];
         let mut total = self.call(there);
         let mut input_sent = false;
         for flow in hop.message.iter().map(|&flow| dag.flow(flow)) {

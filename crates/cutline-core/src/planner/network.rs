@@ -143,7 +143,7 @@ impl Build<'_> {
     }
 
     fn values(&self, network: &mut Network) {
-        let codec = &self.costs.codecs()[self.setting.codec];
+        let codec = &self.costs.codecs()[self.setting.codecs[DeviceId::SOURCE.index()]];
         for flow in self.dag.flows() {
             let Some(maker) = flow.from.map(of) else { continue };
             let sent = flow.bytes.map(|size| self.scale.encoded(self.up, codec, size));

@@ -6,8 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Device, DeviceId, Link, PlatformError};
-use crate::units::{Bytes, BytesPerSec, Nanos, UnitError};
+use super::{Device, DeviceId, Link, PlatformError, Price, Tier, Workload};
+use crate::units::{
+    Bytes, BytesPerSec, Microwatts, Money, Nanos, PicojoulesPerByte, UnitError, decimal,
+};
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,12 +19,30 @@ pub(super) struct Platform {
     device: Vec<RawDevice>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     link: Vec<RawLink>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workload: Option<RawWorkload>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorkload {
+    users: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frames_per_second: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    electricity: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    currency: String,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawDevice {
     name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tier: Option<Tier>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     profiles: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,6 +55,26 @@ struct RawDevice {
     engine: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     threads: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    power: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idle_power: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    users_per_instance: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    purchase: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    life_months: Option<u64>,
+}
+
+/// One value for both ends of a link, or one for each.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Ends {
+    Both(String),
+    Each([String; 2]),
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -49,6 +89,10 @@ struct RawLink {
     delay: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fixed: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    energy: Option<Ends>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cards: Option<[String; 2]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     via: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,24 +109,38 @@ impl TryFrom<Platform> for super::Platform {
         if raw.device.is_empty() {
             return Err(PlatformError::NoDevice);
         }
-        let mut platform = super::Platform { devices: Vec::new(), links: Vec::new() };
+        let workload = raw.workload.map(parse_workload).transpose()?;
+        let mut platform = super::Platform { devices: Vec::new(), links: Vec::new(), workload };
         for device in raw.device {
             if platform.find_device(&device.name).is_some() {
                 return Err(PlatformError::DuplicateDevice(device.name));
             }
             platform.devices.push(parse_device(device)?);
         }
+        check_hosts(&platform)?;
         for link in raw.link {
-            let link = parse_link(&platform, link)?;
-            let [a, b] = link.between;
-            if platform.find_link(a, b).is_some() {
-                let name = |id| platform.device(id).name.clone();
-                return Err(PlatformError::DuplicateLink(name(a), name(b)));
+            for link in parse_links(&platform, link)? {
+                let [a, b] = link.between;
+                if platform.find_link(a, b).is_some() {
+                    let name = |id| platform.device(id).name.clone();
+                    return Err(PlatformError::DuplicateLink(name(a), name(b)));
+                }
+                platform.links.push(link);
             }
-            platform.links.push(link);
         }
         Ok(platform)
     }
+}
+
+fn parse_workload(raw: RawWorkload) -> Result<Workload, PlatformError> {
+    let unit = |key| move |cause| PlatformError::WorkloadUnit { key, cause };
+    let rate = raw.frames_per_second.map(|text| decimal(&text, "frames per second such as `0.2`"));
+    Ok(Workload {
+        users: raw.users,
+        frames_per_megasecond: rate.transpose().map_err(unit("frames_per_second"))?,
+        electricity: optional(raw.electricity).map_err(unit("electricity"))?,
+        currency: raw.currency,
+    })
 }
 
 fn parse_device(raw: RawDevice) -> Result<Device, PlatformError> {
@@ -92,31 +150,76 @@ fn parse_device(raw: RawDevice) -> Result<Device, PlatformError> {
     if raw.threads == Some(0) {
         return Err(PlatformError::NoThreads(raw.name));
     }
-    let memory = optional(raw.memory).map_err(|cause| PlatformError::DeviceUnit {
-        device: raw.name.clone(),
-        key: "memory",
-        cause,
-    })?;
+    if raw.users_per_instance == Some(0) {
+        return Err(PlatformError::NoUsers(raw.name));
+    }
+    if raw.purchase.is_some() && raw.life_months.unwrap_or(0) == 0 {
+        return Err(PlatformError::NoLife(raw.name));
+    }
+    let unit = |key| {
+        let device = raw.name.clone();
+        move |cause| PlatformError::DeviceUnit { device, key, cause }
+    };
+    let memory: Option<Bytes> = optional(raw.memory).map_err(unit("memory"))?;
+    let power: Option<Microwatts> = optional(raw.power).map_err(unit("power"))?;
+    let idle_power: Option<Microwatts> = optional(raw.idle_power).map_err(unit("idle_power"))?;
+    let rent: Option<Money> = optional(raw.rent).map_err(unit("rent"))?;
+    let purchase: Option<Money> = optional(raw.purchase).map_err(unit("purchase"))?;
     Ok(Device {
+        host: raw.host.unwrap_or_else(|| raw.name.clone()),
         name: raw.name,
+        tier: raw.tier,
         profiles: raw.profiles,
         preset: raw.preset,
         address: raw.address,
         memory,
         engine: raw.engine,
         threads: raw.threads,
+        power,
+        idle_power,
+        price: Price {
+            rent,
+            users_per_instance: raw.users_per_instance,
+            purchase,
+            life_months: raw.life_months,
+        },
     })
 }
 
-fn parse_link(platform: &super::Platform, raw: RawLink) -> Result<Link, PlatformError> {
-    let [a, b] = raw.between;
-    let find = |name: &String| {
-        platform
-            .find_device(name)
-            .ok_or_else(|| PlatformError::UnknownDevice(a.clone(), b.clone(), name.clone()))
+/// A name means one thing: a device, or a host of several; and a host has one memory.
+fn check_hosts(platform: &super::Platform) -> Result<(), PlatformError> {
+    for device in &platform.devices {
+        let host = &device.host;
+        if platform.devices.iter().any(|other| other.name == *host && other.host != *host) {
+            return Err(PlatformError::HostName(host.clone()));
+        }
+        let here = platform.devices.iter().filter(|other| other.host == *host);
+        let given = here.filter_map(|other| other.memory);
+        if let (Some(a), Some(b)) =
+            (device.memory, given.clone().find(|m| Some(*m) != device.memory))
+        {
+            return Err(PlatformError::HostMemory { host: host.clone(), a, b });
+        }
+    }
+    Ok(())
+}
+
+/// One link, or one for each pair of the devices of the hosts that it names.
+fn parse_links(platform: &super::Platform, raw: RawLink) -> Result<Vec<Link>, PlatformError> {
+    let [a, b] = raw.between.clone();
+    let find = |name: &String| -> Result<Vec<DeviceId>, PlatformError> {
+        if let Some(id) = platform.find_device(name) {
+            return Ok(vec![id]);
+        }
+        let on: Vec<DeviceId> =
+            platform.device_ids().filter(|&id| platform.device(id).host == *name).collect();
+        match on.is_empty() {
+            true => Err(PlatformError::UnknownDevice(a.clone(), b.clone(), name.clone())),
+            false => Ok(on),
+        }
     };
-    let between: [DeviceId; 2] = [find(&a)?, find(&b)?];
-    if between[0] == between[1] {
+    let (firsts, seconds) = (find(&a)?, find(&b)?);
+    if firsts.len() == 1 && firsts == seconds {
         return Err(PlatformError::Loop(a));
     }
     let unit = |key| {
@@ -133,8 +236,36 @@ fn parse_link(platform: &super::Platform, raw: RawLink) -> Result<Link, Platform
     if raw.table.is_none() && up.is_none() {
         return Err(PlatformError::NoRate(a, b));
     }
+    let energy: [Option<PicojoulesPerByte>; 2] = match raw.energy {
+        None => [None; 2],
+        Some(Ends::Both(text)) => [optional(Some(text)).map_err(unit("energy"))?; 2],
+        Some(Ends::Each([first, second])) => [
+            optional(Some(first)).map_err(unit("energy"))?,
+            optional(Some(second)).map_err(unit("energy"))?,
+        ],
+    };
+    let cards = match raw.cards {
+        Some(cards) => cards.map(|card| Some(card).filter(|card| !card.is_empty())),
+        // The devices of a host reach the outside by one card, unless told otherwise.
+        None if firsts == seconds => [None, None],
+        None => [&firsts, &seconds].map(|ends| (ends.len() > 1).then(|| "net".to_owned())),
+    };
     let (delay, fixed) = (delay.unwrap_or_default(), fixed.unwrap_or_default());
-    Ok(Link { between, up, down, delay, fixed, via: raw.via, table: raw.table })
+    let within = firsts == seconds;
+    let pairs = firsts.iter().flat_map(|&a| seconds.iter().map(move |&b| [a, b]));
+    let pairs = pairs.filter(|[a, b]| if within { a < b } else { a != b });
+    let link = |between| Link {
+        between,
+        up,
+        down,
+        delay,
+        fixed,
+        energy,
+        cards: cards.clone(),
+        via: raw.via.clone(),
+        table: raw.table.clone(),
+    };
+    Ok(pairs.map(link).collect())
 }
 
 fn optional<T: FromStr<Err = UnitError>>(text: Option<String>) -> Result<Option<T>, UnitError> {
@@ -150,25 +281,56 @@ impl From<super::Platform> for Platform {
             down: link.down.map(rate_text),
             delay: Some(nanos_text(link.delay)),
             fixed: Some(nanos_text(link.fixed)),
+            energy: link.energy.iter().any(Option::is_some).then(|| {
+                let text = |end: Option<PicojoulesPerByte>| {
+                    format!("{}pJ/byte", end.unwrap_or_default().0)
+                };
+                Ends::Each(link.energy.map(text))
+            }),
+            cards: link
+                .cards
+                .iter()
+                .any(Option::is_some)
+                .then(|| link.cards.map(Option::unwrap_or_default)),
             via: link.via,
             table: link.table,
         });
         let device = platform.devices.into_iter().map(|device| RawDevice {
+            host: Some(device.host).filter(|host| *host != device.name),
             name: device.name,
+            tier: device.tier,
             profiles: device.profiles,
             preset: device.preset,
             address: device.address,
             memory: device.memory.map(|Bytes(bytes)| bytes.to_string()),
             engine: device.engine,
             threads: device.threads,
+            power: device.power.map(power_text),
+            idle_power: device.idle_power.map(power_text),
+            rent: device.price.rent.map(|rent| rent.to_string()),
+            users_per_instance: device.price.users_per_instance,
+            purchase: device.price.purchase.map(|price| price.to_string()),
+            life_months: device.price.life_months,
         });
-        Platform { version: 1, device: device.collect(), link: link.collect() }
+        let workload = platform.workload.map(|workload| RawWorkload {
+            users: workload.users,
+            frames_per_second: workload
+                .frames_per_megasecond
+                .map(|frames| Money(frames).to_string()),
+            electricity: workload.electricity.map(|price| price.to_string()),
+            currency: workload.currency,
+        });
+        Platform { version: 1, device: device.collect(), link: link.collect(), workload }
     }
 }
 
 fn rate_text(rate: BytesPerSec) -> String {
     let bits = u128::from(rate.0) * 8;
     if bits.is_multiple_of(1000) { format!("{}kbit", bits / 1000) } else { format!("{bits}bit") }
+}
+
+fn power_text(power: Microwatts) -> String {
+    format!("{}uW", power.0)
 }
 
 fn nanos_text(time: Nanos) -> String {

@@ -95,7 +95,7 @@ fn network(model: &Model, name: &str, engine: &str) -> anyhow::Result<Verdict> {
         let table = fleet.runtime.block_on(source.measure_link(&via, &[], 9, |_| {}))?;
         let costs =
             Costs::from_profiles(dag, model.sha256()?, &platform, &profiles, &[Some(table)])?;
-        let setting = Setting { engines: vec![0, 0], input: 0, codec: 0 };
+        let setting = Setting::first(&costs);
         let mut predicted = Vec::new();
         for before in &befores {
             let mapping = mapping(model, &platform, before);

@@ -1,0 +1,193 @@
+//! What a plan needs of energy for a frame, and of money for a month.
+//!
+//! Both are sums over devices and over the two ends of messages; each is rounded up once per device
+//! and once per message and end.
+
+use super::{Part, PartKind, Setting};
+use crate::{
+    cost::{Costs, DeviceCosts, LinkCosts},
+    dag::GroupId,
+    partition::Partition,
+    platform::DeviceId,
+    units::{Bytes, Money, Nanojoules, Nanos},
+};
+
+/// Seconds of a month: 730 hours.
+const MONTH_SECONDS: u128 = 730 * 3600;
+const NANOJOULES_PER_KWH: u128 = 3_600_000_000_000_000;
+const MILLION: u128 = 1_000_000;
+
+/// Energy of one device for a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnergyUse {
+    /// The device.
+    pub device: DeviceId,
+    /// Its computing and its share of the messages.
+    pub energy: Nanojoules,
+}
+
+/// Energy of a device that is busy for a time in which it runs these groups; `None` where its power
+/// is not known.
+pub(crate) fn compute_energy(
+    device: &DeviceCosts,
+    option: usize,
+    groups: &[GroupId],
+    busy: Nanos,
+) -> Option<Nanojoules> {
+    let times = &device.options[option].groups;
+    let (mut given, mut rest) = (Nanojoules::ZERO, busy);
+    for group in groups.iter().map(|group| group.index()) {
+        if let Some(energy) = device.group_energy.get(group).copied().flatten() {
+            given += energy;
+            rest = rest - times[group].unwrap_or_default();
+        }
+    }
+    match device.power {
+        Some(power) => Some(given + power.energy(rest)),
+        None => (rest == Nanos::ZERO).then_some(given),
+    }
+}
+
+/// Energy of the sender and of the receiver of a message.
+pub(crate) fn message_energy(link: &LinkCosts, back: bool, bytes: Bytes) -> [Nanojoules; 2] {
+    let [first, second] = link.energy.map(|energy| energy.energy(bytes));
+    if back { [second, first] } else { [first, second] }
+}
+
+/// Groups and busy time of every device that does anything.
+fn by_device(partition: &Partition, parts: &[Part]) -> Vec<(DeviceId, Vec<GroupId>, Nanos)> {
+    let mut devices: Vec<(DeviceId, Vec<GroupId>, Nanos)> = Vec::new();
+    let at = |devices: &mut Vec<(DeviceId, Vec<GroupId>, Nanos)>, device| {
+        let position = devices.iter().position(|(known, ..)| *known == device);
+        position.unwrap_or_else(|| {
+            devices.push((device, Vec::new(), Nanos::ZERO));
+            devices.len() - 1
+        })
+    };
+    for stage in &partition.stages {
+        let position = at(&mut devices, stage.device);
+        devices[position].1.extend(&stage.groups);
+    }
+    for part in parts {
+        let position = at(&mut devices, part.device);
+        if part.to.is_none() {
+            devices[position].2 += part.nanos;
+        }
+    }
+    devices
+}
+
+/// Energy of every device that does anything; `None` where a power is not known.
+pub(super) fn energy(
+    costs: &Costs,
+    partition: &Partition,
+    setting: &Setting,
+    parts: &[Part],
+) -> Option<Vec<EnergyUse>> {
+    let mut uses = Vec::new();
+    for (id, groups, busy) in by_device(partition, parts) {
+        let device = costs.device(id);
+        let energy = compute_energy(device, setting.engines[id.index()], &groups, busy)?;
+        uses.push(EnergyUse { device: id, energy });
+    }
+    for (part, to, (link, back)) in messages(costs, parts) {
+        for (device, energy) in
+            [part.device, to].into_iter().zip(message_energy(link, back, part.bytes))
+        {
+            match uses.iter_mut().find(|used| used.device == device) {
+                Some(used) => used.energy += energy,
+                None => uses.push(EnergyUse { device, energy }),
+            }
+        }
+    }
+    uses.sort_by_key(|used| used.device);
+    Some(uses)
+}
+
+fn messages<'a>(
+    costs: &'a Costs,
+    parts: &'a [Part],
+) -> impl Iterator<Item = (&'a Part, DeviceId, (&'a LinkCosts, bool))> {
+    let sent = parts.iter().filter(|p| matches!(p.kind, PartKind::Send | PartKind::Return));
+    sent.filter_map(|part| {
+        let to = part.to?;
+        Some((part, to, costs.link(part.device, to)?))
+    })
+}
+
+/// Rent, purchase and electricity of all users for a month.
+pub(super) fn money(
+    costs: &Costs,
+    partition: &Partition,
+    setting: &Setting,
+    parts: &[Part],
+) -> Option<Money> {
+    costs.workload()?;
+    let devices = by_device(partition, parts);
+    let mut total = Money::ZERO;
+    if !devices.iter().any(|(id, ..)| *id == DeviceId::SOURCE) {
+        total += device_money(costs, DeviceId::SOURCE, Nanos::ZERO)?;
+    }
+    for (id, groups, busy) in devices {
+        total += device_money(costs, id, busy)?;
+        let device = costs.device(id);
+        let energy = compute_energy(device, setting.engines[id.index()], &groups, busy);
+        total += electricity(costs, id, energy.unwrap_or_default());
+    }
+    for (part, to, (link, back)) in messages(costs, parts) {
+        let ends = [part.device, to].into_iter().zip(message_energy(link, back, part.bytes));
+        total += ends.map(|(device, energy)| electricity(costs, device, energy)).sum();
+    }
+    Some(total)
+}
+
+/// Rent and purchase of a device that is busy this long for every frame: instances for all users,
+/// and one bought for each user; `None` where neither the users of an instance nor the rate of
+/// frames is known.
+pub(crate) fn device_money(costs: &Costs, id: DeviceId, busy: Nanos) -> Option<Money> {
+    let workload = costs.workload()?;
+    let price = &costs.device(id).price;
+    let mut total = Money::ZERO;
+    if let (Some(rent), true) = (price.rent, busy > Nanos::ZERO) {
+        let instances = match (price.users_per_instance, workload.frames_per_megasecond) {
+            (Some(users), _) => u128::from(workload.users.div_ceil(users.max(1))),
+            (None, Some(frames)) => instances(workload.users, frames, busy),
+            (None, None) => return None,
+        };
+        total += money_of(u128::from(rent.0) * instances);
+    }
+    if let (Some(purchase), Some(months)) = (price.purchase, price.life_months) {
+        let all = u128::from(purchase.0) * u128::from(workload.users);
+        total += money_of(all.div_ceil(u128::from(months.max(1))));
+    }
+    Some(total)
+}
+
+/// Instances for all users: as many users on one as its time allows, or several for each user.
+fn instances(users: u64, frames_per_megasecond: u64, busy: Nanos) -> u128 {
+    let megasecond = 1_000_000 * MILLION * 1_000;
+    let load = u128::from(frames_per_megasecond) * u128::from(busy.0);
+    match megasecond / load.max(1) {
+        0 => u128::from(users) * load.div_ceil(megasecond),
+        per_instance => u128::from(users).div_ceil(per_instance),
+    }
+}
+
+/// Electricity of all users for a month, where a frame takes this energy on a device that is not
+/// rented.
+pub(crate) fn electricity(costs: &Costs, id: DeviceId, energy: Nanojoules) -> Money {
+    let Some(workload) = costs.workload() else { return Money::ZERO };
+    let (Some(frames), Some(price), None) =
+        (workload.frames_per_megasecond, workload.electricity, costs.device(id).price.rent)
+    else {
+        return Money::ZERO;
+    };
+    let frames = u128::from(frames) * u128::from(workload.users) * MONTH_SECONDS;
+    // Frames are counted in millionths here, and so is money.
+    let kwh_parts = frames.saturating_mul(u128::from(energy.0)) / MILLION;
+    money_of(kwh_parts.saturating_mul(u128::from(price.0)).div_ceil(NANOJOULES_PER_KWH))
+}
+
+fn money_of(millionths: u128) -> Money {
+    Money(u64::try_from(millionths).unwrap_or(u64::MAX))
+}
