@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    platform::{Device, DeviceId, Platform, Price, Workload},
+    platform::{Device, DeviceId, Platform, Price, Tier, Workload},
     units::{Bytes, BytesPerSec, Microwatts, Nanojoules, Nanos, PicojoulesPerByte},
 };
 
@@ -48,6 +48,8 @@ pub struct DeviceCosts {
     pub name: String,
     /// Number of its host; devices of one host share its memory.
     pub host: usize,
+    /// Where it stands, if that is said.
+    pub tier: Option<Tier>,
     /// Power while it computes; `None`: not known, and then energy is not.
     pub power: Option<Microwatts>,
     /// Energy of each group where it is known, in place of power times the group's time; empty: of
@@ -297,6 +299,7 @@ fn device_costs(platform: &Platform, device: &Device, options: Vec<EngineOption>
     DeviceCosts {
         name: device.name.clone(),
         host: host.unwrap_or_default(),
+        tier: device.tier,
         power: device.power,
         group_energy: Vec::new(),
         price: device.price,

@@ -29,6 +29,8 @@ pub struct Group {
     pub name: String,
     /// Names of its layers, in topological order.
     pub layers: Vec<String>,
+    /// Operators of its layers, in the same order; none in a table of published costs.
+    pub ops: Vec<String>,
     /// Flows that it reads, each once, ascending.
     pub reads: Vec<FlowId>,
     /// Flows that it makes, ascending.
@@ -54,6 +56,15 @@ pub struct Flow {
     pub is_output: bool,
     /// Size as declared; `None` where the shape is unknown, and then it must not cross a link.
     pub bytes: Option<Bytes>,
+    /// Whether it must not leave the device that makes it.
+    pub confined: bool,
+}
+
+impl Flow {
+    /// Size of a value that may cross a link.
+    pub fn sendable(&self) -> Option<Bytes> {
+        self.bytes.filter(|_| !self.confined)
+    }
 }
 
 /// Groups in topological order, and their flows.
@@ -93,13 +104,26 @@ impl Dag {
         let makes =
             makes.into_iter().map(|(name, bytes)| self.add_flow(name, Some(id), bytes)).collect();
         let name = layers.first().cloned().unwrap_or_default();
-        self.groups.push(Group { name, layers, reads, makes, macs, parameter_bytes });
+        let ops = Vec::new();
+        self.groups.push(Group { name, layers, ops, reads, makes, macs, parameter_bytes });
         id
     }
 
     /// Marks a flow as an answer of the network.
     pub fn mark_output(&mut self, flow: FlowId) {
         self.flows[flow.index()].is_output = true;
+    }
+
+    /// Says which operators the layers of a group are.
+    pub fn set_ops(&mut self, group: GroupId, ops: Vec<String>) {
+        self.groups[group.index()].ops = ops;
+    }
+
+    /// Confines these flows to where they are made.
+    pub(crate) fn confine(&mut self, which: impl Fn(&Flow) -> bool) {
+        for flow in self.flows.iter_mut().filter(|flow| which(flow)) {
+            flow.confined = true;
+        }
     }
 
     /// Groups in topological order.
@@ -144,7 +168,14 @@ impl Dag {
 
     fn add_flow(&mut self, name: String, from: Option<GroupId>, bytes: Option<Bytes>) -> FlowId {
         let id = FlowId::new(self.flows.len());
-        self.flows.push(Flow { name, from, to: Vec::new(), is_output: false, bytes });
+        self.flows.push(Flow {
+            name,
+            from,
+            to: Vec::new(),
+            is_output: false,
+            bytes,
+            confined: false,
+        });
         id
     }
 }

@@ -20,6 +20,8 @@ mod energy;
 mod memory;
 
 pub use energy::EnergyUse;
+pub(crate) use energy::{device_money, electricity, message_energy};
+pub(crate) use memory::peak_of;
 pub use memory::{MemoryUse, memory};
 
 /// The choices of a plan besides the mapping, as positions in [`Costs`].

@@ -309,6 +309,7 @@ impl<'a> Grouper<'a> {
         let names = layers().map(|layer| layer.name.clone()).collect();
         let macs: Macs = layers().map(|layer| layer.macs).sum();
         let id = dag.add_group(names, reads, described, macs, self.parameter_bytes(at));
+        dag.set_ops(id, layers().map(|layer| layer.op.name()).collect());
         flows.extend(makes.into_iter().zip(dag.group(id).makes.iter().copied()));
         id
     }

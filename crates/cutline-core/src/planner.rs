@@ -11,33 +11,118 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    cost::{Costs, TENSOR},
+    cost::Costs,
     dag::Dag,
-    evaluate::{EvaluateError, Evaluation, MemoryUse, Setting, evaluate},
+    evaluate::{EvaluateError, Evaluation, Setting},
     partition::Mapping,
-    platform::DeviceId,
-    units::{Bytes, Nanos},
+    units::{Bytes, Money, Nanojoules, Nanos, UnitError},
 };
 
+mod bounds;
 mod exact;
 mod flow;
+mod ideals;
+mod labels;
+mod many;
 mod network;
+mod pair;
 mod reason;
+mod request;
 mod search;
+mod sequence;
+mod steps;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
-use exact::{Key, Scale};
-use network::Forced;
-use search::Search;
+use request::Prepared;
+pub use sweep::{Regime, sweep};
 
-/// What is minimised.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// What is minimised, or limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Objective {
-    /// Time of one frame in an empty system.
+    /// Time of one frame in an empty system, in nanoseconds.
     #[default]
     Latency,
+    /// Time per frame of the busiest resource, in nanoseconds: 1 / throughput.
+    Period,
+    /// Energy of a frame on all devices, in nanojoule.
+    Energy,
+    /// Energy of a frame on the device that needs most, in nanojoule.
+    DeviceEnergy,
+    /// Memory of the host that needs most, in bytes.
+    Memory,
+    /// Money for a month, in millionths of the currency unit.
+    Money,
+}
+
+impl Objective {
+    /// All of them.
+    pub const ALL: [Objective; 6] = [
+        Objective::Latency,
+        Objective::Period,
+        Objective::Energy,
+        Objective::DeviceEnergy,
+        Objective::Memory,
+        Objective::Money,
+    ];
+
+    /// Its name in commands and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Objective::Latency => "latency",
+            Objective::Period => "period",
+            Objective::Energy => "energy",
+            Objective::DeviceEnergy => "device-energy",
+            Objective::Memory => "memory",
+            Objective::Money => "money",
+        }
+    }
+
+    /// A value of it with its unit.
+    pub fn show(self, value: u64) -> String {
+        match self {
+            Objective::Latency | Objective::Period => Nanos(value).to_string(),
+            Objective::Energy | Objective::DeviceEnergy => Nanojoules(value).to_string(),
+            Objective::Memory => Bytes(value).to_string(),
+            Objective::Money => Money(value).to_string(),
+        }
+    }
+
+    /// A value with its unit, as people write it: `300ms`, `2J`, `512MiB`, `165.5`.
+    pub fn parse(self, text: &str) -> Result<u64, UnitError> {
+        Ok(match self {
+            Objective::Latency | Objective::Period => text.parse::<Nanos>()?.0,
+            Objective::Energy | Objective::DeviceEnergy => text.parse::<Nanojoules>()?.0,
+            Objective::Memory => text.parse::<Bytes>()?.0,
+            Objective::Money => text.parse::<Money>()?.0,
+        })
+    }
+
+    /// Whether the costs know it: energy needs powers, money a workload.
+    pub fn is_known(self, dag: &Dag, costs: &Costs) -> bool {
+        request::known(dag, costs, self).is_ok()
+    }
+
+    /// Its value in an evaluation; `None` where it is not known.
+    pub fn of(self, evaluation: &Evaluation, costs: &Costs) -> Option<u64> {
+        let energies = || evaluation.energy.iter().flatten().map(|used| used.energy);
+        Some(match self {
+            Objective::Latency => evaluation.latency.0,
+            Objective::Period => evaluation.period.0,
+            Objective::Energy => {
+                evaluation.energy.as_ref()?;
+                energies().sum::<Nanojoules>().0
+            }
+            Objective::DeviceEnergy => {
+                evaluation.energy.as_ref()?;
+                energies().max().unwrap_or_default().0
+            }
+            Objective::Memory => evaluation.worst_memory(costs).0,
+            Objective::Money => evaluation.money?.0,
+        })
+    }
 }
 
 /// What is asked of the planner.
@@ -50,8 +135,15 @@ pub struct Request {
     pub input_encodings: Option<Vec<String>>,
     /// Codecs to consider; `None`: every lossless one.
     pub cut_encodings: Option<Vec<String>>,
+    /// Largest admissible values.
+    pub limits: Vec<(Objective, u64)>,
     /// Layers that must run on a device: (layer, device).
     pub pins: Vec<(String, String)>,
+    /// Layers or operators that must not run on a device: (layer or operator, device).
+    pub bans: Vec<(String, String)>,
+    /// The layer whose result is the first that may leave the source; neither the input nor anything
+    /// before that result may.
+    pub private: Option<String>,
     /// Subproblems after which branch and bound gives up and answers with a bound.
     pub node_limit: u64,
 }
@@ -62,7 +154,10 @@ impl Default for Request {
             objective: Objective::Latency,
             input_encodings: None,
             cut_encodings: None,
+            limits: Vec::new(),
             pins: Vec::new(),
+            bans: Vec::new(),
+            private: None,
             node_limit: 2_000,
         }
     }
@@ -74,8 +169,10 @@ impl Default for Request {
 pub enum Proof {
     /// Nothing that the request allows is better.
     Optimal,
-    /// Nothing is better by more than this.
-    WithinNs(Nanos),
+    /// Nothing is better by more than this, in the unit of the objective.
+    Within(u64),
+    /// One point of a front that matches every plan up to this factor, in millionths.
+    Front(u64),
 }
 
 /// One plan and what it costs.
@@ -111,6 +208,30 @@ pub enum Infeasible {
     Pinned { layer: String, device: String },
     #[error("no allowed plan can be run; edge-only: {0}")]
     Nothing(Box<Infeasible>),
+    #[error(
+        "{name} within {limit} is not possible; the least that is, with all else as asked, is {least}: \
+         allow {more} more",
+        name = .quantity.name(), limit = .quantity.show(*.limit), least = .quantity.show(*.least),
+        more = .quantity.show(.least.saturating_sub(*.limit))
+    )]
+    Limit { quantity: Objective, limit: u64, least: u64 },
+    #[error("the limits contradict each other; the least of each by itself is {}", least_of(.0))]
+    Limits(Vec<(Objective, u64, u64)>),
+    #[error(
+        "no plan can be run: operators that devices lack, pins, bans, missing links or values of \
+         unknown size forbid all"
+    )]
+    NoPlan,
+    #[error("the search was stopped before it found a plan; allow more time")]
+    Stopped,
+}
+
+fn least_of(limits: &[(Objective, u64, u64)]) -> String {
+    let each = limits.iter().map(|&(quantity, limit, least)| {
+        let (least, limit) = (quantity.show(least), quantity.show(limit));
+        format!("{} {least} (asked: {limit})", quantity.name())
+    });
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// A plain alternative that everybody would think of first.
@@ -143,10 +264,24 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum PlannerError {
-    #[error(
-        "the platform has {0} devices; plans over more than two devices are not searched for yet"
-    )]
+    #[error("the platform has {0} devices; plans over at most 32 are searched for")]
     TooManyDevices(usize),
+    #[error(
+        "energy cannot be planned for: device `{0}` has no `power`; give it in the platform file, \
+         such as `power = \"6.4W\"`, or name a preset"
+    )]
+    UnknownPower(String),
+    #[error(
+        "money cannot be planned for: the platform file has no [workload] that says how many `users`"
+    )]
+    NoWorkload,
+    #[error(
+        "money cannot be planned for: device `{0}` is rented, so give its `users_per_instance`, or \
+         `frames_per_second` in [workload]"
+    )]
+    UnknownLoad(String),
+    #[error("layer `{0}` must stay on the source to be private, and is pinned elsewhere")]
+    PrivateElsewhere(String),
     #[error("the network has no layers to place")]
     NoGroups,
     #[error("{kind} encoding `{name}` is not known here; known are {known}")]
@@ -165,290 +300,66 @@ pub enum PlannerError {
     TooLarge,
 }
 
-/// The answer to a request. Exact unless the node limit is reached.
+/// The answer to a request. Exact, unless a limit of branch and bound is reached.
 pub fn solve(dag: &Dag, costs: &Costs, request: &Request) -> Result<Answer, PlannerError> {
-    if dag.groups().is_empty() {
-        return Err(PlannerError::NoGroups);
-    }
-    if costs.devices().len() > 2 {
-        return Err(PlannerError::TooManyDevices(costs.devices().len()));
-    }
-    let inputs = costs.inputs().iter().map(|input| (input.name.as_str(), input.lossy));
-    let codecs = costs.codecs().iter().map(|codec| (codec.name.as_str(), codec.lossy));
-    let inputs = allowed("input", &request.input_encodings, inputs)?;
-    let codecs = allowed("cut", &request.cut_encodings, codecs)?;
-    let problem = Problem {
-        dag,
-        costs,
-        scale: Scale::new(dag, costs)?,
-        forced: pins(dag, costs, request)?,
-        inputs,
-        codecs,
-        node_limit: request.node_limit,
-        other: costs.device_ids().nth(1),
-    };
-    let baselines = problem.baselines();
-    let (best_split, unknown_below) = problem.best_split();
-    let best = problem.best(&baselines, &best_split, unknown_below);
-    let reason = reason::reason(dag, costs, &baselines, &best, &best_split);
-    Ok(Answer { baselines, best, best_split, reason })
+    solve_until(dag, costs, request, &mut || false)
 }
 
-struct Problem<'a> {
-    dag: &'a Dag,
-    costs: &'a Costs,
-    scale: Scale,
-    forced: Forced,
-    inputs: Vec<usize>,
-    codecs: Vec<usize>,
-    node_limit: u64,
-    other: Option<DeviceId>,
-}
-
-impl Problem<'_> {
-    fn baselines(&self) -> Vec<Baseline> {
-        let tensor = self.costs.inputs().iter().position(|input| input.name == TENSOR);
-        let edge = self.single(DeviceId::SOURCE, tensor.unwrap_or(0));
-        let pinned = |device| self.forced.iter().flatten().all(|forced| *forced == device);
-        let mut baselines = vec![Baseline {
-            name: "edge-only".to_owned(),
-            lossy: false,
-            allowed: pinned(DeviceId::SOURCE),
-            outcome: edge,
-        }];
-        for encoding in ["jpeg", "uint8", TENSOR] {
-            let input = self.costs.inputs().iter().position(|input| input.name == encoding);
-            let outcome = match (self.other, input) {
-                (None, _) => Err(Infeasible::NoOther),
-                (_, None) => Err(Infeasible::NoEncoding(encoding.to_owned())),
-                (Some(other), Some(input)) => self.single(other, input),
-            };
-            baselines.push(Baseline {
-                name: format!("cloud-{encoding}"),
-                lossy: input.is_some_and(|input| self.costs.inputs()[input].lossy),
-                allowed: input.is_some_and(|input| self.inputs.contains(&input))
-                    && self.other.is_some_and(pinned),
-                outcome,
-            });
-        }
-        baselines
-    }
-
-    /// Everything on one device, with the engine that is fastest there.
-    fn single(&self, device: DeviceId, input: usize) -> Result<Choice, Infeasible> {
-        let mapping = Mapping::uniform(self.dag, device);
-        let plans = (0..self.costs.device(device).options.len()).map(|option| {
-            let mut setting = Setting { input, ..Setting::first(self.costs) };
-            setting.engines[device.index()] = option;
-            self.choice(mapping.clone(), setting)
-        });
-        let (good, bad): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
-        let best = good
-            .into_iter()
-            .flatten()
-            .min_by_key(|choice| (self.key(choice), choice.setting.clone()));
-        let why = || bad.into_iter().find_map(Result::err).unwrap_or(Infeasible::NoOther);
-        best.ok_or_else(why)
-    }
-
-    /// The cost of a plan, if it can be run and fits.
-    fn choice(&self, mapping: Mapping, setting: Setting) -> Result<Choice, Infeasible> {
-        let evaluation =
-            evaluate(self.dag, self.costs, &mapping, &setting).map_err(Infeasible::CannotRun)?;
-        let exceeded = evaluation.memory.iter().find(|used| used.excess().is_some());
-        match exceeded {
-            Some(used) => Err(self.exceeded(used)),
-            None => Ok(Choice { mapping, setting, evaluation, proof: Proof::Optimal }),
-        }
-    }
-
-    fn exceeded(&self, used: &MemoryUse) -> Infeasible {
-        Infeasible::Memory {
-            device: self.costs.device(used.device).name.clone(),
-            needed: used.bytes,
-            limit: used.limit.unwrap_or_default(),
-            excess: used.excess().unwrap_or_default(),
-        }
-    }
-
-    /// The best split, and the exact time below which no split is where the search gave up.
-    fn best_split(&self) -> (Result<Choice, Infeasible>, Option<i128>) {
-        let Some(other) = self.other else { return (Err(Infeasible::NoOther), None) };
-        let settings = self.settings(other);
-        let search = Search {
-            dag: self.dag,
-            costs: self.costs,
-            scale: &self.scale,
-            other,
-            settings,
-            forced: self.forced.clone(),
-            nodes: self.node_limit,
-        };
-        let found = search.run();
-        let Some((key, setting)) = found.best else {
-            return (Err(self.no_split(other, found.bound, found.excess)), found.bound);
-        };
-        let proof = match found.bound {
-            Some(bound) if bound < key.time => {
-                Proof::WithinNs(self.scale.rounded(key.time - bound))
-            }
-            _ => Proof::Optimal,
-        };
-        let choice = self.choice(key.mapping, search.settings[setting].clone());
-        (choice.map(|choice| Choice { proof, ..choice }), found.bound)
-    }
-
-    fn no_split(
-        &self,
-        other: DeviceId,
-        bound: Option<i128>,
-        excess: Option<MemoryUse>,
-    ) -> Infeasible {
-        match (bound, excess) {
-            (Some(_), _) => Infeasible::GaveUp(self.node_limit),
-            (None, Some(used)) => self.exceeded(&used),
-            (None, None) if self.dag.groups().len() < 2 => {
-                Infeasible::NoSplit("the engines run the whole network as one group")
-            }
-            (None, None) if self.costs.direction(DeviceId::SOURCE, other).is_none() => {
-                Infeasible::NoSplit("no link joins them")
-            }
-            (None, None) => Infeasible::NoSplit(
-                "pins, layers that a device cannot run, memory, or values of unknown size \
-                 forbid every cut",
-            ),
-        }
-    }
-
-    /// Every combination of engines, input encoding and codec, in the order of the table.
-    fn settings(&self, other: DeviceId) -> Vec<Setting> {
-        let options = |device| 0..self.costs.device(device).options.len();
-        let mut settings = Vec::new();
-        for edge in options(DeviceId::SOURCE) {
-            for cloud in options(other) {
-                for &input in &self.inputs {
-                    for &codec in &self.codecs {
-                        let (engines, codecs) = (vec![edge, cloud], vec![codec; 2]);
-                        settings.push(Setting { engines, input, codecs, order: Vec::new() });
-                    }
-                }
-            }
-        }
-        settings
-    }
-
-    /// The best of the allowed baselines and the best split.
-    ///
-    /// Where links have measured tables, these few finished plans are compared by the tables.
-    fn best(
-        &self,
-        baselines: &[Baseline],
-        best_split: &Result<Choice, Infeasible>,
-        bound: Option<i128>,
-    ) -> Result<Choice, Infeasible> {
-        let tables = self.costs.links().iter().any(|l| !l.up.table.is_empty());
-        let rank = |choice: &&Choice| {
-            let measured = if tables { choice.evaluation.latency } else { Nanos::ZERO };
-            (measured, self.key(choice), choice.setting.clone())
-        };
-        let single = baselines.iter().filter(|baseline| baseline.allowed);
-        let finished = single.map(|baseline| &baseline.outcome).chain([best_split]);
-        let Some(best) = finished.flatten().min_by_key(rank) else {
-            let why = baselines[0].outcome.clone().err();
-            return Err(match (why, best_split) {
-                (Some(memory @ Infeasible::Memory { .. }), Err(Infeasible::Memory { .. })) => {
-                    self.least_memory(memory, best_split, baselines)
-                }
-                (Some(why), _) => Infeasible::Nothing(Box::new(why)),
-                (None, _) => Infeasible::Nothing(Box::new(self.pinned())),
-            });
-        };
-        let time = self.key(best).time;
-        let proof = match bound.filter(|&bound| bound < time) {
-            Some(bound) => Proof::WithinNs(self.scale.rounded(time - bound)),
-            None => Proof::Optimal,
-        };
-        Ok(Choice { proof, ..best.clone() })
-    }
-
-    /// Of the plans that exceed a memory, the one that exceeds it least.
-    fn least_memory(
-        &self,
-        edge: Infeasible,
-        split: &Result<Choice, Infeasible>,
-        baselines: &[Baseline],
-    ) -> Infeasible {
-        let others =
-            baselines.iter().filter(|b| b.allowed).filter_map(|b| b.outcome.as_ref().err());
-        let all = [&edge].into_iter().chain(split.as_ref().err()).chain(others);
-        let excess = |why: &&Infeasible| match why {
-            Infeasible::Memory { excess, .. } => *excess,
-            _ => Bytes(u64::MAX),
-        };
-        all.min_by_key(excess).cloned().unwrap_or(Infeasible::NoOther)
-    }
-
-    fn pinned(&self) -> Infeasible {
-        let held = self.forced.iter().zip(self.dag.groups());
-        let found = held.filter_map(|(device, group)| Some((device.as_ref()?, group))).next();
-        match found {
-            Some((&device, group)) => Infeasible::Pinned {
-                layer: group.name.clone(),
-                device: self.costs.device(device).name.clone(),
-            },
-            None => Infeasible::NoOther,
-        }
-    }
-
-    fn key(&self, choice: &Choice) -> Key {
-        self.scale.key(self.dag, self.costs, &choice.mapping, &choice.setting)
+/// The same; `stop` is asked now and then whether to give up. An answer that was cut short says how
+/// far from the best it may be.
+pub fn solve_until(
+    dag: &Dag,
+    costs: &Costs,
+    request: &Request,
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<Answer, PlannerError> {
+    let prepared = Prepared::new(dag, costs, request)?;
+    if is_pair(costs, request) {
+        pair::solve(&prepared, request)
+    } else {
+        many::solve(&prepared, request, stop)
     }
 }
 
-/// Positions of the encodings to consider.
-fn allowed<'a>(
-    kind: &'static str,
-    named: &Option<Vec<String>>,
-    known: impl Iterator<Item = (&'a str, bool)>,
-) -> Result<Vec<usize>, PlannerError> {
-    let known: Vec<(&str, bool)> = known.collect();
-    let Some(named) = named else {
-        return Ok((0..known.len()).filter(|&i| !known[i].1).collect());
-    };
-    let mut positions = Vec::new();
-    for name in named {
-        let position = known.iter().position(|(known, _)| known == name).ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            PlannerError::UnknownEncoding { kind, name: name.clone(), known: names.join(", ") }
-        })?;
-        if !positions.contains(&position) {
-            positions.push(position);
-        }
-    }
-    if positions.is_empty() {
-        return Err(PlannerError::NoEncodingAllowed(kind));
-    }
-    positions.sort_unstable();
-    Ok(positions)
+/// Two devices, and a sum to minimise: a minimum cut, whatever the network's shape.
+fn is_pair(costs: &Costs, request: &Request) -> bool {
+    let [first, rest @ ..] = costs.devices() else { return true };
+    rest.len() < 2
+        && request.objective == Objective::Latency
+        && request.limits.is_empty()
+        && rest.iter().all(|device| device.host != first.host)
 }
 
-fn pins(dag: &Dag, costs: &Costs, request: &Request) -> Result<Forced, PlannerError> {
-    let mut forced: Forced = vec![None; dag.groups().len()];
-    for (layer, device) in &request.pins {
-        let holds = |group: &crate::dag::Group| group.layers.contains(layer);
-        let Some(group) = dag.groups().iter().position(holds) else {
-            return Err(PlannerError::UnknownLayer(layer.clone()));
-        };
-        let id = costs.find_device(device);
-        let id = id.ok_or_else(|| PlannerError::UnknownDevice(device.clone()))?;
-        match forced[group] {
-            Some(first) if first != id => {
-                let (layer, second) = (layer.clone(), device.clone());
-                let first = costs.device(first).name.clone();
-                return Err(PlannerError::Contradiction { layer, first, second });
-            }
-            _ => forced[group] = Some(id),
-        }
+/// Every balance of several objectives that is worth choosing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Front {
+    /// The objectives.
+    pub objectives: Vec<Objective>,
+    /// Plans of which none is at least as good as another in every objective, in the order of the
+    /// first objective.
+    pub points: Vec<Choice>,
+    /// Every possible plan is matched by a point up to this factor in every objective, in
+    /// millionths; 0: the front is exact.
+    pub epsilon_ppm: u64,
+    /// Whether the search came to its end; if not, there may be better plans.
+    pub complete: bool,
+    /// Labels that the search made: its effort.
+    pub labels: usize,
+}
+
+/// The front of these objectives over everything that the request allows, within its limits.
+pub fn front(
+    dag: &Dag,
+    costs: &Costs,
+    request: &Request,
+    objectives: &[Objective],
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<Front, PlannerError> {
+    let asked =
+        Request { objective: objectives.first().copied().unwrap_or_default(), ..request.clone() };
+    let prepared = Prepared::new(dag, costs, &asked)?;
+    for &objective in objectives {
+        request::known(dag, costs, objective)?;
     }
-    Ok(forced)
+    Ok(many::front(&prepared, request, objectives, stop))
 }

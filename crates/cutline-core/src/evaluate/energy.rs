@@ -26,8 +26,8 @@ pub struct EnergyUse {
     pub energy: Nanojoules,
 }
 
-/// Energy of a device that is busy for a time in which it runs these groups; `None` where its power
-/// is not known.
+/// Energy of a device that is busy for a time in which it runs these groups; `None` where neither
+/// its power nor the energy of all of them is known. Without a power, what is not a group is free.
 pub(crate) fn compute_energy(
     device: &DeviceCosts,
     option: usize,
@@ -36,15 +36,19 @@ pub(crate) fn compute_energy(
 ) -> Option<Nanojoules> {
     let times = &device.options[option].groups;
     let (mut given, mut rest) = (Nanojoules::ZERO, busy);
+    let mut all_given = !device.group_energy.is_empty();
     for group in groups.iter().map(|group| group.index()) {
-        if let Some(energy) = device.group_energy.get(group).copied().flatten() {
-            given += energy;
-            rest = rest - times[group].unwrap_or_default();
+        match device.group_energy.get(group).copied().flatten() {
+            Some(energy) => {
+                given += energy;
+                rest = rest - times[group].unwrap_or_default();
+            }
+            None => all_given = false,
         }
     }
     match device.power {
         Some(power) => Some(given + power.energy(rest)),
-        None => (rest == Nanos::ZERO).then_some(given),
+        None => all_given.then_some(given),
     }
 }
 

@@ -146,7 +146,7 @@ impl Build<'_> {
         let codec = &self.costs.codecs()[self.setting.codecs[DeviceId::SOURCE.index()]];
         for flow in self.dag.flows() {
             let Some(maker) = flow.from.map(of) else { continue };
-            let sent = flow.bytes.map(|size| self.scale.encoded(self.up, codec, size));
+            let sent = flow.sendable().map(|size| self.scale.encoded(self.up, codec, size));
             let sent = sent.unwrap_or(Amount::INFINITE);
             if let [reader] = flow.to[..] {
                 network.arc(maker, of(reader), sent, Amount::INFINITE);
@@ -207,6 +207,7 @@ impl Build<'_> {
             }
         }
         match encoding.bytes {
+            _ if inputs().any(|flow| flow.confined) => crossing = Amount::INFINITE,
             Some(bytes) => crossing += self.scale.raw(self.up, bytes),
             None => {
                 for flow in inputs() {

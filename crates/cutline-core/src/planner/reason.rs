@@ -1,6 +1,6 @@
 //! Why the best plan is the best, in words with numbers.
 
-use super::{Baseline, Choice, Infeasible};
+use super::{Baseline, Choice, Infeasible, Objective};
 use crate::{
     cost::Costs,
     dag::Dag,
@@ -14,6 +14,7 @@ use crate::{
 pub(super) fn reason(
     dag: &Dag,
     costs: &Costs,
+    objective: Objective,
     baselines: &[Baseline],
     best: &Result<Choice, Infeasible>,
     best_split: &Result<Choice, Infeasible>,
@@ -22,6 +23,9 @@ pub(super) fn reason(
         Ok(best) => best,
         Err(why) => return format!("no plan: {why}"),
     };
+    if objective != Objective::Latency || costs.devices().len() > 2 {
+        return by_value(costs, objective, baselines, best, best_split);
+    }
     let single = !is_split(best);
     match (single, best_split) {
         (false, _) => split(dag, costs, baselines, best),
@@ -33,6 +37,57 @@ pub(super) fn reason(
         }
         (true, Ok(split)) => do_not_split(dag, costs, best, split),
     }
+}
+
+/// What the best plan gains over the alternatives in the objective.
+fn by_value(
+    costs: &Costs,
+    objective: Objective,
+    baselines: &[Baseline],
+    best: &Choice,
+    best_split: &Result<Choice, Infeasible>,
+) -> String {
+    let value = |choice: &Choice| objective.of(&choice.evaluation, costs).unwrap_or_default();
+    let show = |choice: &Choice| objective.show(value(choice));
+    let name = objective.name();
+    if !is_split(best) {
+        let other = match best_split {
+            Ok(split) => format!("the best split, over {}, has {}", way(costs, split), show(split)),
+            Err(why) => format!("there is no split to compare with: {why}"),
+        };
+        return format!(
+            "do not split: everything on `{}` has the least {name}, {}; {other}",
+            home(costs, best),
+            show(best)
+        );
+    }
+    let against = baselines.iter().filter_map(|baseline| {
+        let choice = baseline.outcome.as_ref().ok()?;
+        let note = if baseline.allowed { "" } else { ", not allowed" };
+        let (where_to, what) = (home(costs, choice), show(choice));
+        Some(format!("{what} for {} (on `{where_to}`{note})", baseline.name))
+    });
+    let against: Vec<String> = against.collect();
+    let against = match against.is_empty() {
+        true => "no plan on one device".to_owned(),
+        false => against.join(", "),
+    };
+    format!("split over {}: {name} {} against {against}", way(costs, best), show(best))
+}
+
+/// Devices of a plan in the order of a frame's way, with how many groups each runs.
+fn way(costs: &Costs, choice: &Choice) -> String {
+    let mut order = choice.setting.order.clone();
+    for &device in &choice.mapping.0 {
+        if !order.contains(&device) {
+            order.push(device);
+        }
+    }
+    let stage = |device: &DeviceId| {
+        let groups = choice.mapping.0.iter().filter(|on| *on == device).count();
+        format!("`{}` ({groups} of {} groups)", costs.device(*device).name, choice.mapping.0.len())
+    };
+    order.iter().map(stage).collect::<Vec<_>>().join(", ")
 }
 
 fn is_split(choice: &Choice) -> bool {

@@ -175,7 +175,7 @@ fn giving_up_says_how_far_the_answer_may_be_off() {
     let split = answer(&chain(), &tight, &request).best_split.unwrap();
     // The unlimited optimum of 480 is the bound; the prefix after a costs 50+2000+76+100.
     assert_eq!((places(&split).as_str(), split.evaluation.latency.0), ("ecc", 2226));
-    assert_eq!(split.proof, Proof::WithinNs(Nanos(1746)));
+    assert_eq!(split.proof, Proof::Within(1746));
 }
 
 #[test]

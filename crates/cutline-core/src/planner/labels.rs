@@ -1,0 +1,773 @@
+//! Exact search over sequences of stages on many devices, by labels.
+//!
+//! A label is the beginning of a plan: a chain of stages up to a border, with what it has cost so
+//! far. Borders are taken in order, and every label of one is extended by every stage that can
+//! follow. A label is dropped where another of the same border and last device, which has used no
+//! other devices than it has, costs no more in anything: whatever completes the one completes the
+//! other as well (label setting for the multi-criteria shortest path problem: Hansen 1980, Martins
+//! 1984; over ideals and sets of devices as in PipeEdge, Hu et al. 2022). It is dropped, too, where
+//! even the least that can follow breaks a limit, or exceeds a plan that is known already.
+//!
+//! The cost of a label is a vector of integers: the quantities asked for, then what couples later
+//! stages to earlier ones (network cards and memories that several devices share). A sum only
+//! grows by what is added and a maximum by what is larger, which is why dominance holds.
+//!
+//! Time and space grow with the number of labels; it is small for one objective, and for a front it
+//! is of the order of the front times borders and devices.
+
+use super::{
+    Objective,
+    bounds::Bounds,
+    steps::{HopCost, StageCost, Steps},
+};
+use crate::{
+    evaluate::Setting,
+    partition::Mapping,
+    platform::DeviceId,
+    units::{Bytes, Nanos},
+};
+
+/// What a component of a label counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quantity {
+    Latency,
+    Period,
+    Energy,
+    DeviceEnergy,
+    Memory,
+    Money,
+    /// By how much a host's memory is exceeded, at most; where it is asked for, memory is no limit.
+    Excess,
+}
+
+impl From<Objective> for Quantity {
+    fn from(objective: Objective) -> Self {
+        match objective {
+            Objective::Latency => Quantity::Latency,
+            Objective::Period => Quantity::Period,
+            Objective::Energy => Quantity::Energy,
+            Objective::DeviceEnergy => Quantity::DeviceEnergy,
+            Objective::Memory => Quantity::Memory,
+            Objective::Money => Quantity::Money,
+        }
+    }
+}
+
+/// How a component of a label grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    Sum,
+    Max,
+}
+
+/// What the components of a label are.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// Quantities asked for, the objective first.
+    pub(super) quantities: Vec<Quantity>,
+    /// Largest admissible value of each quantity.
+    pub(super) limits: Vec<u64>,
+    /// Whether stages and bytes follow the quantities: they decide ties.
+    pub(super) ties: bool,
+    /// Shared network cards: out and in of each.
+    pub(super) cards: usize,
+    /// Hosts of several devices, by the number of their device that gives the host its number.
+    pub(super) hosts: Vec<usize>,
+    /// Whether the energy of the last device so far is carried: a hop adds to it.
+    pub(super) open_energy: bool,
+}
+
+impl Layout {
+    pub(super) fn rule(quantity: Quantity) -> Rule {
+        match quantity {
+            Quantity::Latency | Quantity::Energy | Quantity::Money => Rule::Sum,
+            Quantity::Period | Quantity::DeviceEnergy | Quantity::Memory | Quantity::Excess => {
+                Rule::Max
+            }
+        }
+    }
+
+    fn has(&self, quantity: Quantity) -> bool {
+        self.quantities.contains(&quantity)
+    }
+
+    fn ties_at(&self) -> usize {
+        self.quantities.len()
+    }
+
+    fn cards_at(&self) -> usize {
+        self.ties_at() + if self.ties { 2 } else { 0 }
+    }
+
+    fn hosts_at(&self) -> usize {
+        self.cards_at() + 2 * self.cards
+    }
+
+    fn open_at(&self) -> usize {
+        self.hosts_at() + self.hosts.len()
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.open_at() + usize::from(self.open_energy)
+    }
+}
+
+/// How a label came about.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    parent: u32,
+    border: u32,
+    device: u8,
+    option: u8,
+    codec: u8,
+    alive: bool,
+    used: u32,
+}
+
+const ROOT: u32 = u32::MAX;
+
+/// Label ends here: it is a whole plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Components of its label.
+    pub(super) values: Vec<u64>,
+    /// Where stages and bytes are among them.
+    pub(super) ties_at: usize,
+    /// The plan.
+    pub(super) mapping: Mapping,
+    /// Its engines, encodings and order.
+    pub(super) setting: Setting,
+}
+
+/// What a search may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Effort {
+    /// Labels kept at each border, device and codec; `None`: all that may matter.
+    pub(super) beam: Option<usize>,
+    /// In millionths: a label is dropped, too, where another is at most this much worse.
+    pub(super) slack_ppm: u64,
+}
+
+impl Effort {
+    pub(super) const EXACT: Effort = Effort { beam: None, slack_ppm: 0 };
+}
+
+/// What is asked of a search besides its layout.
+pub(super) struct Search<'a> {
+    pub(super) steps: &'a Steps<'a>,
+    pub(super) layout: &'a Layout,
+    pub(super) bounds: &'a Bounds,
+    pub(super) codecs: &'a [usize],
+    /// A device of a lower number that is like it in everything, by device.
+    pub(super) twins: &'a [Option<usize>],
+    /// Whether a plan must have work on two devices.
+    pub(super) split: bool,
+    /// Labels after which it stops by itself.
+    pub(super) most_labels: usize,
+    pub(super) effort: Effort,
+}
+
+/// What was found, and what is known of the rest.
+pub(super) struct Found {
+    /// Whole plans that none other dominates.
+    pub(super) ended: Vec<Ended>,
+    /// Where the search was stopped: the least objective that a plan not seen could have.
+    pub(super) open: Option<u64>,
+    /// Labels made.
+    pub(super) labels: usize,
+}
+
+struct Table<'a> {
+    search: &'a Search<'a>,
+    width: usize,
+    values: Vec<u64>,
+    origins: Vec<Origin>,
+    /// Labels by border, last device and codec.
+    at: Vec<Vec<u32>>,
+    /// Whole plans.
+    ends: Vec<u32>,
+    /// Least objective, stages and bytes of a whole plan; what is worse is of no use.
+    best: Option<Vec<u64>>,
+    scratch: Vec<u64>,
+}
+
+impl<'a> Search<'a> {
+    /// Finds all whole plans that no other dominates; with one objective and ties, the best. `known`
+    /// is the objective of a plan known already, and what exceeds it is not looked for. `stop` is
+    /// asked now and then whether to give up.
+    pub(super) fn run(&self, known: Option<u64>, stop: &mut dyn FnMut() -> bool) -> Found {
+        let width = self.layout.width();
+        let borders = self.steps.ideals.borders.len();
+        let lists = borders * self.steps.costs.devices().len() * self.codecs.len();
+        let best = known.filter(|_| self.layout.ties).map(|known| vec![known, u64::MAX, u64::MAX]);
+        let mut table = Table {
+            search: self,
+            width,
+            values: Vec::new(),
+            origins: Vec::new(),
+            at: vec![Vec::new(); lists],
+            ends: Vec::new(),
+            best,
+            scratch: vec![0; width],
+        };
+        let open = table.fill(stop);
+        let ended = table.ends.iter().filter(|&&end| table.origins[end as usize].alive);
+        let ended = ended.map(|&end| table.ended(end)).collect();
+        Found { ended, open, labels: table.origins.len() }
+    }
+}
+
+impl Table<'_> {
+    /// Extends all labels border by border; the least open objective where it was stopped.
+    fn fill(&mut self, stop: &mut dyn FnMut() -> bool) -> Option<u64> {
+        let steps = self.search.steps;
+        self.first_stages();
+        for border in 0..steps.ideals.last() {
+            if stop() || self.origins.len() > self.search.most_labels {
+                return Some(self.least_open(border));
+            }
+            self.thin(border);
+            if self.extend_all(border, stop) {
+                return Some(self.least_open(border));
+            }
+        }
+        None
+    }
+
+    /// Plans whose first stage is on the source; and the one label of a source without a stage.
+    fn first_stages(&mut self) {
+        let steps = self.search.steps;
+        let source = DeviceId::SOURCE;
+        for to in 1..steps.ideals.borders.len() {
+            for option in 0..steps.costs.device(source).options.len() {
+                for codec in 0..self.codecs_at(to) {
+                    let encode = self.search.codecs[codec];
+                    let Some(stage) = steps.stage(source, option, [0, to], None, encode) else {
+                        continue;
+                    };
+                    self.scratch.fill(0);
+                    if self.add_stage(source, option, [0, to], stage) {
+                        self.count(1, Bytes::ZERO);
+                        self.keep(ROOT, source, option, codec, to, 1);
+                    }
+                }
+            }
+        }
+        let stage = steps.forward_only();
+        self.scratch.fill(0);
+        self.add_busy(stage);
+        self.keep(ROOT, source, 0, 0, 0, 1);
+    }
+
+    /// Codecs do not matter where nothing is sent on.
+    fn codecs_at(&self, border: usize) -> usize {
+        match border == self.search.steps.ideals.last() {
+            true => 1,
+            false => self.search.codecs.len(),
+        }
+    }
+
+    fn list(&self, border: usize, device: usize, codec: usize) -> usize {
+        let devices = self.search.steps.costs.devices().len();
+        (border * devices + device) * self.search.codecs.len() + codec
+    }
+
+    /// Leaves only the most promising labels of a border where a beam is set.
+    fn thin(&mut self, border: usize) {
+        let Some(beam) = self.search.effort.beam else { return };
+        let devices = self.search.steps.costs.devices().len();
+        for device in 0..devices {
+            for codec in 0..self.search.codecs.len() {
+                let list = self.list(border, device, codec);
+                let mut labels = std::mem::take(&mut self.at[list]);
+                labels.retain(|&label| self.origins[label as usize].alive);
+                labels.sort_by_key(|&label| self.values[label as usize * self.width]);
+                for &label in labels.iter().skip(beam) {
+                    self.origins[label as usize].alive = false;
+                }
+                labels.truncate(beam);
+                self.at[list] = labels;
+            }
+        }
+    }
+
+    /// True where it was stopped on the way.
+    fn extend_all(&mut self, border: usize, stop: &mut dyn FnMut() -> bool) -> bool {
+        let steps = self.search.steps;
+        let devices = steps.costs.devices().len();
+        let here = &steps.ideals.borders[border];
+        let next: Vec<usize> = (border + 1..steps.ideals.borders.len())
+            .filter(|&to| here.is_within(&steps.ideals.borders[to]))
+            .collect();
+        let mut since = 0;
+        for to_device in 1..devices {
+            let device = DeviceId::new(to_device);
+            let mut hops: Vec<(Vec<u32>, usize, HopCost)> = Vec::new();
+            for from in (0..devices).filter(|&from| from != to_device) {
+                let Some(link) = steps.costs.link(DeviceId::new(from), device) else { continue };
+                for codec in 0..self.search.codecs.len() {
+                    let labels = self.extendable(border, from, codec, to_device);
+                    if labels.is_empty() {
+                        continue;
+                    }
+                    let encoding = self.search.codecs[codec];
+                    if let Some(hop) = steps.hop(link, border, encoding) {
+                        hops.push((labels, encoding, hop));
+                    }
+                }
+            }
+            if hops.is_empty() {
+                continue;
+            }
+            for option in 0..steps.costs.device(device).options.len() {
+                for &to in &next {
+                    if !self.may_matter(device, option, border, to) {
+                        continue;
+                    }
+                    for codec in 0..self.codecs_at(to) {
+                        let mut stage: Option<(usize, StageCost)> = None;
+                        for (labels, decode, hop) in &hops {
+                            if stage.is_none_or(|(known, _)| known != *decode) {
+                                let encode = self.search.codecs[codec];
+                                let cost = steps.stage(
+                                    device,
+                                    option,
+                                    [border, to],
+                                    Some(*decode),
+                                    encode,
+                                );
+                                let Some(cost) = cost else { break };
+                                stage = Some((*decode, cost));
+                            }
+                            let Some((_, cost)) = stage else { break };
+                            for &label in labels {
+                                since += 1;
+                                self.extend(label, device, option, codec, [border, to], cost, hop);
+                            }
+                        }
+                    }
+                    if since > 100_000 {
+                        since = 0;
+                        if stop() || self.origins.len() > self.search.most_labels {
+                            return true;
+                        }
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// Labels here that may go on to a device: it is not used yet, nor is a twin of it left.
+    fn extendable(&self, border: usize, from: usize, codec: usize, to: usize) -> Vec<u32> {
+        let free = |used: u32| {
+            let twin = self.search.twins[to];
+            used >> to & 1 == 0 && twin.is_none_or(|twin| used >> twin & 1 == 1)
+        };
+        let labels = self.at[self.list(border, from, codec)].iter().copied();
+        labels
+            .filter(|&label| {
+                let origin = &self.origins[label as usize];
+                origin.alive && free(origin.used)
+            })
+            .collect()
+    }
+
+    /// Whether the stage alone leaves any hope.
+    fn may_matter(&self, device: DeviceId, option: usize, from: usize, to: usize) -> bool {
+        let Search { steps, layout, bounds, .. } = self.search;
+        let Some(compute) = steps.compute(device, option, from, to) else { return false };
+        let memory = steps.costs.device(device).memory;
+        if let Some(limit) = memory
+            && !layout.has(Quantity::Excess)
+            && steps.memory(device, option, from, to) > limit
+        {
+            return false;
+        }
+        layout.quantities.iter().enumerate().all(|(at, &quantity)| {
+            let least = match quantity {
+                Quantity::Latency => compute.0.saturating_add(bounds.rest(at, to)),
+                Quantity::Period => compute.0.max(bounds.rest(at, to)),
+                _ => 0,
+            };
+            least <= layout.limits[at]
+                && (at > 0 || self.best.as_ref().is_none_or(|best| least <= best[0]))
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn extend(
+        &mut self,
+        label: u32,
+        device: DeviceId,
+        option: usize,
+        codec: usize,
+        borders: [usize; 2],
+        stage: StageCost,
+        hop: &HopCost,
+    ) {
+        let start = label as usize * self.width;
+        self.scratch.copy_from_slice(&self.values[start..start + self.width]);
+        self.add_hop(hop);
+        if !self.add_stage(device, option, borders, stage) {
+            return;
+        }
+        self.count(1, hop.bytes);
+        let used = self.origins[label as usize].used | 1 << device.index();
+        self.keep(label, device, option, codec, borders[1], used);
+    }
+
+    fn count(&mut self, stages: u64, bytes: Bytes) {
+        if self.search.layout.ties {
+            let at = self.search.layout.ties_at();
+            self.scratch[at] += stages;
+            self.scratch[at + 1] = self.scratch[at + 1].saturating_add(bytes.0);
+        }
+    }
+
+    fn add_hop(&mut self, hop: &HopCost) {
+        let layout = self.search.layout;
+        let mut busiest = hop.out.max(hop.back);
+        // What goes out at one end comes in at the other: messages at the sender's end go out.
+        let ends = [[hop.out, hop.back], [hop.back, hop.out]];
+        for (card, times) in hop.cards.into_iter().zip(ends) {
+            let Some(card) = card.filter(|&card| card < layout.cards) else { continue };
+            for (direction, time) in times.into_iter().enumerate() {
+                let at = layout.cards_at() + 2 * card + direction;
+                self.scratch[at] = self.scratch[at].saturating_add(time.0);
+                busiest = busiest.max(Nanos(self.scratch[at]));
+            }
+        }
+        let [sender, receiver] = hop.energy;
+        for (at, quantity) in layout.quantities.iter().enumerate() {
+            let value = &mut self.scratch[at];
+            match quantity {
+                Quantity::Latency => *value = value.saturating_add(hop.latency.0),
+                Quantity::Period => *value = (*value).max(busiest.0),
+                Quantity::Energy => {
+                    *value = value.saturating_add((sender + receiver).0);
+                }
+                Quantity::Money => *value = value.saturating_add(hop.money),
+                Quantity::DeviceEnergy | Quantity::Memory | Quantity::Excess => {}
+            }
+        }
+        if layout.open_energy {
+            let open = layout.open_at();
+            let total = self.scratch[open].saturating_add(sender.0);
+            self.raise(Quantity::DeviceEnergy, total);
+            self.scratch[open] = receiver.0;
+        }
+    }
+
+    /// Adds a stage; false where its host's memory is exceeded.
+    fn add_stage(
+        &mut self,
+        device: DeviceId,
+        option: usize,
+        [from, to]: [usize; 2],
+        stage: StageCost,
+    ) -> bool {
+        let Search { steps, layout, .. } = self.search;
+        let costs = steps.costs.device(device);
+        let roomy = layout.has(Quantity::Excess);
+        if layout.has(Quantity::Memory) || costs.memory.is_some() || !layout.hosts.is_empty() {
+            let mut bytes = steps.memory(device, option, from, to).0;
+            if let Some(position) = layout.hosts.iter().position(|&host| host == costs.host) {
+                let at = layout.hosts_at() + position;
+                bytes = bytes.saturating_add(self.scratch[at]);
+                self.scratch[at] = bytes;
+            }
+            let excess = costs.memory.map_or(0, |limit| bytes.saturating_sub(limit.0));
+            if excess > 0 && !roomy {
+                return false;
+            }
+            self.raise(Quantity::Memory, bytes);
+            self.raise(Quantity::Excess, excess);
+        }
+        self.add_busy(stage);
+        true
+    }
+
+    fn add_busy(&mut self, stage: StageCost) {
+        let layout = self.search.layout;
+        for (at, quantity) in layout.quantities.iter().enumerate() {
+            let value = &mut self.scratch[at];
+            match quantity {
+                Quantity::Latency => *value = value.saturating_add(stage.busy.0),
+                Quantity::Period => *value = (*value).max(stage.busy.0),
+                Quantity::Energy => *value = value.saturating_add(stage.energy.0),
+                Quantity::Money => *value = value.saturating_add(stage.money),
+                Quantity::DeviceEnergy | Quantity::Memory | Quantity::Excess => {}
+            }
+        }
+        if layout.open_energy {
+            let open = layout.open_at();
+            self.scratch[open] = self.scratch[open].saturating_add(stage.energy.0);
+            let energy = self.scratch[open];
+            self.raise(Quantity::DeviceEnergy, energy);
+        }
+    }
+
+    fn raise(&mut self, quantity: Quantity, to: u64) {
+        if let Some(at) = self.search.layout.quantities.iter().position(|&q| q == quantity) {
+            self.scratch[at] = self.scratch[at].max(to);
+        }
+    }
+
+    /// Keeps the label in the scratch if it may lead to a plan that is asked for.
+    fn keep(
+        &mut self,
+        parent: u32,
+        device: DeviceId,
+        option: usize,
+        codec: usize,
+        border: usize,
+        used: u32,
+    ) {
+        let last = border == self.search.steps.ideals.last();
+        if last
+            && self.search.split
+            && used.count_ones() < 2 + u32::from(!self.source_works(parent, device))
+        {
+            return;
+        }
+        if !self.within_limits(border)
+            || !self.beats_known(border)
+            || !self.has_capacity(border, used)
+        {
+            return;
+        }
+        let list = self.list(border, device.index(), codec);
+        if last {
+            if self.search.layout.ties {
+                self.end_best(parent, device, option, codec, border, used);
+                return;
+            }
+            let mut ends = std::mem::take(&mut self.ends);
+            // Whole plans are compared by what was asked for; what they share is past.
+            let asked = self.search.layout.quantities.len();
+            self.scratch[asked..].fill(0);
+            if self.admit(&mut ends, u32::MAX) {
+                ends.push(self.push(parent, device, option, codec, border, used));
+            }
+            self.ends = ends;
+            return;
+        }
+        if self.beaten_by_end(border) {
+            return;
+        }
+        let mut labels = std::mem::take(&mut self.at[list]);
+        if self.admit(&mut labels, used) {
+            labels.push(self.push(parent, device, option, codec, border, used));
+        }
+        self.at[list] = labels;
+    }
+
+    /// Whether the source runs a stage of the plan that a new label on `device` belongs to.
+    fn source_works(&self, mut parent: u32, device: DeviceId) -> bool {
+        if parent == ROOT {
+            return device == DeviceId::SOURCE;
+        }
+        while self.origins[parent as usize].parent != ROOT {
+            parent = self.origins[parent as usize].parent;
+        }
+        self.origins[parent as usize].border > 0
+    }
+
+    /// Of whole plans only the best is kept: objective, stages, bytes, then the smaller mapping.
+    fn end_best(
+        &mut self,
+        parent: u32,
+        device: DeviceId,
+        option: usize,
+        codec: usize,
+        border: usize,
+        used: u32,
+    ) {
+        let at = self.search.layout.ties_at();
+        let key = vec![self.scratch[0], self.scratch[at], self.scratch[at + 1]];
+        if self.best.as_ref().is_some_and(|best| key > *best) {
+            return;
+        }
+        let tie = self.best.as_ref() == Some(&key);
+        let label = self.push(parent, device, option, codec, border, used);
+        if let (true, Some(&known)) = (tie, self.ends.last()) {
+            let order = |ended: Ended| (ended.mapping, ended.setting);
+            if order(self.ended(known)) <= order(self.ended(label)) {
+                return;
+            }
+        }
+        self.best = Some(key);
+        self.ends = vec![label];
+    }
+
+    fn push(
+        &mut self,
+        parent: u32,
+        device: DeviceId,
+        option: usize,
+        codec: usize,
+        border: usize,
+        used: u32,
+    ) -> u32 {
+        let label = self.origins.len() as u32;
+        self.values.extend_from_slice(&self.scratch);
+        self.origins.push(Origin {
+            parent,
+            border: border as u32,
+            device: device.index() as u8,
+            option: option as u8,
+            codec: codec as u8,
+            alive: true,
+            used,
+        });
+        label
+    }
+
+    fn within_limits(&self, border: usize) -> bool {
+        let Search { layout, bounds, .. } = self.search;
+        layout.quantities.iter().enumerate().all(|(at, &quantity)| {
+            let rest = bounds.rest(at, border);
+            let least = match Layout::rule(quantity) {
+                Rule::Sum => self.scratch[at].saturating_add(rest),
+                Rule::Max => self.scratch[at].max(rest),
+            };
+            least <= layout.limits[at]
+        })
+    }
+
+    /// The least objective that a plan beginning with this label can have.
+    fn least(&self, value: u64, border: usize) -> u64 {
+        let Search { layout, bounds, .. } = self.search;
+        match Layout::rule(layout.quantities[0]) {
+            Rule::Sum => value.saturating_add(bounds.rest(0, border)),
+            Rule::Max => value.max(bounds.rest(0, border)),
+        }
+    }
+
+    fn beats_known(&self, border: usize) -> bool {
+        let Some(best) = &self.best else { return true };
+        self.least(self.scratch[0], border) <= best[0]
+    }
+
+    /// Whether a whole plan is as good in everything as the best that this label can become.
+    fn beaten_by_end(&mut self, border: usize) -> bool {
+        let Search { layout, bounds, effort, .. } = self.search;
+        if layout.ties {
+            return false;
+        }
+        let least = (0..layout.quantities.len()).map(|at| {
+            let rest = bounds.rest(at, border);
+            match Layout::rule(layout.quantities[at]) {
+                Rule::Sum => self.scratch[at].saturating_add(rest),
+                Rule::Max => self.scratch[at].max(rest),
+            }
+        });
+        let least: Vec<u64> = least.collect();
+        let position = self.ends.iter().position(|&end| {
+            let start = end as usize * self.width;
+            at_most(&self.values[start..start + least.len()], &least, effort.slack_ppm)
+        });
+        // A plan that beats one label often beats the next.
+        if let Some(position) = position {
+            self.ends.swap(0, position);
+        }
+        position.is_some()
+    }
+
+    /// Whether the devices that are left can do the rest in the period that is known already.
+    fn has_capacity(&self, border: usize, used: u32) -> bool {
+        let Search { layout, bounds, .. } = self.search;
+        match (&self.best, layout.quantities[0]) {
+            (Some(best), Quantity::Period) => bounds.fits(border, used, best[0]),
+            _ => true,
+        }
+    }
+
+    /// Whether the label in the scratch is dominated by none of these; removes those it dominates.
+    fn admit(&mut self, labels: &mut Vec<u32>, used: u32) -> bool {
+        let slack = self.search.effort.slack_ppm;
+        let scratch = &self.scratch;
+        let values = |label: u32| {
+            let start = label as usize * self.width;
+            &self.values[start..start + self.width]
+        };
+        for &label in labels.iter() {
+            let subset = self.origins[label as usize].used & !used == 0;
+            if subset && at_most(values(label), scratch, slack) {
+                return false;
+            }
+        }
+        let width = self.width;
+        let (values, origins) = (&self.values, &mut self.origins);
+        labels.retain(|&label| {
+            let start = label as usize * width;
+            let superset = used & !origins[label as usize].used == 0 || used == u32::MAX;
+            let beaten = superset && at_most(scratch, &values[start..start + width], 0);
+            if beaten {
+                origins[label as usize].alive = false;
+            }
+            !beaten
+        });
+        true
+    }
+
+    /// Least objective of anything that the labels from a border on could become.
+    fn least_open(&self, border: usize) -> u64 {
+        let open = self.origins.iter().enumerate().filter(|(_, origin)| {
+            origin.alive
+                && origin.border as usize >= border
+                && origin.border as usize != self.search.steps.ideals.last()
+        });
+        let least = open.map(|(label, origin)| {
+            self.least(self.values[label * self.width], origin.border as usize)
+        });
+        least.min().unwrap_or(u64::MAX)
+    }
+
+    /// The plan that ends with a label.
+    fn ended(&self, end: u32) -> Ended {
+        let steps = self.search.steps;
+        let mut mapping = Mapping::uniform(steps.dag, DeviceId::SOURCE);
+        let mut setting = Setting { input: steps.input, ..Setting::first(steps.costs) };
+        let start = end as usize * self.width;
+        let values = self.values[start..start + self.width].to_vec();
+        let mut label = end;
+        loop {
+            let origin = &self.origins[label as usize];
+            let device = DeviceId::new(origin.device.into());
+            let from = match origin.parent {
+                ROOT => 0,
+                parent => self.origins[parent as usize].border as usize,
+            };
+            let (first, second) =
+                (&steps.ideals.borders[from], &steps.ideals.borders[origin.border as usize]);
+            for group in first.until(second) {
+                mapping.0[group.index()] = device;
+            }
+            if second.size > first.size {
+                setting.engines[device.index()] = origin.option.into();
+                setting.order.push(device);
+            }
+            if origin.border as usize != steps.ideals.last() {
+                setting.codecs[device.index()] = self.search.codecs[usize::from(origin.codec)];
+            }
+            if origin.parent == ROOT {
+                break;
+            }
+            label = origin.parent;
+        }
+        setting.order.reverse();
+        Ended { values, ties_at: self.search.layout.ties_at(), mapping, setting }
+    }
+}
+
+/// Whether `a` is nowhere larger than `b` by more than the slack.
+fn at_most(a: &[u64], b: &[u64], slack_ppm: u64) -> bool {
+    if slack_ppm == 0 {
+        return a.iter().zip(b).all(|(a, b)| a <= b);
+    }
+    a.iter().zip(b).all(|(&a, &b)| {
+        a <= b || u128::from(a) * 1_000_000 <= u128::from(b) * u128::from(1_000_000 + slack_ppm)
+    })
+}

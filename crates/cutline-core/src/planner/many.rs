@@ -1,0 +1,175 @@
+//! Answers over any number of devices and any objective, put together from searches over sequences.
+
+use super::{
+    Answer, Baseline, Choice, Front, Infeasible, Objective, PlannerError, Proof, Request,
+    labels::Ended,
+    reason::reason,
+    request::Prepared,
+    sequence::{Best, Sequences},
+};
+use crate::{
+    cost::{Costs, TENSOR},
+    dag::Dag,
+    evaluate::{Setting, evaluate},
+    partition::Mapping,
+    platform::{DeviceId, Tier},
+};
+
+/// The answer for any number of devices.
+pub(super) fn solve(
+    prepared: &Prepared,
+    request: &Request,
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<Answer, PlannerError> {
+    let (dag, costs) = (&*prepared.dag, &*prepared.costs);
+    let sequences = Sequences::new(dag, costs, &prepared.inputs, &prepared.codecs, &request.limits);
+    let task = Task { dag, costs, prepared, request, sequences: &sequences };
+    let baselines = task.baselines();
+    let best_split = match costs.devices().len() {
+        1 => Err(Infeasible::NoOther),
+        _ => task.best(true, stop),
+    };
+    let best = task.best(false, stop);
+    let reason = reason(dag, costs, request.objective, &baselines, &best, &best_split);
+    Ok(Answer { baselines, best, best_split, reason })
+}
+
+/// The front of several objectives.
+pub(super) fn front(
+    prepared: &Prepared,
+    request: &Request,
+    objectives: &[Objective],
+    stop: &mut dyn FnMut() -> bool,
+) -> Front {
+    let (dag, costs) = (&*prepared.dag, &*prepared.costs);
+    let sequences = Sequences::new(dag, costs, &prepared.inputs, &prepared.codecs, &request.limits);
+    let found = sequences.front(objectives, stop);
+    let complete = found.complete && sequences.is_complete();
+    let proof = Proof::Front(found.epsilon_ppm);
+    let points = found.ended.into_iter().map(|ended| choice(dag, costs, ended, proof));
+    Front {
+        objectives: objectives.to_vec(),
+        points: points.collect(),
+        epsilon_ppm: found.epsilon_ppm,
+        complete,
+        labels: found.labels,
+    }
+}
+
+struct Task<'a> {
+    dag: &'a Dag,
+    costs: &'a Costs,
+    prepared: &'a Prepared<'a>,
+    request: &'a Request,
+    sequences: &'a Sequences<'a>,
+}
+
+impl Task<'_> {
+    /// The best of all plans, or of those with work on two devices.
+    fn best(&self, split: bool, stop: &mut dyn FnMut() -> bool) -> Result<Choice, Infeasible> {
+        let (best, stopped) = self.sequences.best(self.request.objective, split, stop);
+        let Some(Best { ended, bound }) = best else {
+            return Err(match (stopped, split) {
+                (true, _) => Infeasible::Stopped,
+                (false, true) => Infeasible::NoSplit(
+                    "limits, pins, layers that devices cannot run, memory, links or values of \
+                     unknown size forbid every cut",
+                ),
+                (false, false) => self.sequences.infeasible(stop),
+            });
+        };
+        let objective = ended.values[0];
+        let proof = match objective - bound {
+            0 if self.sequences.is_complete() => Proof::Optimal,
+            // Cuts that are not prefixes were not looked at: nothing is known of them.
+            _ if !self.sequences.is_complete() => Proof::Within(objective),
+            gap => Proof::Within(gap),
+        };
+        Ok(choice(self.dag, self.costs, ended, proof))
+    }
+
+    fn baselines(&self) -> Vec<Baseline> {
+        let tensor = self.costs.inputs().iter().position(|input| input.name == TENSOR);
+        let mut baselines = vec![Baseline {
+            name: "edge-only".to_owned(),
+            lossy: false,
+            allowed: self.pinned_to(DeviceId::SOURCE),
+            outcome: self.single(DeviceId::SOURCE, tensor.unwrap_or(0)),
+        }];
+        for encoding in ["jpeg", "uint8", TENSOR] {
+            let input = self.costs.inputs().iter().position(|input| input.name == encoding);
+            let outcome = match input {
+                None => Err(Infeasible::NoEncoding(encoding.to_owned())),
+                Some(input) => self.best_single(input),
+            };
+            let home = outcome.as_ref().ok().and_then(|choice| choice.mapping.0.first().copied());
+            baselines.push(Baseline {
+                name: format!("cloud-{encoding}"),
+                lossy: input.is_some_and(|input| self.costs.inputs()[input].lossy),
+                allowed: input.is_some_and(|input| self.prepared.inputs.contains(&input))
+                    && home.is_some_and(|home| self.pinned_to(home)),
+                outcome,
+            });
+        }
+        baselines
+    }
+
+    fn pinned_to(&self, device: DeviceId) -> bool {
+        self.prepared.forced.iter().flatten().all(|forced| *forced == device)
+    }
+
+    /// Everything on the one device of the cloud, or of all but the source, that does it best.
+    fn best_single(&self, input: usize) -> Result<Choice, Infeasible> {
+        let cloud = |id: &DeviceId| self.costs.device(*id).tier == Some(Tier::Cloud);
+        let any_cloud = self.costs.device_ids().skip(1).any(|id| cloud(&id));
+        let others = self.costs.device_ids().skip(1).filter(|id| !any_cloud || cloud(id));
+        let (good, bad): (Vec<_>, Vec<_>) =
+            others.map(|device| self.single(device, input)).partition(Result::is_ok);
+        let value = |choice: &Choice| self.request.objective.of(&choice.evaluation, self.costs);
+        let best = good.into_iter().flatten().min_by_key(value);
+        best.ok_or_else(|| bad.into_iter().find_map(Result::err).unwrap_or(Infeasible::NoOther))
+    }
+
+    /// Everything on one device, with the engine that does it best there.
+    fn single(&self, device: DeviceId, input: usize) -> Result<Choice, Infeasible> {
+        let mapping = Mapping::uniform(self.dag, device);
+        let mut why = Infeasible::NoOther;
+        let mut best: Option<Choice> = None;
+        for option in 0..self.costs.device(device).options.len() {
+            let mut setting = Setting { input, ..Setting::first(self.costs) };
+            setting.engines[device.index()] = option;
+            let evaluation = match evaluate(self.dag, self.costs, &mapping, &setting) {
+                Ok(evaluation) => evaluation,
+                Err(error) => {
+                    why = Infeasible::CannotRun(error);
+                    continue;
+                }
+            };
+            if let Some((used, excess)) =
+                evaluation.memory.iter().find_map(|used| Some((used, used.excess()?)))
+            {
+                why = Infeasible::Memory {
+                    device: self.costs.device(device).name.clone(),
+                    needed: used.bytes,
+                    limit: used.limit.unwrap_or_default(),
+                    excess,
+                };
+                continue;
+            }
+            let value = |choice: &Choice| self.request.objective.of(&choice.evaluation, self.costs);
+            let mapping = mapping.clone();
+            let found = Choice { mapping, setting, evaluation, proof: Proof::Optimal };
+            if best.as_ref().is_none_or(|best| value(&found) < value(best)) {
+                best = Some(found);
+            }
+        }
+        best.ok_or(why)
+    }
+}
+
+fn choice(dag: &Dag, costs: &Costs, ended: Ended, proof: Proof) -> Choice {
+    let Ended { mapping, setting, .. } = ended;
+    let evaluation = evaluate(dag, costs, &mapping, &setting)
+        .expect("the search only makes plans whose stages and hops exist");
+    Choice { mapping, setting, evaluation, proof }
+}

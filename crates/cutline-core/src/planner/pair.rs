@@ -1,0 +1,249 @@
+//! The plain alternatives on any platform; the best plan and split of the source and one other device.
+
+use super::{
+    Answer, Baseline, Choice, Infeasible, PlannerError, Proof, Request,
+    exact::{Key, Scale},
+    network::Forced,
+    reason::reason,
+    request::Prepared,
+    search::Search,
+};
+use crate::{
+    cost::{Costs, TENSOR},
+    dag::Dag,
+    evaluate::{MemoryUse, Setting, evaluate},
+    partition::Mapping,
+    platform::DeviceId,
+    units::{Bytes, Nanos},
+};
+
+/// The answer for a source and at most one other device.
+pub(super) fn solve(prepared: &Prepared, request: &Request) -> Result<Answer, PlannerError> {
+    let problem = Problem {
+        dag: &prepared.dag,
+        costs: &prepared.costs,
+        scale: Scale::new(&prepared.dag, &prepared.costs)?,
+        forced: &prepared.forced,
+        inputs: &prepared.inputs,
+        codecs: &prepared.codecs,
+        node_limit: request.node_limit,
+        other: prepared.costs.device_ids().nth(1),
+    };
+    let baselines = problem.baselines();
+    let (best_split, unknown_below) = problem.best_split();
+    let best = problem.best(&baselines, &best_split, unknown_below);
+    let reason =
+        reason(&prepared.dag, &prepared.costs, request.objective, &baselines, &best, &best_split);
+    Ok(Answer { baselines, best, best_split, reason })
+}
+
+struct Problem<'a> {
+    dag: &'a Dag,
+    costs: &'a Costs,
+    scale: Scale,
+    forced: &'a Forced,
+    inputs: &'a [usize],
+    codecs: &'a [usize],
+    node_limit: u64,
+    other: Option<DeviceId>,
+}
+
+impl Problem<'_> {
+    fn baselines(&self) -> Vec<Baseline> {
+        let tensor = self.costs.inputs().iter().position(|input| input.name == TENSOR);
+        let edge = self.single(DeviceId::SOURCE, tensor.unwrap_or(0));
+        let pinned = |device| self.forced.iter().flatten().all(|forced| *forced == device);
+        let mut baselines = vec![Baseline {
+            name: "edge-only".to_owned(),
+            lossy: false,
+            allowed: pinned(DeviceId::SOURCE),
+            outcome: edge,
+        }];
+        for encoding in ["jpeg", "uint8", TENSOR] {
+            let input = self.costs.inputs().iter().position(|input| input.name == encoding);
+            let outcome = match (self.other, input) {
+                (None, _) => Err(Infeasible::NoOther),
+                (_, None) => Err(Infeasible::NoEncoding(encoding.to_owned())),
+                (Some(other), Some(input)) => self.single(other, input),
+            };
+            baselines.push(Baseline {
+                name: format!("cloud-{encoding}"),
+                lossy: input.is_some_and(|input| self.costs.inputs()[input].lossy),
+                allowed: input.is_some_and(|input| self.inputs.contains(&input))
+                    && self.other.is_some_and(pinned),
+                outcome,
+            });
+        }
+        baselines
+    }
+
+    /// Everything on one device, with the engine that is fastest there.
+    fn single(&self, device: DeviceId, input: usize) -> Result<Choice, Infeasible> {
+        let mapping = Mapping::uniform(self.dag, device);
+        let plans = (0..self.costs.device(device).options.len()).map(|option| {
+            let mut setting = Setting { input, ..Setting::first(self.costs) };
+            setting.engines[device.index()] = option;
+            self.choice(mapping.clone(), setting)
+        });
+        let (good, bad): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
+        let best = good
+            .into_iter()
+            .flatten()
+            .min_by_key(|choice| (self.key(choice), choice.setting.clone()));
+        let why = || bad.into_iter().find_map(Result::err).unwrap_or(Infeasible::NoOther);
+        best.ok_or_else(why)
+    }
+
+    /// The cost of a plan, if it can be run and fits.
+    fn choice(&self, mapping: Mapping, setting: Setting) -> Result<Choice, Infeasible> {
+        let evaluation =
+            evaluate(self.dag, self.costs, &mapping, &setting).map_err(Infeasible::CannotRun)?;
+        let exceeded = evaluation.memory.iter().find(|used| used.excess().is_some());
+        match exceeded {
+            Some(used) => Err(self.exceeded(used)),
+            None => Ok(Choice { mapping, setting, evaluation, proof: Proof::Optimal }),
+        }
+    }
+
+    fn exceeded(&self, used: &MemoryUse) -> Infeasible {
+        Infeasible::Memory {
+            device: self.costs.device(used.device).name.clone(),
+            needed: used.bytes,
+            limit: used.limit.unwrap_or_default(),
+            excess: used.excess().unwrap_or_default(),
+        }
+    }
+
+    /// The best split, and the exact time below which no split is where the search gave up.
+    fn best_split(&self) -> (Result<Choice, Infeasible>, Option<i128>) {
+        let Some(other) = self.other else { return (Err(Infeasible::NoOther), None) };
+        let settings = self.settings(other);
+        let search = Search {
+            dag: self.dag,
+            costs: self.costs,
+            scale: &self.scale,
+            other,
+            settings,
+            forced: self.forced.clone(),
+            nodes: self.node_limit,
+        };
+        let found = search.run();
+        let Some((key, setting)) = found.best else {
+            return (Err(self.no_split(other, found.bound, found.excess)), found.bound);
+        };
+        let proof = match found.bound {
+            Some(bound) if bound < key.time => {
+                Proof::Within(self.scale.rounded(key.time - bound).0)
+            }
+            _ => Proof::Optimal,
+        };
+        let choice = self.choice(key.mapping, search.settings[setting].clone());
+        (choice.map(|choice| Choice { proof, ..choice }), found.bound)
+    }
+
+    fn no_split(
+        &self,
+        other: DeviceId,
+        bound: Option<i128>,
+        excess: Option<MemoryUse>,
+    ) -> Infeasible {
+        match (bound, excess) {
+            (Some(_), _) => Infeasible::GaveUp(self.node_limit),
+            (None, Some(used)) => self.exceeded(&used),
+            (None, None) if self.dag.groups().len() < 2 => {
+                Infeasible::NoSplit("the engines run the whole network as one group")
+            }
+            (None, None) if self.costs.direction(DeviceId::SOURCE, other).is_none() => {
+                Infeasible::NoSplit("no link joins them")
+            }
+            (None, None) => Infeasible::NoSplit(
+                "pins, layers that a device cannot run, memory, or values of unknown size \
+                 forbid every cut",
+            ),
+        }
+    }
+
+    /// Every combination of engines, input encoding and codec, in the order of the table.
+    fn settings(&self, other: DeviceId) -> Vec<Setting> {
+        let options = |device| 0..self.costs.device(device).options.len();
+        let mut settings = Vec::new();
+        for edge in options(DeviceId::SOURCE) {
+            for cloud in options(other) {
+                for &input in self.inputs {
+                    for &codec in self.codecs {
+                        let (engines, codecs) = (vec![edge, cloud], vec![codec; 2]);
+                        settings.push(Setting { engines, input, codecs, order: Vec::new() });
+                    }
+                }
+            }
+        }
+        settings
+    }
+
+    /// The best of the allowed baselines and the best split.
+    ///
+    /// Where links have measured tables, these few finished plans are compared by the tables.
+    fn best(
+        &self,
+        baselines: &[Baseline],
+        best_split: &Result<Choice, Infeasible>,
+        bound: Option<i128>,
+    ) -> Result<Choice, Infeasible> {
+        let tables = self.costs.links().iter().any(|l| !l.up.table.is_empty());
+        let rank = |choice: &&Choice| {
+            let measured = if tables { choice.evaluation.latency } else { Nanos::ZERO };
+            (measured, self.key(choice), choice.setting.clone())
+        };
+        let single = baselines.iter().filter(|baseline| baseline.allowed);
+        let finished = single.map(|baseline| &baseline.outcome).chain([best_split]);
+        let Some(best) = finished.flatten().min_by_key(rank) else {
+            let why = baselines[0].outcome.clone().err();
+            return Err(match (why, best_split) {
+                (Some(memory @ Infeasible::Memory { .. }), Err(Infeasible::Memory { .. })) => {
+                    self.least_memory(memory, best_split, baselines)
+                }
+                (Some(why), _) => Infeasible::Nothing(Box::new(why)),
+                (None, _) => Infeasible::Nothing(Box::new(self.pinned())),
+            });
+        };
+        let time = self.key(best).time;
+        let proof = match bound.filter(|&bound| bound < time) {
+            Some(bound) => Proof::Within(self.scale.rounded(time - bound).0),
+            None => Proof::Optimal,
+        };
+        Ok(Choice { proof, ..best.clone() })
+    }
+
+    /// Of the plans that exceed a memory, the one that exceeds it least.
+    fn least_memory(
+        &self,
+        edge: Infeasible,
+        split: &Result<Choice, Infeasible>,
+        baselines: &[Baseline],
+    ) -> Infeasible {
+        let others =
+            baselines.iter().filter(|b| b.allowed).filter_map(|b| b.outcome.as_ref().err());
+        let all = [&edge].into_iter().chain(split.as_ref().err()).chain(others);
+        let excess = |why: &&Infeasible| match why {
+            Infeasible::Memory { excess, .. } => *excess,
+            _ => Bytes(u64::MAX),
+        };
+        all.min_by_key(excess).cloned().unwrap_or(Infeasible::NoOther)
+    }
+
+    fn pinned(&self) -> Infeasible {
+        let held = self.forced.iter().zip(self.dag.groups());
+        let found = held.filter_map(|(device, group)| Some((device.as_ref()?, group))).next();
+        match found {
+            Some((&device, group)) => Infeasible::Pinned {
+                layer: group.name.clone(),
+                device: self.costs.device(device).name.clone(),
+            },
+            None => Infeasible::NoOther,
+        }
+    }
+
+    fn key(&self, choice: &Choice) -> Key {
+        self.scale.key(self.dag, self.costs, &choice.mapping, &choice.setting)
+    }
+}

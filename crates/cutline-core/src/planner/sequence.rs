@@ -1,0 +1,324 @@
+//! Any number of devices, any objective: the best sequence of stages under limits, and the front.
+//!
+//! A search is run for each input encoding. A narrow one (a beam) comes first, so that the exact one
+//! knows a good plan to measure labels against.
+
+use super::{
+    Infeasible, Objective,
+    bounds::Bounds,
+    ideals::Ideals,
+    labels::{Effort, Ended, Layout, Quantity, Search},
+    steps::Steps,
+};
+use crate::{cost::Costs, dag::Dag, platform::DeviceId, units::Bytes};
+
+/// More ideals than this are not enumerated; prefixes of the topological order stand for them.
+const MOST_IDEALS: usize = 20_000;
+/// Labels kept at each place by the search that comes first.
+const BEAM: usize = 4;
+/// Labels after which a front is searched for again with more slack.
+const MOST_LABELS: usize = 4_000_000;
+
+/// A problem over sequences of stages; pins, bans and the like are in its costs already.
+pub(super) struct Sequences<'a> {
+    pub(super) dag: &'a Dag,
+    pub(super) costs: &'a Costs,
+    /// Input encodings that may be used.
+    pub(super) inputs: &'a [usize],
+    /// Codecs that may be used.
+    pub(super) codecs: &'a [usize],
+    /// Largest admissible values.
+    pub(super) limits: &'a [(Objective, u64)],
+    ideals: Ideals,
+    twins: Vec<Option<usize>>,
+}
+
+/// The best plan of a kind and how sure that is.
+pub(super) struct Best {
+    pub(super) ended: Ended,
+    /// The least objective that any plan could have.
+    pub(super) bound: u64,
+}
+
+/// A front, and how exact it is.
+pub(super) struct Points {
+    pub(super) ended: Vec<Ended>,
+    /// Every plan there is, is matched by one of these up to this factor in every objective.
+    pub(super) epsilon_ppm: u64,
+    /// Whether the search came to its end.
+    pub(super) complete: bool,
+    pub(super) labels: usize,
+}
+
+impl<'a> Sequences<'a> {
+    pub(super) fn new(
+        dag: &'a Dag,
+        costs: &'a Costs,
+        inputs: &'a [usize],
+        codecs: &'a [usize],
+        limits: &'a [(Objective, u64)],
+    ) -> Self {
+        let ideals = Ideals::new(dag, MOST_IDEALS);
+        Sequences { dag, costs, inputs, codecs, limits, ideals, twins: twins(costs) }
+    }
+
+    /// Whether every cut is searched, or only the prefixes of the topological order.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.ideals.truncated
+    }
+
+    /// The best plan; with `split`, of those with work on two devices. `None` if there is none.
+    pub(super) fn best(
+        &self,
+        objective: impl Into<Quantity>,
+        split: bool,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> (Option<Best>, bool) {
+        let objective = objective.into();
+        let mut best: Option<Ended> = None;
+        let mut open: Option<u64> = None;
+        for effort in [Effort { beam: Some(BEAM), slack_ppm: 0 }, Effort::EXACT] {
+            for &input in self.inputs {
+                let known = best.as_ref().map(|best| best.values[0]);
+                let found = self.search(&[objective], true, input, split, effort, known, stop);
+                if effort == Effort::EXACT {
+                    open = open.into_iter().chain(found.open).min();
+                }
+                for ended in found.ended {
+                    if best.as_ref().is_none_or(|best| key(&ended) < key(best)) {
+                        best = Some(ended);
+                    }
+                }
+            }
+        }
+        let stopped = open.is_some();
+        let best = best.map(|ended| {
+            let bound = open.map_or(ended.values[0], |open| open.min(ended.values[0]));
+            Best { ended, bound }
+        });
+        (best, stopped)
+    }
+
+    /// All plans that no other betters in every one of these objectives. Where there are too many,
+    /// those that stand for all of them up to a factor, at most 1 % in each objective.
+    pub(super) fn front(&self, objectives: &[Objective], stop: &mut dyn FnMut() -> bool) -> Points {
+        // Every stage may lose a factor, and there are at most as many as devices, and the end.
+        let quantities: Vec<Quantity> = objectives.iter().map(|&o| o.into()).collect();
+        let factors = self.costs.devices().len() as u64 + 1;
+        let mut points = None;
+        for epsilon_ppm in [0, 1_000, 10_000] {
+            let effort = Effort { beam: None, slack_ppm: epsilon_ppm / factors };
+            let (mut all, mut labels, mut complete, mut too_many) = (Vec::new(), 0, true, false);
+            for &input in self.inputs {
+                let mut asked = 0usize;
+                let mut stopped = false;
+                let mut stop = || {
+                    asked += 1;
+                    stopped |= stop();
+                    stopped
+                };
+                let found = self.search(&quantities, false, input, false, effort, None, &mut stop);
+                labels += found.labels;
+                complete &= found.open.is_none();
+                too_many |= found.open.is_some() && !stopped;
+                all.extend(found.ended);
+            }
+            let width = objectives.len();
+            let ended = non_dominated(all, width);
+            points = Some(Points { ended, epsilon_ppm, complete, labels });
+            if !too_many {
+                break;
+            }
+        }
+        points.unwrap_or(Points { ended: Vec::new(), epsilon_ppm: 0, complete: false, labels: 0 })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn search(
+        &self,
+        objectives: &[Quantity],
+        ties: bool,
+        input: usize,
+        split: bool,
+        effort: Effort,
+        known: Option<u64>,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> super::labels::Found {
+        let layout = self.layout(objectives, ties);
+        let steps = Steps::new(self.dag, self.costs, &self.ideals, input);
+        let bounds = Bounds::new(&steps, &layout, self.codecs);
+        let search = Search {
+            steps: &steps,
+            layout: &layout,
+            bounds: &bounds,
+            codecs: self.codecs,
+            twins: &self.twins,
+            split,
+            most_labels: if ties { usize::MAX } else { MOST_LABELS },
+            effort,
+        };
+        search.run(known, stop)
+    }
+
+    fn layout(&self, objectives: &[Quantity], ties: bool) -> Layout {
+        let mut quantities = objectives.to_vec();
+        for &(limited, _) in self.limits {
+            if !quantities.contains(&limited.into()) {
+                quantities.push(limited.into());
+            }
+        }
+        let limit = |quantity: &Quantity| {
+            let of =
+                self.limits.iter().filter(|(limited, _)| Quantity::from(*limited) == *quantity);
+            of.map(|&(_, limit)| limit).min().unwrap_or(u64::MAX)
+        };
+        let cards = self.costs.links().iter().flat_map(|link| link.cards).flatten().max();
+        let period = quantities.contains(&Quantity::Period);
+        let devices = self.costs.devices();
+        let shared = |host: usize| devices.iter().filter(|device| device.host == host).count() > 1;
+        let memory = quantities.contains(&Quantity::Memory)
+            || devices.iter().any(|device| device.memory.is_some() && shared(device.host));
+        let hosts = (0..devices.len()).filter(|&host| memory && shared(host)).collect();
+        Layout {
+            limits: quantities.iter().map(limit).collect(),
+            open_energy: quantities.contains(&Quantity::DeviceEnergy),
+            cards: if period { cards.map_or(0, |card| card + 1) } else { 0 },
+            hosts,
+            quantities,
+            ties,
+        }
+    }
+
+    /// What broke: for each limit the least value that is possible while the others hold; where no
+    /// single one helps, the least of each by itself.
+    pub(super) fn infeasible(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
+        let least = |quantity: Objective,
+                     limits: &[(Objective, u64)],
+                     stop: &mut dyn FnMut() -> bool| {
+            let without = Sequences::new(self.dag, self.costs, self.inputs, self.codecs, limits);
+            without.best(quantity, false, stop).0.map(|best| best.ended.values[0])
+        };
+        let mut broken = Vec::new();
+        for (at, &(quantity, limit)) in self.limits.iter().enumerate() {
+            let others: Vec<_> =
+                self.limits.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, l)| *l).collect();
+            if let Some(least) = least(quantity, &others, stop) {
+                broken.push((quantity, limit, least));
+            }
+        }
+        // The limit that must give way least, relatively.
+        let relative = |&(_, limit, least): &(Objective, u64, u64)| {
+            u128::from(least) * 1_000_000 / u128::from(limit.max(1))
+        };
+        if let Some((quantity, limit, least)) = broken.into_iter().min_by_key(relative) {
+            return Infeasible::Limit { quantity, limit, least };
+        }
+        let mut alone = Vec::new();
+        for &(quantity, limit) in self.limits {
+            match least(quantity, &[], stop) {
+                Some(least) => alone.push((quantity, limit, least)),
+                None => return self.cannot_run(stop),
+            }
+        }
+        match alone.is_empty() {
+            true => self.cannot_run(stop),
+            false => Infeasible::Limits(alone),
+        }
+    }
+
+    /// Without any limit there is no plan: memory, pins, links or missing operators forbid it.
+    fn cannot_run(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
+        let without = Sequences::new(self.dag, self.costs, self.inputs, self.codecs, &[]);
+        let Some(best) = without.best(Quantity::Excess, false, stop).0 else {
+            return Infeasible::NoPlan;
+        };
+        let uses = crate::evaluate::memory(
+            self.dag,
+            self.costs,
+            &crate::partition::derive_in_order(
+                self.dag,
+                &best.ended.mapping,
+                &best.ended.setting.order,
+            ),
+            &best.ended.setting,
+        );
+        let most = uses.iter().max_by_key(|used| used.excess());
+        match most.and_then(|used| Some((used, used.excess()?))) {
+            Some((used, excess)) => Infeasible::Memory {
+                device: self.costs.device(used.device).name.clone(),
+                needed: used.bytes,
+                limit: used.limit.unwrap_or(Bytes::ZERO),
+                excess,
+            },
+            None => Infeasible::NoPlan,
+        }
+    }
+}
+
+/// What orders finished plans: objective, stages, bytes, the smaller mapping, the setting listed
+/// first.
+fn key(ended: &Ended) -> (u64, u64, u64, &crate::partition::Mapping, &crate::evaluate::Setting) {
+    let at = ended.ties_at;
+    let values = &ended.values;
+    (values[0], values[at], values[at + 1], &ended.mapping, &ended.setting)
+}
+
+/// Those that none other is at least as good as in the first `width` values; of equals the first.
+fn non_dominated(mut all: Vec<Ended>, width: usize) -> Vec<Ended> {
+    all.sort_by(|a, b| {
+        (&a.values[..width], &a.mapping, &a.setting).cmp(&(
+            &b.values[..width],
+            &b.mapping,
+            &b.setting,
+        ))
+    });
+    let mut kept: Vec<Ended> = Vec::new();
+    for ended in all {
+        let beaten = kept
+            .iter()
+            .any(|k| k.values[..width].iter().zip(&ended.values[..width]).all(|(a, b)| a <= b));
+        if !beaten {
+            kept.push(ended);
+        }
+    }
+    kept
+}
+
+/// For each device one of a lower number that is like it in all that matters: costs, memory, price,
+/// and links to every other device; which of the two is used makes no difference.
+fn twins(costs: &Costs) -> Vec<Option<usize>> {
+    let devices = costs.devices();
+    let alike = |a: usize, b: usize| {
+        let (x, y) = (&devices[a], &devices[b]);
+        let own_host = |at: usize| {
+            devices.iter().filter(|device| device.host == devices[at].host).count() == 1
+        };
+        let same = x.options == y.options
+            && (x.memory, x.power, x.price) == (y.memory, y.power, y.price)
+            && x.group_energy == y.group_energy
+            && own_host(a)
+            && own_host(b)
+            && costs
+                .inputs()
+                .iter()
+                .all(|i| i.decode[a] == i.decode[b] && i.encode[a] == i.encode[b]);
+        same && alike_links(costs, DeviceId::new(a), DeviceId::new(b))
+    };
+    (0..devices.len()).map(|b| (1..b).rev().find(|&a| alike(a, b))).collect()
+}
+
+/// Whether two devices are joined to every third by equal links, and to each other by one that is
+/// the same in both directions.
+fn alike_links(costs: &Costs, a: DeviceId, b: DeviceId) -> bool {
+    let seen = |from: DeviceId, to: DeviceId| {
+        costs.link(from, to).map(|(link, back)| {
+            let [near, far] = if back { [1, 0] } else { [0, 1] };
+            let directions = if back { (&link.down, &link.up) } else { (&link.up, &link.down) };
+            let shared = link.cards.iter().any(Option::is_some);
+            (directions, link.energy[near], link.energy[far], shared.then_some((from, to)))
+        })
+    };
+    let others = costs.device_ids().filter(|&id| id != a && id != b);
+    let mut same = others.map(|other| seen(a, other) == seen(b, other));
+    same.all(|same| same) && seen(a, b) == seen(b, a)
+}
