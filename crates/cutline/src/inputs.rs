@@ -80,6 +80,16 @@ pub(crate) struct PictureArgs {
 }
 
 impl PictureArgs {
+    /// The specification where the network's input can be a picture; an error where one was asked
+    /// for and cannot be had.
+    pub(crate) fn spec_if_picture(&self, graph: &Graph) -> anyhow::Result<Option<PictureSpec>> {
+        match self.spec(graph) {
+            Ok(spec) => Ok(Some(spec)),
+            Err(error) if self.preprocess.is_some() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// The specification for a network whose only input is a picture.
     pub(crate) fn spec(&self, graph: &Graph) -> anyhow::Result<PictureSpec> {
         let [input] = graph.inputs() else {
