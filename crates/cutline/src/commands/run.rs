@@ -24,7 +24,7 @@ use crate::{
 /// Deploy a plan and stream pictures or tensors through it; one JSON line per frame.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline run net.onnx --plan plan.json --input photos/ --labels imagenet_classes.txt\n  cutline run net.onnx --plan plan.json --input photo.jpg --local    # no agents needed"
+    after_help = "Examples:\n  cutline run net.onnx --plan plan.json --input photos/ --labels imagenet_classes.txt\n  cutline run net.onnx --plan plan.json --input photo.jpg --local    # no agents needed\n  cutline run net.onnx --plan plan.json --keep    # deploy only; any client may call the first agent"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "plan.json")]
     plan: PathBuf,
     /// Pictures, tensors (.npy), or folders of them.
-    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "keep")]
     input: Vec<PathBuf>,
     /// Class names, one a line: answers become labels, or boxes where the network is a detector.
     #[arg(long, value_name = "F")]
@@ -50,6 +50,10 @@ pub(crate) struct Args {
     /// Run every stage in this process, without agents.
     #[arg(long)]
     local: bool,
+    /// Leave the stages on their agents, and print first where clients of the Open Inference
+    /// Protocol find them and under which name.
+    #[arg(long, conflicts_with = "local")]
+    keep: bool,
     /// Run the best plan that uses both devices, even where not splitting is better.
     #[arg(long)]
     best_split: bool,
@@ -71,6 +75,20 @@ struct Line<'a> {
     outputs: Option<Vec<OutputLine>>,
     #[serde(flatten)]
     measured: Measured,
+}
+
+/// First line of output where the stages are kept.
+#[derive(Serialize)]
+struct Kept<'a> {
+    deployed: Deployed<'a>,
+}
+
+/// Where a client finds the whole network.
+#[derive(Serialize)]
+struct Deployed<'a> {
+    device: &'a str,
+    address: Option<&'a str>,
+    model: &'a str,
 }
 
 /// An output of the network as data.
@@ -125,6 +143,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     }
     let staged = staging::stage(&model, &plan, choice)?;
     let mut place = place(&staged, &args, output)?;
+    if args.keep {
+        output.line(&Kept { deployed: deployed(&staged) })?;
+    }
     for (index, file) in files.iter().enumerate() {
         let frame = frames::load(file, &model.graph)?;
         let answer = place
@@ -149,8 +170,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         let input = &file.display().to_string();
         output.line(&Line { frame: index, input, labels, boxes, outputs, measured })?;
     }
-    if let Place::Agents(runtime, runner) = place {
-        runtime.block_on(runner.remove());
+    match place {
+        Place::Agents(runtime, runner) if !args.keep => runtime.block_on(runner.remove()),
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -168,6 +190,12 @@ fn place(staged: &Staged, args: &Args, output: &Output) -> anyhow::Result<Place>
     let deployed = runtime.block_on(Runner::deploy(deployment.clone(), options, |_| bar.inc(1)));
     bar.finish_and_clear();
     Ok(Place::Agents(runtime, deployed?))
+}
+
+fn deployed(staged: &Staged) -> Deployed<'_> {
+    let first = &staged.deployment.stages[0];
+    let (device, address) = (&first.spec.device, first.address.as_deref());
+    Deployed { device, address, model: staged.deployment.model_name() }
 }
 
 fn duration(nanos: Nanos) -> Duration {
