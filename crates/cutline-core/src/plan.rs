@@ -21,6 +21,7 @@ use crate::{
     cost::{Costs, Origin, TENSOR},
     dag::{Dag, FlowId, GroupId},
     evaluate::{Evaluation, PartKind},
+    hex::hex,
     partition::{Mapping, Partition, Stage, derive},
     picture::PictureSpec,
     planner::{Answer, Baseline, Choice, Infeasible, Objective, Proof, Request},
@@ -443,8 +444,7 @@ impl PlannedChoice {
             "cut_encoding": self.cut_encoding,
             "picture": picture,
         });
-        let digest = Sha256::digest(decision.to_string().as_bytes());
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(decision.to_string().as_bytes())[..8])
     }
 
     /// A decision made by hand: no prediction, each device's own engine, values as they are.

@@ -103,7 +103,7 @@ pub fn detections(
 ) -> Option<Vec<Detection>> {
     let Candidates { classes, scores, corners } = candidates(outputs)?;
     let background = labels.have_background(classes);
-    let objects = |index: &usize| !(background && index % classes == 0);
+    let objects = |index: &usize| !(background && index.is_multiple_of(classes));
     let mut order: Vec<usize> = (0..scores.len())
         .filter(|&at| scores[at] >= thresholds.min_score)
         .filter(objects)

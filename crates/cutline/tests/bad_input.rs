@@ -12,7 +12,9 @@ use std::{
 
 use cutline_core::{
     cost::Costs,
-    group, onnx,
+    group,
+    hex::hex,
+    onnx,
     onnx::proto::{AttributeProto, ModelProto, StringStringEntryProto},
     plan::{ModelRef, Plan},
     planner::{self, Request},
@@ -481,7 +483,7 @@ fn platform_file(edge: &str, cloud: &str) -> String {
 /// A plan of `net.onnx` from invented profiles, as `cutline plan` writes it.
 fn plan_file(folder: &Folder, edge: &str, cloud: &str) -> String {
     let bytes = fs::read(folder.path("net.onnx")).unwrap();
-    let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&Sha256::digest(&bytes));
     let model = onnx::decode(bytes.into()).unwrap();
     let graph = onnx::import(&model, &onnx::ImportOptions::default()).unwrap();
     let dag = group::group(&graph).dag;

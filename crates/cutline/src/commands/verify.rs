@@ -9,6 +9,7 @@ use cutline_core::{
 };
 use cutline_runtime::{
     engine::{self, Engine, LoadOptions, ModelSource},
+    files,
     labels::{self, Labels},
     model::Model,
     tensor::Tensor,
@@ -160,7 +161,7 @@ fn write_report(report: &Report<'_>, out: &mut dyn std::io::Write) -> std::io::R
 
 /// The plan in the folder of the parts, if there is one and it is this model's.
 fn plan_beside(args: &Args, model: &Model, output: &Output) -> Option<Plan> {
-    let path = args.folder.join("plan.json");
+    let path = args.folder.join(files::PLAN_FILE);
     let text = fs::read_to_string(&path).ok()?;
     match Plan::open(&text, &model.grouping.dag, model.sha256().ok()?) {
         Ok(plan) => Some(plan),
