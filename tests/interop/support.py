@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 
 ROOT = Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("CUTLINE", str(ROOT / "target" / "debug" / "cutline"))
 SHARED = ROOT.parent / "shared" / "models" / "onnx"
 
 # Largest difference allowed, relative to the largest output.
@@ -18,8 +19,7 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3}
 
 def cutline(*arguments) -> str:
     """Runs the binary; its standard output, or an assertion with its standard error."""
-    binary = os.environ.get("CUTLINE", ROOT / "target" / "debug" / "cutline")
-    command = [str(binary), *map(str, arguments)]
+    command = [BINARY, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
     return done.stdout

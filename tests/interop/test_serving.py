@@ -1,10 +1,11 @@
 """Python's tritonclient calls an edge agent and gets the whole network's answer."""
 
 import json
-import os
 import subprocess
+import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,27 +17,52 @@ from tritonclient.utils import InferenceServerException
 # The agents compute with rten, the whole network is computed with ONNX Runtime: rounding differs,
 # and rten computes halves as floats.
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
-# Built with the tests: two agents that hold the parts of a network.
-SERVER = support.ROOT / "target" / "debug" / "examples" / "serve_split"
+PLATFORM = """
+version = 1
+[[device]]
+name = "edge"
+address = "{}"
+[[device]]
+name = "cloud"
+address = "{}"
+[[link]]
+between = ["edge", "cloud"]
+up = "100mbit"
+"""
 
 
 @contextmanager
-def served(model, cut):
-    """A client of the first agent, and the name of the model there."""
-    binary = os.environ.get("CUTLINE_SERVE_SPLIT", SERVER)
-    server = subprocess.Popen(
-        [str(binary), str(model), ",".join(cut)],
+def agent(store):
+    """The address of an agent, which ends with its standard input."""
+    arguments = ["agent", "--listen", "127.0.0.1:0", "--threads", "1", "--engine", "rten", "--json"]
+    process = subprocess.Popen(
+        [support.BINARY, *arguments, "--exit-with-stdin", "--store", str(store)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        where = json.loads(server.stdout.readline())
+        yield json.loads(process.stdout.readline())["listening"]
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
+@contextmanager
+def served(model, cut):
+    """A client of the edge agent, and the name of the network there."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as agents:
+        folder = Path(folder)
+        addresses = [agents.enter_context(agent(folder / name)) for name in ("edge", "cloud")]
+        platform = folder / "platform.toml"
+        platform.write_text(PLATFORM.format(*addresses))
+        parts = folder / "parts"
+        support.cutline("split", model, "--at", ",".join(cut), "--platform", platform, "-o", parts)
+        where = json.loads(support.cutline("run", model, "--plan", parts / "plan.json", "--keep"))
+        where = where["deployed"]
+        assert (where["device"], where["address"]) == ("edge", addresses[0])
         with triton.InferenceServerClient(where["address"]) as client:
             yield client, where["model"]
-    finally:
-        server.stdin.close()
-        server.wait(30)
 
 
 def inputs(client, name, values):

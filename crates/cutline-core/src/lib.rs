@@ -11,6 +11,8 @@
 // Vocabulary.
 pub mod units;
 
+pub mod hex;
+
 pub mod tensor;
 
 // What is computed.

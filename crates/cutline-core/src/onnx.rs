@@ -21,6 +21,7 @@ mod arithmetic;
 mod attributes;
 mod declared;
 mod import;
+mod layout;
 mod macs;
 mod order;
 mod role;

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -21,6 +21,7 @@ use crate::{
     cost::{Costs, Origin, TENSOR},
     dag::{Dag, FlowId, GroupId},
     evaluate::{Evaluation, PartKind},
+    hex::hex,
     partition::{Mapping, Partition, Stage, derive_in_order},
     picture::PictureSpec,
     planner::{Answer, Baseline, Choice, Infeasible, Objective, Proof, Request},
@@ -213,6 +214,11 @@ impl Resolved {
 pub enum PlanError {
     #[error("this is not a plan: line {line}, column {column}: {cause}")]
     Syntax { line: usize, column: usize, cause: String },
+    #[error(
+        "this is a list of parts, not a plan: it names no devices, so it cannot be run; name them \
+         with `cutline split MODEL {at} --platform T.toml -o DIR`, or let `cutline plan` choose"
+    )]
+    PartsOnly { at: String },
     #[error("plan version {0} is not known; this program reads version 1")]
     Version(u32),
     #[error(
@@ -276,14 +282,37 @@ impl Plan {
         }
     }
 
+    /// A plan that a person decided: one choice, compared with nothing and predicted by nothing.
+    pub fn by_hand(
+        model: ModelRef,
+        dag: &Dag,
+        platform: &Platform,
+        mapping: LayerMap,
+        picture: Option<PictureSpec>,
+        reason: String,
+    ) -> Result<Self, PlanError> {
+        let choice = PlannedChoice::manual(dag, platform, mapping, &model, picture.as_ref())?;
+        let is_split = choice.stages.len() > 1;
+        let request = Request::default();
+        Ok(Plan {
+            version: 1,
+            model,
+            platform: platform.clone(),
+            objective: request.objective,
+            request,
+            picture,
+            baselines: Vec::new(),
+            best_split: is_split.then(|| choice.clone()),
+            best: Some(choice),
+            reason,
+        })
+    }
+
     /// Reads a plan for a model: checks that it is this model's, and derives anew whatever follows
     /// from its decisions.
     pub fn open(text: &str, dag: &Dag, model_sha256: &str) -> Result<Self, PlanError> {
-        let mut plan: Plan = serde_json::from_str(text).map_err(|error| PlanError::Syntax {
-            line: error.line(),
-            column: error.column(),
-            cause: error.to_string(),
-        })?;
+        let mut plan: Plan =
+            serde_json::from_str(text).map_err(|error| unreadable(text, &error))?;
         if plan.version != 1 {
             return Err(PlanError::Version(plan.version));
         }
@@ -297,6 +326,29 @@ impl Plan {
             choice.rederive(dag, platform, model, picture.as_ref())?;
         }
         Ok(plan)
+    }
+}
+
+/// What `cutline split --at` writes where it is given no platform; known here, so that whoever takes
+/// it for a plan learns what it lacks.
+#[derive(Deserialize)]
+struct PartsList {
+    cuts: Vec<Vec<String>>,
+    #[serde(rename = "parts")]
+    _parts: Vec<IgnoredAny>,
+}
+
+fn unreadable(text: &str, error: &serde_json::Error) -> PlanError {
+    match serde_json::from_str::<PartsList>(text) {
+        Ok(list) => {
+            let cuts = list.cuts.iter().map(|cut| format!("--at {}", cut.join(",")));
+            PlanError::PartsOnly { at: cuts.collect::<Vec<_>>().join(" ") }
+        }
+        Err(_) => PlanError::Syntax {
+            line: error.line(),
+            column: error.column(),
+            cause: error.to_string(),
+        },
     }
 }
 
@@ -405,8 +457,7 @@ impl PlannedChoice {
             "input_encoding": self.input_encoding,
             "picture": picture,
         });
-        let digest = Sha256::digest(decision.to_string().as_bytes());
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(decision.to_string().as_bytes())[..8])
     }
 
     /// A decision made by hand: no prediction, each device's own engine, values as they are.

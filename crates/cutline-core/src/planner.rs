@@ -22,6 +22,7 @@ mod bounds;
 mod exact;
 mod flow;
 mod ideals;
+mod kept;
 mod labels;
 mod many;
 mod network;

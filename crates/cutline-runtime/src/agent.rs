@@ -59,6 +59,9 @@ const MAX_REQUESTS: usize = 64;
 /// Stages that may be deployed at a time.
 const MAX_STAGES: usize = 256;
 
+/// Largest message of the control service: a chunk of a file, or the description of a stage.
+const MAX_ORDER: usize = 16 << 20;
+
 /// How long open calls may go on after the order to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -85,7 +88,7 @@ pub struct AgentConfig {
     pub memory: Option<Bytes>,
     /// Whether the limit also holds for what the whole process really occupies.
     pub whole_process: bool,
-    /// Largest message in either direction, in bytes.
+    /// Largest inference request or answer, in bytes.
     pub max_message: usize,
     /// Largest file that may be deployed, in bytes.
     pub max_file: u64,
@@ -225,8 +228,8 @@ impl Agent {
         let inference = GrpcInferenceServiceServer::from_arc(Arc::clone(&self.state))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
-        let control = ControlServer::from_arc(Arc::clone(&self.state))
-            .max_decoding_message_size(limit.min(16 << 20));
+        let control =
+            ControlServer::from_arc(Arc::clone(&self.state)).max_decoding_message_size(MAX_ORDER);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server = Server::builder()
             .initial_stream_window_size(CONNECTION_WINDOW)

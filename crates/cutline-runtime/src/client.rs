@@ -44,7 +44,7 @@ pub struct ClientOptions {
     pub call_timeout: Duration,
     /// Time for loading a model.
     pub deploy_timeout: Duration,
-    /// Largest message in either direction, in bytes.
+    /// Largest answer, in bytes.
     pub max_message: usize,
     /// Silence after which a peer with an open call is asked whether it lives.
     pub ping_after: Duration,
@@ -192,9 +192,10 @@ impl AgentClient {
     ) -> Result<Self, ClientError> {
         let channel = channel::connect(device, address, &options).await?;
         let limit = options.max_message;
+        // How much an agent takes is for that agent to say, with its own limit in its words.
         let inference = GrpcInferenceServiceClient::new(channel.clone())
             .max_decoding_message_size(limit)
-            .max_encoding_message_size(limit);
+            .max_encoding_message_size(usize::MAX);
         let control = ControlClient::new(channel).max_decoding_message_size(limit);
         let (device, address) = (device.to_owned(), address.to_owned());
         Ok(Self { device, address, options, inference, control })

@@ -12,11 +12,12 @@ mod pieces;
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use cutline_core::{package::Package, split::Piece, units::Bytes};
+use sha2::{Digest, Sha256};
 use tempfile::Builder;
 use thiserror::Error;
 
@@ -70,6 +71,19 @@ pub enum FileError {
 pub const PLAN_FILE: &str = "plan.json";
 /// Name of a model's file in a package's version folder.
 pub const MODEL_FILE: &str = "model.onnx";
+
+/// SHA-256 of a file, read piece by piece.
+pub fn sha256(path: &Path) -> io::Result<[u8; 32]> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().into()),
+            length => hasher.update(&buffer[..length]),
+        }
+    }
+}
 
 /// Writes bytes to a file, whole or not at all.
 pub fn write_bytes(path: &Path, bytes: impl Into<bytes::Bytes>) -> Result<(), FileError> {

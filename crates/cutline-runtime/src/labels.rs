@@ -40,8 +40,16 @@ impl Labels {
         self.0.is_empty()
     }
 
+    /// Whether class 0 of an output of `classes` values is the background: it is called so, or the
+    /// names leave it out.
+    pub(crate) fn have_background(&self, classes: usize) -> bool {
+        let first = self.0.first().map(|name| name.to_ascii_lowercase());
+        let named = first.is_some_and(|name| BACKGROUND.contains(&name.as_str()));
+        self.0.len() + 1 == classes || (named && self.0.len() == classes)
+    }
+
     /// The name of a class of an output of `classes` values.
-    fn name(&self, class: usize, classes: usize) -> String {
+    pub(crate) fn name(&self, class: usize, classes: usize) -> String {
         let position = match self.0.len() {
             names if names == classes + 1 => Some(class + 1),
             names if names + 1 == classes => class.checked_sub(1),
@@ -51,6 +59,9 @@ impl Labels {
         name.cloned().unwrap_or_else(|| class.to_string())
     }
 }
+
+/// What the first class is often called where it means that there is nothing.
+const BACKGROUND: [&str; 2] = ["background", "__background__"];
 
 /// `n01440764 tench` without its WordNet id.
 fn strip_id(line: &str) -> &str {
@@ -67,9 +78,12 @@ fn strip_id(line: &str) -> &str {
 }
 
 /// The `count` best classes of a network's answer, best first, equals by position; `None` where the
-/// tensor holds no scores.
+/// tensor is no list of scores: it has more than one axis, or other elements than floats.
 pub fn top(output: &Tensor, labels: &Labels, count: usize) -> Option<Vec<Scored>> {
-    let scores = probabilities(&scores(output)?);
+    if output.shape().0.iter().filter(|&&size| size != 1).count() > 1 {
+        return None;
+    }
+    let scores = probabilities(&floats(output)?);
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
     let best = order.into_iter().take(count).map(|class| Scored {
@@ -80,8 +94,8 @@ pub fn top(output: &Tensor, labels: &Labels, count: usize) -> Option<Vec<Scored>
     Some(best.collect())
 }
 
-/// The values of an answer as floats.
-fn scores(output: &Tensor) -> Option<Vec<f32>> {
+/// The values of an answer as floats; `None` for other types.
+pub(crate) fn floats(output: &Tensor) -> Option<Vec<f32>> {
     match output.dtype() {
         DType::F32 => Some(output.as_f32()?.into_owned()),
         DType::F16 => {
@@ -143,5 +157,9 @@ mod tests {
     fn an_answer_that_is_no_score_has_no_best_class() {
         let tensor = Tensor::new(DType::U8, Shape(vec![1]), vec![1]).unwrap();
         assert_eq!(top(&tensor, &Labels::parse("a"), 1), None);
+        let grid = Tensor::from_f32(Shape(vec![1, 2, 3]), vec![0.5; 6]).unwrap();
+        assert_eq!(top(&grid, &Labels::parse("a"), 1), None, "which axis would be the classes?");
+        let column = Tensor::from_f32(Shape(vec![1, 2, 1, 1]), vec![0.1, 0.9]).unwrap();
+        assert_eq!(top(&column, &Labels::parse("a\nb"), 1).unwrap()[0].label, "b");
     }
 }

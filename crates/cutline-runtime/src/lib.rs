@@ -15,6 +15,8 @@ pub mod verify;
 
 pub mod labels;
 
+pub mod boxes;
+
 pub mod picture;
 
 pub mod stats;

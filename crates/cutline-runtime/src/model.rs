@@ -21,6 +21,7 @@ use bytes::Bytes;
 use cutline_core::{
     graph::Graph,
     group::{Grouping, group},
+    hex::hex,
     onnx::{self, ImportError, ImportOptions, proto::ModelProto},
     split::{Piece, external_tensors},
     units,
@@ -186,8 +187,7 @@ impl Model {
         for path in self.data_files.keys() {
             hasher.update(map(path)?.0);
         }
-        let hex = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.sha256.get_or_init(|| hex))
+        Ok(self.sha256.get_or_init(|| hex(&hasher.finalize())))
     }
 
     /// Fails if the file or its external data changed since it was opened.
@@ -387,9 +387,8 @@ mod tests {
         let model = Model::open(&path, &options()).unwrap();
         assert_eq!(model.proto, lenet());
         assert!(!model.graph.layers().is_empty() && !model.grouping.dag.groups().is_empty());
-        let digest = Sha256::digest(fs::read(&path).unwrap());
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(model.sha256().unwrap(), hex);
+        let expected = hex(&Sha256::digest(fs::read(&path).unwrap()));
+        assert_eq!(model.sha256().unwrap(), expected);
         model.check_unchanged().unwrap();
         let names = |ids: &[_]| -> Vec<String> {
             ids.iter().map(|&id| model.graph.value(id).name.clone()).collect()

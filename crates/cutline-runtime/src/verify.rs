@@ -83,6 +83,12 @@ pub enum VerifyError {
         /// The folder.
         folder: PathBuf,
     },
+    /// A file where a folder of packages belongs.
+    #[error("`{path}` is a file; give the folder of packages that `cutline split` wrote")]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
+    },
     /// A part's file could not be read.
     #[error("cannot read `{path}`: {reason}")]
     Part {
@@ -282,6 +288,9 @@ fn package_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>, VerifyError>
         path: folder.to_owned(),
         reason: error.to_string(),
     };
+    if folder.is_file() {
+        return Err(VerifyError::NotAFolder { path: folder.to_owned() });
+    }
     let mut packages = Vec::new();
     for entry in fs::read_dir(folder).map_err(unread)? {
         let entry = entry.map_err(unread)?;

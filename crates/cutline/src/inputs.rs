@@ -80,6 +80,16 @@ pub(crate) struct PictureArgs {
 }
 
 impl PictureArgs {
+    /// The specification where the network's input can be a picture; an error where one was asked
+    /// for and cannot be had.
+    pub(crate) fn spec_if_picture(&self, graph: &Graph) -> anyhow::Result<Option<PictureSpec>> {
+        match self.spec(graph) {
+            Ok(spec) => Ok(Some(spec)),
+            Err(error) if self.preprocess.is_some() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// The specification for a network whose only input is a picture.
     pub(crate) fn spec(&self, graph: &Graph) -> anyhow::Result<PictureSpec> {
         let [input] = graph.inputs() else {
@@ -121,16 +131,28 @@ pub(crate) struct InputArgs {
 }
 
 impl InputArgs {
-    /// One tensor per input of the network, by name.
+    /// Whether a picture is given, rather than tensors or nothing.
+    pub(crate) fn has_picture(&self) -> bool {
+        self.files.iter().any(|text| !is_tensor_file(Path::new(text)))
+    }
+
+    /// One tensor per input of the network, by name. A picture is prepared as `planned` says,
+    /// unless the user says otherwise, and has been sent in `encoding`.
     pub(crate) fn tensors(
         &self,
         graph: &Graph,
+        planned: Option<&PictureSpec>,
+        encoding: InputEncoding,
         output: &Output,
     ) -> anyhow::Result<BTreeMap<String, Tensor>> {
         if self.files.is_empty() {
             output.note(format!("no --input: using random numbers of seed {}", self.seed));
             return Ok(random_inputs(graph, self.seed)?);
         }
+        let spec = || match planned {
+            Some(spec) if self.picture.preprocess.is_none() => Ok(spec.clone()),
+            _ => self.picture.spec(graph),
+        };
         let mut names = graph.inputs().iter().map(|&id| graph.value(id).name.as_str());
         let mut tensors = BTreeMap::new();
         for text in &self.files {
@@ -141,26 +163,31 @@ impl InputArgs {
                     text.as_str(),
                 ),
             };
-            tensors.insert(name.to_owned(), load_tensor(Path::new(file), &self.picture, graph)?);
+            let path = Path::new(file);
+            let context = || format!("cannot use input `{}`", path.display());
+            let tensor = if is_tensor_file(path) {
+                read_npy(path).with_context(context)?
+            } else {
+                let file = fs::read(path).with_context(context)?;
+                picture_tensor(&file, &spec()?, encoding).with_context(context)?
+            };
+            tensors.insert(name.to_owned(), tensor);
         }
         Ok(tensors)
     }
 }
 
-/// A tensor from a `.npy` file, or a picture turned into one.
-pub(crate) fn load_tensor(
-    path: &Path,
-    picture: &PictureArgs,
-    graph: &Graph,
-) -> anyhow::Result<Tensor> {
-    let context = || format!("cannot use input `{}`", path.display());
-    if path.extension().is_some_and(|extension| extension == "npy") {
-        return read_npy(path).with_context(context);
-    }
-    let spec = picture.spec(graph)?;
-    let file = fs::read(path).with_context(context)?;
-    let payload = picture::prepare(&file, &spec, InputEncoding::Fp32).with_context(context)?;
-    picture::finish(&payload, &spec).with_context(context)
+fn is_tensor_file(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "npy")
+}
+
+/// The tensor of a picture that has been sent in an encoding.
+fn picture_tensor(
+    file: &[u8],
+    spec: &PictureSpec,
+    encoding: InputEncoding,
+) -> Result<Tensor, picture::PictureError> {
+    picture::finish(&picture::prepare(file, spec, encoding)?, spec)
 }
 
 /// The file's own name, for people.

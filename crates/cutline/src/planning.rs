@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use cutline_core::{
     cost::Costs,
     dag::Dag,
+    picture::InputEncoding,
     plan::{Figures, Plan, PlannedChoice},
     planner::Proof,
     platform::Platform,
@@ -98,7 +99,8 @@ pub(crate) fn write_plan(
     }
     for (name, choice) in [("best plan", &plan.best), ("best split", &plan.best_split)] {
         if let Some(choice) = choice {
-            rows.push(row(name.to_owned(), choice.predicted.as_ref(), choice));
+            let mark = if lossy_input(choice, dag).is_some() { " (lossy)" } else { "" };
+            rows.push(row(format!("{name}{mark}"), choice.predicted.as_ref(), choice));
         }
     }
     let header = ["plan", "latency", "edge", "upload", "cloud", "rest", "input"];
@@ -107,7 +109,31 @@ pub(crate) fn write_plan(
         let Some(choice) = choice else { continue };
         writeln!(out, "\n{name}: {}", describe(choice, dag))?;
     }
-    writeln!(out, "\n{}", plan.reason)
+    writeln!(out, "\n{}", plan.reason)?;
+    let baselines = plan.baselines.iter().filter_map(|baseline| baseline.choice.as_ref());
+    let mut choices = baselines.chain(&plan.best).chain(&plan.best_split);
+    if choices.any(|choice| lossy_input(choice, dag).is_some()) {
+        writeln!(
+            out,
+            "\nlossy: the answer may differ; `cutline verify MODEL DIR --input PICTURE --input-encoding jpeg` says by how much"
+        )?;
+    }
+    Ok(())
+}
+
+/// The encoding in which a choice sends the network's input, where that may change the answer. An
+/// input that does not travel is never encoded.
+pub(crate) fn lossy_input(choice: &PlannedChoice, dag: &Dag) -> Option<InputEncoding> {
+    let encoding: InputEncoding = choice.input_encoding.parse().ok()?;
+    let inputs = input_names(dag);
+    let travels = choice.cut.iter().any(|value| inputs.contains(&value.name.as_str()));
+    (travels && encoding.is_lossy()).then_some(encoding)
+}
+
+/// Names of the network's inputs.
+fn input_names(dag: &Dag) -> Vec<&str> {
+    let inputs = dag.flows().iter().filter(|flow| flow.from.is_none());
+    inputs.map(|flow| flow.name.as_str()).collect()
 }
 
 fn row(name: String, figures: Option<&Figures>, choice: &PlannedChoice) -> [String; 7] {
@@ -135,12 +161,7 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
             format!("{} of {layers} layers on `{}` with {engine}", stage.layers.len(), stage.device)
         })
         .collect();
-    let inputs: Vec<&str> = dag
-        .flows()
-        .iter()
-        .filter(|flow| flow.from.is_none())
-        .map(|flow| flow.name.as_str())
-        .collect();
+    let inputs = input_names(dag);
     let crossing: Vec<String> = choice
         .cut
         .iter()
@@ -155,7 +176,8 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
     let crossing = if crossing.is_empty() { "nothing".to_owned() } else { crossing.join(", ") };
     let proof = match choice.proof {
         Some(Proof::Optimal) => "proven optimal by the table".to_owned(),
-        Some(Proof::WithinNs(bound)) => format!("at most {bound} from the optimum of the table"),
+        Some(Proof::Within(gap)) => format!("at most {gap} (in the unit of the objective) from the optimum of the table"),
+        Some(Proof::Front(ppm)) => format!("on a front that is exact to {} %", ppm as f64 / 1e4),
         None => "not proven (edited by hand)".to_owned(),
     };
     format!("{}; {crossing} crosses; {proof}", stages.join(", "))

@@ -1,8 +1,7 @@
 //! From a planned choice to what agents are given: sub-model files, and a description per stage.
 
 use std::{
-    fs::{self, File},
-    io::Read,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +9,7 @@ use anyhow::{Context, bail};
 use cutline_core::{
     cost::TENSOR,
     graph::{Graph, ValueId},
+    hex::hex,
     plan::{Plan, PlannedChoice, PlannedStage},
     platform::{DeviceId, Platform},
     split::{self, Piece, StageLabel, SubModel},
@@ -20,7 +20,6 @@ use cutline_runtime::{
     runner::{Deployment, Part, PartModel, PlanParts},
     stage::{FileSpec, MemoryEstimate, PictureInput, TensorSpec},
 };
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// A deployment and the folder that holds its files until it is dropped.
@@ -157,23 +156,9 @@ fn write_files(
     for (name, pieces) in [(files::MODEL_FILE, files.model)].into_iter().chain(data) {
         let path = folder.join(name);
         files::write_atomic(&path, &pieces, source)?;
-        let sha256 = digest(&path)?;
+        let sha256 = hex(&files::sha256(&path)?);
         let bytes = pieces.iter().map(Piece::bytes).sum();
         written.push((FileSpec { name: name.to_owned(), sha256, bytes }, path));
     }
     Ok(written)
-}
-
-/// SHA-256 of a file, in hex.
-pub(crate) fn digest(path: &Path) -> anyhow::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => hasher.update(&buffer[..read]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

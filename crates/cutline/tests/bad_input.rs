@@ -12,7 +12,9 @@ use std::{
 
 use cutline_core::{
     cost::Costs,
-    group, onnx,
+    group,
+    hex::hex,
+    onnx,
     onnx::proto::{AttributeProto, ModelProto, StringStringEntryProto},
     plan::{ModelRef, Plan},
     planner::{self, Request},
@@ -136,10 +138,73 @@ fn files_and_values_are_refused() {
             &["profile", "net.onnx", "--agent", "127.0.0.1:1", "-o", "p.json"],
             &["127.0.0.1:1", "agent"],
         ),
+        (&["verify", "net.onnx", "net.onnx", "--quiet"], &["net.onnx", "folder"]),
         (&["zoo", "write", "lenet6", "-o", "x.onnx"], &["lenet6", "lenet5"]),
     ];
     for (arguments, words) in cases {
         folder.refuses(&mut folder.command(arguments), words);
+    }
+}
+
+#[test]
+fn a_split_without_devices_is_not_taken_for_a_plan() {
+    let folder = Folder::new();
+    folder.write("frame.npy", &npy(&[1, 1, 28, 28]));
+    folder.write("platform.toml", platform_file("127.0.0.1:1", "127.0.0.1:1").as_bytes());
+    let ended = end(&mut folder.command(&["split", "net.onnx", "--at", "pool1", "-o", "parts"]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let plan = "parts/plan.json";
+    for command in [
+        &["run", "net.onnx", "--plan", plan, "--input", "frame.npy", "--local"][..],
+        &["bench", "net.onnx", "--plan", plan],
+        &["split", "net.onnx", "--plan", plan, "-o", "again"],
+    ] {
+        let words =
+            [plan, "no devices", "cutline split MODEL --at pool1 --platform", "cutline plan"];
+        folder.refuses(&mut folder.command(command), &words);
+    }
+    let verify = ["verify", "net.onnx", plan, "--quiet"];
+    folder.refuses(&mut folder.command(&verify), &[plan, "is a file", "folder"]);
+
+    let at = |more: &[&str]| {
+        let mut command = folder.command(&["split", "net.onnx"]);
+        command.args(more).args(["--platform", "platform.toml", "-o", "devices"]);
+        command
+    };
+    folder.refuses(&mut at(&["--at", "conv1"]), &["conv1.relu", "cutline inspect"]);
+    folder.refuses(&mut at(&["--at", "pool1", "--at", "fc1.relu"]), &["3 parts", "has 2"]);
+    let ended = end(&mut at(&["--at", "pool1"]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let plan = ["--plan", "devices/plan.json", "--input", "frame.npy", "--local"];
+    let output = folder.command(&["run", "net.onnx"]).args(plan).output().unwrap();
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(line["cloud_compute_ns"].as_u64().unwrap() > 0, "the second part ran: {line}");
+}
+
+#[test]
+fn tensor_files_are_refused() {
+    let folder = Folder::new();
+    let good = npy(&[1, 1, 28, 28]);
+    let text = String::from_utf8_lossy(&good[10..128]).trim().to_owned();
+    let with = |header: &str| {
+        let mut file = good.clone();
+        file.splice(10..128, format!("{header:<118}").bytes());
+        file
+    };
+    let cases = [
+        ("short.npy", good[..good.len() - 1].to_vec(), "needs 3136 bytes, got 3135"),
+        ("header.npy", good[..60].to_vec(), "not a .npy file"),
+        ("text.npy", b"0 0 0".to_vec(), "not a .npy file"),
+        ("big-endian.npy", with(&text.replace("<f4", ">f4")), "element type"),
+        ("fortran.npy", with(&text.replace("False", "True")), "ascontiguousarray"),
+        ("huge.npy", with(&text.replace("(1, 1, 28", "(1000000000000, 1, 28")), "bytes, got 3136"),
+        ("doubles.npy", with(&text.replace("<f4", "<f8")), "needs 6272 bytes, got 3136"),
+    ];
+    folder.write("plan.json", plan_file(&folder, "127.0.0.1:1", "127.0.0.1:1").as_bytes());
+    for (name, content, words) in cases {
+        folder.write(name, &content);
+        let run = ["run", "net.onnx", "--plan", "plan.json", "--local", "--input", name];
+        folder.refuses(&mut folder.command(&run), &[name, words]);
     }
 }
 
@@ -177,10 +242,97 @@ fn a_library_that_is_not_the_engine_is_refused() {
 }
 
 #[test]
-fn a_full_disk_leaves_nothing_behind() {
+fn a_library_of_another_version_is_refused() {
+    let folder = Folder::new();
+    // What every ONNX Runtime exports: a version, and an interface of the number asked for, which
+    // is null where the library does not know that number.
+    let source = r#"
+        #include <stdint.h>
+        struct base { const void *(*api)(uint32_t); const char *(*version)(void); };
+        static const void *api(uint32_t number) { return 0; }
+        static const char *version(void) { return VERSION; }
+        static const struct base only = { api, version };
+        const struct base *OrtGetApiBase(void) { return &only; }
+    "#;
+    folder.write("old.c", source.as_bytes());
+    for version in ["1.2.0", "1.99.0"] {
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-o", "libonnxruntime.so", "old.c"]);
+        compiler.arg(format!("-DVERSION=\"{version}\"")).current_dir(folder.0.path());
+        match compiler.output() {
+            Ok(output) if output.status.success() => {}
+            failed => return eprintln!("skipped: no C compiler makes a library here: {failed:?}"),
+        }
+        let profile = ["profile", "net.onnx", "--engine", "onnxruntime", "-o", "p.json"];
+        let mut command = folder.command(&profile);
+        command.env("ORT_DYLIB_PATH", folder.path("libonnxruntime.so"));
+        let words = [version, "1.17", "libonnxruntime.so", "cutline engine install onnxruntime"];
+        folder.refuses(&mut command, &words);
+    }
+}
+
+#[test]
+fn a_message_over_the_limit_is_refused_with_both_sizes() {
+    let folder = Folder::new();
+    folder.write("frame.npy", &npy(&[1, 1, 28, 28]));
+    let run = ["run", "net.onnx", "--plan", "parts/plan.json", "--input", "frame.npy"];
+    // The frame takes 3136 bytes and what protobuf adds, `pool1` 4704.
+    for (edge_limit, cloud_limit, name, limit) in
+        [("2kB", "1MB", "pi", "2000 bytes"), ("1MB", "4kB", "cloud", "4000 bytes")]
+    {
+        let here = Device::start(&["--max-message", edge_limit]);
+        let there = Device::start(&["--max-message", cloud_limit]);
+        folder.write("platform.toml", platform_file(&here.address, &there.address).as_bytes());
+        let split = ["split", "net.onnx", "--at", "pool1", "--platform", "platform.toml"];
+        let ended = end(folder.command(&split).args(["-o", "parts"]));
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let size = if name == "pi" { "a message of 3" } else { "a message of 4" };
+        folder.refuses(&mut folder.command(&run), &[name, size, limit, "--max-message"]);
+    }
+}
+
+#[test]
+fn a_full_file_system_leaves_nothing_behind() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("disk")).unwrap();
+    let binary = env!("CARGO_BIN_EXE_cutline");
+    // A file system of our own, in a mount namespace that needs no root; 8 kB of it are left.
+    let mounted = "mount -t tmpfs -o size=64k none disk && head -c 57344 /dev/zero > disk/filler";
+    let inside = |script: &str| {
+        let mut command = Command::new("unshare");
+        let script = format!("{mounted} || exit 99\n{script}");
+        command.args(["-rm", "bash", "-c", &script]).current_dir(folder.0.path());
+        command.stdin(Stdio::null()).output()
+    };
+    match inside("true") {
+        Ok(output) if output.status.success() => {}
+        failed => return eprintln!("skipped: no file system can be mounted here: {failed:?}"),
+    }
+    for (line, target) in [
+        ("zoo write lenet5 -o disk/full.onnx", "disk/full.onnx"),
+        ("split net.onnx --at pool1 -o disk/out", "disk/out"),
+        ("profile net.onnx --budget 30 --engine rten -o disk/p.json", "disk/p.json"),
+    ] {
+        let full = "head -c 8192 /dev/zero > disk/rest;";
+        let full = if line.starts_with("profile") { full } else { "" };
+        let script = format!("{full} {binary} {line}; code=$?; ls -A disk; exit $code");
+        let output = inside(&script).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code().is_some_and(|code| code != 0), "{line} did not fail: {said}");
+        assert!(said.contains("error: ") && said.contains(target), "{line}: {said}");
+        assert!(said.to_lowercase().contains("no space left"), "{line}: {said}");
+        let left = String::from_utf8_lossy(&output.stdout);
+        let left: Vec<&str> =
+            left.lines().filter(|name| !["filler", "rest"].contains(name)).collect();
+        assert!(left.is_empty(), "{line} left {left:?}");
+    }
+}
+
+#[test]
+fn a_file_that_may_not_grow_leaves_nothing_behind() {
     let folder = Folder::new();
     let binary = env!("CARGO_BIN_EXE_cutline");
-    // A file may grow to 20 blocks of 1 KiB: the nearest to a full disk that needs no root.
+    // A file may grow to 20 blocks of 1 KiB: the nearest to a full disk that works everywhere.
     for line in ["zoo write lenet5 -o full.onnx", "split net.onnx --at pool1 -o out"] {
         let script = format!("trap '' XFSZ; ulimit -f 20; exec {binary} {line}");
         let mut command = Command::new("bash");
@@ -319,10 +471,19 @@ fn with_external_data() -> ModelProto {
     model
 }
 
+/// Two devices and a link.
+fn platform_file(edge: &str, cloud: &str) -> String {
+    format!(
+        "version = 1\n[[device]]\nname = \"pi\"\naddress = \"{edge}\"\n\
+         [[device]]\nname = \"cloud\"\naddress = \"{cloud}\"\n\
+         [[link]]\nbetween = [\"pi\", \"cloud\"]\nup = \"20mbit\"\n"
+    )
+}
+
 /// A plan of `net.onnx` from invented profiles, as `cutline plan` writes it.
 fn plan_file(folder: &Folder, edge: &str, cloud: &str) -> String {
     let bytes = fs::read(folder.path("net.onnx")).unwrap();
-    let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&Sha256::digest(&bytes));
     let model = onnx::decode(bytes.into()).unwrap();
     let graph = onnx::import(&model, &onnx::ImportOptions::default()).unwrap();
     let dag = group::group(&graph).dag;

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 #[test]
@@ -35,6 +36,45 @@ fn the_readme_needs_two_commands() {
     let set_up = readme.split("```").nth(1).expect("README.md has a first block");
     let commands: Vec<_> = set_up.lines().skip(1).collect();
     assert_eq!(commands, ["cargo run --release -- demo", "cargo test --workspace"]);
+}
+
+#[test]
+fn the_readme_lists_every_command_and_no_option_that_is_none() {
+    let help = help(&[]);
+    let commands = help.split("Commands:").nth(1).expect("the help lists commands");
+    let commands = commands.split("Options:").next().unwrap_or_default().lines();
+    // Continuation lines of a description are indented further.
+    let names = commands.filter_map(|line| line.strip_prefix("  "));
+    let names = names.filter(|line| !line.starts_with(' '));
+    let mut names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+    names.retain(|&name| name != "help");
+    let readme = read(&root().join("README.md"));
+    let rows: Vec<&str> =
+        readme.lines().filter_map(|line| line.strip_prefix("| `cutline ")).collect();
+    let listed: Vec<&str> = rows.iter().filter_map(|row| row.split([' ', '`']).next()).collect();
+    assert_eq!(listed, names, "README.md's table (left) is not `cutline --help` (right)");
+
+    for (row, name) in rows.iter().zip(&names) {
+        let help = self::help(&[name]);
+        let known = |option: &str| help.split(|c: char| !is_option(c)).any(|word| word == option);
+        let usage = row.split('`').next().unwrap_or_default();
+        let words = usage.split(|c: char| !is_option(c));
+        for option in words.filter(|word| word.starts_with('-') && word.len() > 1) {
+            assert!(known(option), "README.md gives {name} the option {option}, which it has not");
+        }
+    }
+}
+
+fn is_option(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-'
+}
+
+/// What a command says of itself.
+fn help(command: &[&str]) -> String {
+    let mut cutline = Command::new(env!("CARGO_BIN_EXE_cutline"));
+    let output = cutline.args(command).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{command:?} has no help");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Lines of prose with their numbers: no code blocks, no tables.

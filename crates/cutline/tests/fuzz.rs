@@ -39,6 +39,7 @@ use cutline_runtime::{
     link::schedule::{parse_command, parse_schedule},
     picture,
     stage::Stage,
+    verify::parse_npy,
     wire::{contents::request_values, inference::ModelInferRequest},
 };
 use mutate::Random;
@@ -264,6 +265,16 @@ fn pictures() {
 }
 
 #[test]
+fn tensor_files() {
+    let seeds = seeds::tensor_files();
+    fuzz("npy", damaged_bytes(&seeds), |bytes| {
+        if let Ok(tensor) = parse_npy(Bytes::copy_from_slice(bytes)) {
+            let _ = tensor.to_f64();
+        }
+    });
+}
+
+#[test]
 fn undamaged_seeds_are_accepted() {
     for model in seeds::models() {
         assert!(seeds::import(&model).is_some());
@@ -271,6 +282,9 @@ fn undamaged_seeds_are_accepted() {
     for request in seeds::requests() {
         let mut request = ModelInferRequest::decode(Bytes::from(request)).unwrap();
         request_values(&mut request).unwrap();
+    }
+    for file in seeds::tensor_files() {
+        parse_npy(file.into()).unwrap();
     }
     for stage in seeds::stages() {
         Stage::from_json(&stage.to_string()).unwrap();

@@ -7,7 +7,10 @@
 
 use crate::{
     graph::SMALL_CONSTANT,
-    onnx::shape::{self, Operands},
+    onnx::{
+        layout,
+        shape::{self, Operands},
+    },
     op::{Binary, Op, Reduction, Unary},
     tensor::{DType, Shape},
 };
@@ -354,7 +357,7 @@ fn gather(operands: &Operands<'_>, axis: i64) -> Option<Data> {
 
 fn slice(op: &Op, operands: &Operands<'_>) -> Option<Data> {
     let dims = &operands.shape(0)?.0;
-    let slices = shape::slices(op, operands, dims).ok()??;
+    let slices = layout::slices(op, operands, dims).ok()??;
     let counts: Vec<u64> = slices.iter().map(|slice| slice.count).collect();
     let positions = indices(&counts).map(|index| {
         let source = index.iter().zip(&slices).map(|(&at, slice)| slice.at(at)).collect::<Vec<_>>();
@@ -365,7 +368,7 @@ fn slice(op: &Op, operands: &Operands<'_>) -> Option<Data> {
 
 fn transpose(operands: &Operands<'_>, permutation: Option<&[i64]>) -> Option<Data> {
     let dims = &operands.shape(0)?.0;
-    let permutation = shape::permutation(permutation, dims.len()).ok()?;
+    let permutation = layout::permutation(permutation, dims.len()).ok()?;
     let out: Vec<u64> = permutation.iter().map(|&axis| dims[axis]).collect();
     let positions = indices(&out).map(|index| {
         let mut source = vec![0; dims.len()];

@@ -103,3 +103,32 @@ fn the_id_is_the_decision_and_nothing_else() {
     other.stages[0].cut_encoding = "fp16".into();
     assert_ne!(id(&other), best.id);
 }
+
+#[test]
+fn a_plan_by_hand_is_read_back_as_any_other() {
+    let (dag, _, platform) = network();
+    let model = ModelRef { name: "net.onnx".into(), sha256: "aa".into() };
+    let by_hand = |devices: [&str; 2]| {
+        let map = ["z", "a"].iter().zip(devices).map(|(l, d)| (l.to_string(), d.to_string()));
+        let map = LayerMap(map.collect());
+        Plan::by_hand(model.clone(), &dag, &platform, map, None, "because".into())
+    };
+    let split = by_hand(["pi", "cloud"]).unwrap();
+    let read = Plan::open(&serde_json::to_string(&split).unwrap(), &dag, "aa").unwrap();
+    assert_eq!(read, split);
+    let choice = read.best_split.unwrap();
+    assert_eq!((choice.stages.len(), choice.predicted, choice.proof), (2, None, None));
+    assert_eq!(by_hand(["cloud", "cloud"]).unwrap().best_split, None, "one device is no split");
+    assert!(by_hand(["pi", "moon"]).unwrap_err().to_string().contains("device `moon`"));
+}
+
+#[test]
+fn a_list_of_parts_is_known_for_what_it_is() {
+    let (dag, _) = plan();
+    let list = json!({ "version": 1, "model": {}, "cuts": [["x", "y"], ["z"]], "parts": [{}] });
+    let error = Plan::open(&list.to_string(), &dag, "aa").unwrap_err().to_string();
+    assert!(
+        error.contains("--at x,y --at z --platform") && error.contains("no devices"),
+        "{error}"
+    );
+}

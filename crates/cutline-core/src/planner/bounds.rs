@@ -1,45 +1,53 @@
 //! The least that must follow a border, whoever comes before it.
 //!
-//! For every quantity a backward pass over the borders lets devices be used again and hops begin at
-//! whichever device is cheapest: a relaxation, so nothing that is really possible costs less.
+//! For every quantity by itself a backward pass over the borders, and over the sets of devices that
+//! are used up, lets a hop begin at whichever device is cheapest and leaves coding out: a relaxation,
+//! so nothing that is really possible costs less. Where there are too many sets, devices may be used
+//! again.
 
 use super::{
     labels::{Layout, Quantity, Rule},
     steps::Steps,
 };
-use crate::{platform::DeviceId, units::Nanos};
+use crate::platform::DeviceId;
 
-/// Lower bounds by quantity and border.
+/// Lower bounds by quantity, border and devices used up.
 pub(super) struct Bounds {
     rest: Vec<Vec<u64>>,
+    /// Sets of devices that are told apart: all of those without the source, or one.
+    sets: usize,
     /// Time of all groups behind each border, each on the device that is fastest for it.
     work: Vec<u64>,
     /// How much of that a device does in its own time, at most, in millionths.
     share: Vec<u64>,
 }
 
-/// Beyond this many pairs of borders, bounds cost more than they save.
-const MOST_PAIRS: usize = 20_000_000;
+/// Beyond this many pairs of borders times sets of devices, bounds cost more than they save.
+const MOST_WORK: usize = 60_000_000;
 
 impl Bounds {
     pub(super) fn new(steps: &Steps, layout: &Layout, codecs: &[usize]) -> Self {
         let borders = steps.ideals.borders.len();
+        let devices = steps.costs.devices().len();
+        let work = borders * borders / 2 * devices * layout.quantities.len();
+        let all = 1usize.checked_shl(devices as u32 - 1).unwrap_or(usize::MAX);
+        let sets = if work.saturating_mul(all) / 2 <= MOST_WORK { all } else { 1 };
         let mut bounds = Bounds {
-            rest: vec![vec![0; borders]; layout.quantities.len()],
+            rest: vec![vec![0; borders * sets]; layout.quantities.len()],
+            sets,
             work: Vec::new(),
             share: Vec::new(),
         };
         bounds.capacities(steps);
-        let devices = steps.costs.devices().len();
-        if borders * borders / 2 * devices <= MOST_PAIRS {
+        if work <= MOST_WORK {
             bounds.backward(steps, layout, codecs);
         }
         bounds
     }
 
-    /// The least that is still to come of a quantity behind a border.
-    pub(super) fn rest(&self, quantity: usize, border: usize) -> u64 {
-        self.rest[quantity][border]
+    /// The least that is still to come of a quantity behind a border, with these devices used up.
+    pub(super) fn rest(&self, quantity: usize, border: usize, used: u32) -> u64 {
+        self.rest[quantity][border * self.sets + (used as usize >> 1 & (self.sets - 1))]
     }
 
     /// Whether the devices not used yet can do what is left in this period.
@@ -80,8 +88,8 @@ impl Bounds {
     fn backward(&mut self, steps: &Steps, layout: &Layout, codecs: &[usize]) {
         let last = steps.ideals.last();
         let devices: Vec<DeviceId> = steps.costs.device_ids().skip(1).collect();
-        for at in 0..layout.quantities.len() {
-            self.rest[at][..last].fill(u64::MAX);
+        for rest in &mut self.rest {
+            rest[..last * self.sets].fill(u64::MAX);
         }
         for from in (0..last).rev() {
             let here = &steps.ideals.borders[from];
@@ -106,26 +114,37 @@ impl Bounds {
         [from, to]: [usize; 2],
         hop: &[u64],
     ) {
-        // Without decoding and encoding: at most what it really is.
         let Some(compute) = steps.compute(device, option, from, to) else { return };
         let mut stage = None;
         for (at, &quantity) in layout.quantities.iter().enumerate() {
             let alone = match quantity {
                 Quantity::Latency | Quantity::Period => compute.0,
-                Quantity::Memory | Quantity::DeviceEnergy | Quantity::Excess => 0,
+                Quantity::Memory => steps.memory(device, option, from, to).0,
+                Quantity::DeviceEnergy | Quantity::Excess => 0,
                 Quantity::Energy | Quantity::Money => {
                     let cost =
                         stage.get_or_insert_with(|| steps.bare_stage(device, option, from, to));
                     if quantity == Quantity::Energy { cost.energy.0 } else { cost.money }
                 }
             };
-            let rest = self.rest[at][to];
-            let value = match Layout::rule(quantity) {
-                Rule::Sum => alone.saturating_add(hop[at]).saturating_add(rest),
-                Rule::Max => alone.max(hop[at]).max(rest),
+            let rule = Layout::rule(quantity);
+            let here = match rule {
+                Rule::Sum => alone.saturating_add(hop[at]),
+                Rule::Max => alone.max(hop[at]),
             };
-            let least = &mut self.rest[at][from];
-            *least = (*least).min(value);
+            // Borders are in order, so what comes later is in the second half.
+            let (before, after) = self.rest[at].split_at_mut((from + 1) * self.sets);
+            let least = &mut before[from * self.sets..];
+            let rest = &after[(to - from - 1) * self.sets..][..self.sets];
+            // The bit of the device in a set; none where devices may be used again.
+            let bit = if self.sets > 1 { 1 << (device.index() - 1) } else { 0 };
+            for used in (0..self.sets).filter(|used| used & bit == 0) {
+                let value = match rule {
+                    Rule::Sum => here.saturating_add(rest[used | bit]),
+                    Rule::Max => here.max(rest[used | bit]),
+                };
+                least[used] = least[used].min(value);
+            }
         }
     }
 }
@@ -146,7 +165,7 @@ fn cheapest_hop(
             let Some(hop) = steps.hop(link, border, codec) else { continue };
             let of = |quantity: &Quantity| match quantity {
                 Quantity::Latency => hop.latency.0,
-                Quantity::Period => hop.out.max(hop.back).max(Nanos::ZERO).0,
+                Quantity::Period => hop.out.max(hop.back).0,
                 Quantity::Energy => (hop.energy[0] + hop.energy[1]).0,
                 Quantity::Money => hop.money,
                 Quantity::Memory | Quantity::DeviceEnergy | Quantity::Excess => 0,

@@ -18,6 +18,7 @@
 use super::{
     Objective,
     bounds::Bounds,
+    kept::Kept,
     steps::{HopCost, StageCost, Steps},
 };
 use crate::{
@@ -183,12 +184,13 @@ struct Table<'a> {
     values: Vec<u64>,
     origins: Vec<Origin>,
     /// Labels by border, last device and codec.
-    at: Vec<Vec<u32>>,
+    at: Vec<Kept>,
     /// Whole plans.
-    ends: Vec<u32>,
+    ends: Kept,
     /// Least objective, stages and bytes of a whole plan; what is worse is of no use.
     best: Option<Vec<u64>>,
     scratch: Vec<u64>,
+    least: Vec<u64>,
 }
 
 impl<'a> Search<'a> {
@@ -205,14 +207,14 @@ impl<'a> Search<'a> {
             width,
             values: Vec::new(),
             origins: Vec::new(),
-            at: vec![Vec::new(); lists],
-            ends: Vec::new(),
+            at: vec![Kept::default(); lists],
+            ends: Kept::default(),
             best,
             scratch: vec![0; width],
+            least: Vec::new(),
         };
         let open = table.fill(stop);
-        let ended = table.ends.iter().filter(|&&end| table.origins[end as usize].alive);
-        let ended = ended.map(|&end| table.ended(end)).collect();
+        let ended = table.ends.labels().iter().map(|&end| table.ended(end)).collect();
         Found { ended, open, labels: table.origins.len() }
     }
 }
@@ -279,14 +281,11 @@ impl Table<'_> {
         for device in 0..devices {
             for codec in 0..self.search.codecs.len() {
                 let list = self.list(border, device, codec);
-                let mut labels = std::mem::take(&mut self.at[list]);
-                labels.retain(|&label| self.origins[label as usize].alive);
+                let mut labels = self.at[list].labels().to_vec();
                 labels.sort_by_key(|&label| self.values[label as usize * self.width]);
                 for &label in labels.iter().skip(beam) {
                     self.origins[label as usize].alive = false;
                 }
-                labels.truncate(beam);
-                self.at[list] = labels;
             }
         }
     }
@@ -364,7 +363,7 @@ impl Table<'_> {
             let twin = self.search.twins[to];
             used >> to & 1 == 0 && twin.is_none_or(|twin| used >> twin & 1 == 1)
         };
-        let labels = self.at[self.list(border, from, codec)].iter().copied();
+        let labels = self.at[self.list(border, from, codec)].labels().iter().copied();
         labels
             .filter(|&label| {
                 let origin = &self.origins[label as usize];
@@ -386,8 +385,10 @@ impl Table<'_> {
         }
         layout.quantities.iter().enumerate().all(|(at, &quantity)| {
             let least = match quantity {
-                Quantity::Latency => compute.0.saturating_add(bounds.rest(at, to)),
-                Quantity::Period => compute.0.max(bounds.rest(at, to)),
+                Quantity::Latency => {
+                    compute.0.saturating_add(bounds.rest(at, to, 1 << device.index()))
+                }
+                Quantity::Period => compute.0.max(bounds.rest(at, to, 1 << device.index())),
                 _ => 0,
             };
             least <= layout.limits[at]
@@ -531,34 +532,37 @@ impl Table<'_> {
         {
             return;
         }
-        if !self.within_limits(border)
-            || !self.beats_known(border)
+        if !self.within_limits(border, used)
+            || !self.beats_known(border, used)
             || !self.has_capacity(border, used)
         {
             return;
         }
+        let slack = self.search.effort.slack_ppm;
         let list = self.list(border, device.index(), codec);
         if last {
             if self.search.layout.ties {
                 self.end_best(parent, device, option, codec, border, used);
                 return;
             }
-            let mut ends = std::mem::take(&mut self.ends);
             // Whole plans are compared by what was asked for; what they share is past.
             let asked = self.search.layout.quantities.len();
-            self.scratch[asked..].fill(0);
-            if self.admit(&mut ends, u32::MAX) {
-                ends.push(self.push(parent, device, option, codec, border, used));
+            let mut ends = std::mem::take(&mut self.ends);
+            if !ends.beats(&self.scratch[..asked], 0, slack) {
+                let label = self.push(parent, device, option, codec, border, used);
+                ends.insert(label, 0, &self.scratch[..asked], |_| {});
             }
             self.ends = ends;
             return;
         }
-        if self.beaten_by_end(border) {
+        if self.beaten_by_end(border, used) {
             return;
         }
         let mut labels = std::mem::take(&mut self.at[list]);
-        if self.admit(&mut labels, used) {
-            labels.push(self.push(parent, device, option, codec, border, used));
+        if !labels.beats(&self.scratch, used, slack) {
+            let label = self.push(parent, device, option, codec, border, used);
+            let origins = &mut self.origins;
+            labels.insert(label, used, &self.scratch, |gone| origins[gone as usize].alive = false);
         }
         self.at[list] = labels;
     }
@@ -591,14 +595,15 @@ impl Table<'_> {
         }
         let tie = self.best.as_ref() == Some(&key);
         let label = self.push(parent, device, option, codec, border, used);
-        if let (true, Some(&known)) = (tie, self.ends.last()) {
+        if let (true, Some(&known)) = (tie, self.ends.labels().last()) {
             let order = |ended: Ended| (ended.mapping, ended.setting);
             if order(self.ended(known)) <= order(self.ended(label)) {
                 return;
             }
         }
         self.best = Some(key);
-        self.ends = vec![label];
+        self.ends = Kept::default();
+        self.ends.insert(label, 0, &[], |_| {});
     }
 
     fn push(
@@ -624,10 +629,10 @@ impl Table<'_> {
         label
     }
 
-    fn within_limits(&self, border: usize) -> bool {
+    fn within_limits(&self, border: usize, used: u32) -> bool {
         let Search { layout, bounds, .. } = self.search;
         layout.quantities.iter().enumerate().all(|(at, &quantity)| {
-            let rest = bounds.rest(at, border);
+            let rest = bounds.rest(at, border, used);
             let least = match Layout::rule(quantity) {
                 Rule::Sum => self.scratch[at].saturating_add(rest),
                 Rule::Max => self.scratch[at].max(rest),
@@ -637,42 +642,35 @@ impl Table<'_> {
     }
 
     /// The least objective that a plan beginning with this label can have.
-    fn least(&self, value: u64, border: usize) -> u64 {
+    fn least(&self, value: u64, border: usize, used: u32) -> u64 {
         let Search { layout, bounds, .. } = self.search;
         match Layout::rule(layout.quantities[0]) {
-            Rule::Sum => value.saturating_add(bounds.rest(0, border)),
-            Rule::Max => value.max(bounds.rest(0, border)),
+            Rule::Sum => value.saturating_add(bounds.rest(0, border, used)),
+            Rule::Max => value.max(bounds.rest(0, border, used)),
         }
     }
 
-    fn beats_known(&self, border: usize) -> bool {
+    fn beats_known(&self, border: usize, used: u32) -> bool {
         let Some(best) = &self.best else { return true };
-        self.least(self.scratch[0], border) <= best[0]
+        self.least(self.scratch[0], border, used) <= best[0]
     }
 
     /// Whether a whole plan is as good in everything as the best that this label can become.
-    fn beaten_by_end(&mut self, border: usize) -> bool {
+    fn beaten_by_end(&mut self, border: usize, used: u32) -> bool {
         let Search { layout, bounds, effort, .. } = self.search;
         if layout.ties {
             return false;
         }
         let least = (0..layout.quantities.len()).map(|at| {
-            let rest = bounds.rest(at, border);
+            let rest = bounds.rest(at, border, used);
             match Layout::rule(layout.quantities[at]) {
                 Rule::Sum => self.scratch[at].saturating_add(rest),
                 Rule::Max => self.scratch[at].max(rest),
             }
         });
-        let least: Vec<u64> = least.collect();
-        let position = self.ends.iter().position(|&end| {
-            let start = end as usize * self.width;
-            at_most(&self.values[start..start + least.len()], &least, effort.slack_ppm)
-        });
-        // A plan that beats one label often beats the next.
-        if let Some(position) = position {
-            self.ends.swap(0, position);
-        }
-        position.is_some()
+        self.least.clear();
+        self.least.extend(least);
+        self.ends.beats(&self.least, 0, effort.slack_ppm)
     }
 
     /// Whether the devices that are left can do the rest in the period that is known already.
@@ -684,34 +682,6 @@ impl Table<'_> {
         }
     }
 
-    /// Whether the label in the scratch is dominated by none of these; removes those it dominates.
-    fn admit(&mut self, labels: &mut Vec<u32>, used: u32) -> bool {
-        let slack = self.search.effort.slack_ppm;
-        let scratch = &self.scratch;
-        let values = |label: u32| {
-            let start = label as usize * self.width;
-            &self.values[start..start + self.width]
-        };
-        for &label in labels.iter() {
-            let subset = self.origins[label as usize].used & !used == 0;
-            if subset && at_most(values(label), scratch, slack) {
-                return false;
-            }
-        }
-        let width = self.width;
-        let (values, origins) = (&self.values, &mut self.origins);
-        labels.retain(|&label| {
-            let start = label as usize * width;
-            let superset = used & !origins[label as usize].used == 0 || used == u32::MAX;
-            let beaten = superset && at_most(scratch, &values[start..start + width], 0);
-            if beaten {
-                origins[label as usize].alive = false;
-            }
-            !beaten
-        });
-        true
-    }
-
     /// Least objective of anything that the labels from a border on could become.
     fn least_open(&self, border: usize) -> u64 {
         let open = self.origins.iter().enumerate().filter(|(_, origin)| {
@@ -720,7 +690,7 @@ impl Table<'_> {
                 && origin.border as usize != self.search.steps.ideals.last()
         });
         let least = open.map(|(label, origin)| {
-            self.least(self.values[label * self.width], origin.border as usize)
+            self.least(self.values[label * self.width], origin.border as usize, origin.used)
         });
         least.min().unwrap_or(u64::MAX)
     }
@@ -760,14 +730,4 @@ impl Table<'_> {
         setting.order.reverse();
         Ended { values, ties_at: self.search.layout.ties_at(), mapping, setting }
     }
-}
-
-/// Whether `a` is nowhere larger than `b` by more than the slack.
-fn at_most(a: &[u64], b: &[u64], slack_ppm: u64) -> bool {
-    if slack_ppm == 0 {
-        return a.iter().zip(b).all(|(a, b)| a <= b);
-    }
-    a.iter().zip(b).all(|(&a, &b)| {
-        a <= b || u128::from(a) * 1_000_000 <= u128::from(b) * u128::from(1_000_000 + slack_ppm)
-    })
 }

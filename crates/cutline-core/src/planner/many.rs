@@ -46,6 +46,7 @@ pub(super) fn front(
     let found = sequences.front(objectives, stop);
     let complete = found.complete && sequences.is_complete();
     let proof = Proof::Front(found.epsilon_ppm);
+    let (dag, costs) = prepared.plain;
     let points = found.ended.into_iter().map(|ended| choice(dag, costs, ended, proof));
     Front {
         objectives: objectives.to_vec(),
@@ -85,7 +86,8 @@ impl Task<'_> {
             _ if !self.sequences.is_complete() => Proof::Within(objective),
             gap => Proof::Within(gap),
         };
-        Ok(choice(self.dag, self.costs, ended, proof))
+        let (dag, costs) = self.prepared.plain;
+        Ok(choice(dag, costs, ended, proof))
     }
 
     fn baselines(&self) -> Vec<Baseline> {
@@ -93,7 +95,7 @@ impl Task<'_> {
         let mut baselines = vec![Baseline {
             name: "edge-only".to_owned(),
             lossy: false,
-            allowed: self.pinned_to(DeviceId::SOURCE),
+            allowed: self.prepared.allows_all_on(DeviceId::SOURCE),
             outcome: self.single(DeviceId::SOURCE, tensor.unwrap_or(0)),
         }];
         for encoding in ["jpeg", "uint8", TENSOR] {
@@ -107,15 +109,11 @@ impl Task<'_> {
                 name: format!("cloud-{encoding}"),
                 lossy: input.is_some_and(|input| self.costs.inputs()[input].lossy),
                 allowed: input.is_some_and(|input| self.prepared.inputs.contains(&input))
-                    && home.is_some_and(|home| self.pinned_to(home)),
+                    && home.is_some_and(|home| self.prepared.allows_all_on(home)),
                 outcome,
             });
         }
         baselines
-    }
-
-    fn pinned_to(&self, device: DeviceId) -> bool {
-        self.prepared.forced.iter().flatten().all(|forced| *forced == device)
     }
 
     /// Everything on the one device of the cloud, or of all but the source, that does it best.
@@ -138,7 +136,8 @@ impl Task<'_> {
         for option in 0..self.costs.device(device).options.len() {
             let mut setting = Setting { input, ..Setting::first(self.costs) };
             setting.engines[device.index()] = option;
-            let evaluation = match evaluate(self.dag, self.costs, &mapping, &setting) {
+            let (dag, costs) = self.prepared.plain;
+            let evaluation = match evaluate(dag, costs, &mapping, &setting) {
                 Ok(evaluation) => evaluation,
                 Err(error) => {
                     why = Infeasible::CannotRun(error);

@@ -20,6 +20,7 @@ use crate::{
 /// The answer for a source and at most one other device.
 pub(super) fn solve(prepared: &Prepared, request: &Request) -> Result<Answer, PlannerError> {
     let problem = Problem {
+        prepared,
         dag: &prepared.dag,
         costs: &prepared.costs,
         scale: Scale::new(&prepared.dag, &prepared.costs)?,
@@ -38,6 +39,7 @@ pub(super) fn solve(prepared: &Prepared, request: &Request) -> Result<Answer, Pl
 }
 
 struct Problem<'a> {
+    prepared: &'a Prepared<'a>,
     dag: &'a Dag,
     costs: &'a Costs,
     scale: Scale,
@@ -52,11 +54,11 @@ impl Problem<'_> {
     fn baselines(&self) -> Vec<Baseline> {
         let tensor = self.costs.inputs().iter().position(|input| input.name == TENSOR);
         let edge = self.single(DeviceId::SOURCE, tensor.unwrap_or(0));
-        let pinned = |device| self.forced.iter().flatten().all(|forced| *forced == device);
+        let may = |device| self.prepared.allows_all_on(device);
         let mut baselines = vec![Baseline {
             name: "edge-only".to_owned(),
             lossy: false,
-            allowed: pinned(DeviceId::SOURCE),
+            allowed: may(DeviceId::SOURCE),
             outcome: edge,
         }];
         for encoding in ["jpeg", "uint8", TENSOR] {
@@ -70,7 +72,7 @@ impl Problem<'_> {
                 name: format!("cloud-{encoding}"),
                 lossy: input.is_some_and(|input| self.costs.inputs()[input].lossy),
                 allowed: input.is_some_and(|input| self.inputs.contains(&input))
-                    && self.other.is_some_and(pinned),
+                    && self.other.is_some_and(may),
                 outcome,
             });
         }
@@ -96,8 +98,8 @@ impl Problem<'_> {
 
     /// The cost of a plan, if it can be run and fits.
     fn choice(&self, mapping: Mapping, setting: Setting) -> Result<Choice, Infeasible> {
-        let evaluation =
-            evaluate(self.dag, self.costs, &mapping, &setting).map_err(Infeasible::CannotRun)?;
+        let (dag, costs) = self.prepared.plain;
+        let evaluation = evaluate(dag, costs, &mapping, &setting).map_err(Infeasible::CannotRun)?;
         let exceeded = evaluation.memory.iter().find(|used| used.excess().is_some());
         match exceeded {
             Some(used) => Err(self.exceeded(used)),

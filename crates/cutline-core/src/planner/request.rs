@@ -14,6 +14,8 @@ use crate::{
 
 /// A request in the solvers' terms.
 pub(super) struct Prepared<'a> {
+    /// Network and costs as they are without pins, bans and privacy.
+    pub(super) plain: (&'a Dag, &'a Costs),
     pub(super) dag: Cow<'a, Dag>,
     pub(super) costs: Cow<'a, Costs>,
     pub(super) forced: Forced,
@@ -42,6 +44,7 @@ impl<'a> Prepared<'a> {
         let inputs = allowed("input", &request.input_encodings, inputs)?;
         let codecs = allowed("cut", &request.cut_encodings, codecs)?;
         let mut forced = pins(dag, costs, request)?;
+        let plain = (dag, costs);
         let mut dag = Cow::Borrowed(dag);
         let mut costs = Cow::Borrowed(costs);
         for (what, device) in &request.bans {
@@ -60,7 +63,15 @@ impl<'a> Prepared<'a> {
                 forbid(costs.to_mut(), other, group);
             }
         }
-        Ok(Prepared { dag, costs, forced, inputs, codecs })
+        Ok(Prepared { plain, dag, costs, forced, inputs, codecs })
+    }
+
+    /// Whether everything may run on a device, with one engine at least.
+    pub(super) fn allows_all_on(&self, device: DeviceId) -> bool {
+        let options = &self.costs.device(device).options;
+        let home = device == DeviceId::SOURCE;
+        options.iter().any(|option| option.groups.iter().all(Option::is_some))
+            && (home || self.dag.flows().iter().all(|flow| !flow.confined))
     }
 }
 

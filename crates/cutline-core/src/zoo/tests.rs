@@ -119,7 +119,7 @@ fn the_same_seed_gives_the_same_bytes_on_every_machine() {
     for tensor in model.graph.unwrap().initializer {
         hash.update(tensor.raw_data.unwrap());
     }
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = crate::hex::hex(&hash.finalize());
     assert_eq!(hex, "825f16aff55c6661d0c6ade724315c8b40a6b2261e441fdb2d7da40c6ccd9d5b");
 }
 

@@ -16,7 +16,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use cutline_core::units::Bytes;
+use cutline_core::{hex::hex, units::Bytes};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -213,10 +213,6 @@ fn place(content: &Path, link: &Path) -> io::Result<()> {
 
 fn disk(path: &Path, source: io::Error) -> StoreError {
     StoreError::Disk { path: path.to_owned(), source }
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

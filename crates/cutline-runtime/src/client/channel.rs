@@ -47,8 +47,18 @@ pub(super) fn explain(status: &Status) -> String {
     match status.source() {
         Some(source) => innermost(source),
         None if status.message().is_empty() => status.code().description().to_owned(),
-        None => status.message().to_owned(),
+        None => over_limit(status.message()).unwrap_or_else(|| status.message().to_owned()),
     }
+}
+
+/// The transport's complaint of a large message, with what to do about it.
+fn over_limit(text: &str) -> Option<String> {
+    let sizes = text.split_once("message length too large: found ")?.1;
+    let (found, limit) = sizes.split_once(", the limit is: ")?;
+    Some(format!(
+        "a message of {found} is over the limit of {limit}; cut where less crosses, or start the \
+         agent with a larger --max-message"
+    ))
 }
 
 fn innermost(error: &dyn Error) -> String {
@@ -57,4 +67,25 @@ fn innermost(error: &dyn Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_for_size_says_what_to_do() {
+        // The words of tonic, for both directions.
+        for verb in ["decoded", "encoded"] {
+            let text = format!(
+                "Error, {verb} message length too large: found 12 bytes, the limit is: 8 bytes"
+            );
+            let said = explain(&Status::out_of_range(text));
+            assert!(
+                said.starts_with("a message of 12 bytes is over the limit of 8 bytes;"),
+                "{said}"
+            );
+        }
+        assert_eq!(explain(&Status::out_of_range("beyond the end")), "beyond the end");
+    }
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use cutline_core::hex::hex;
 use sha2::{Digest, Sha256};
 
 use super::{AgentClient, ClientError};
@@ -83,7 +84,7 @@ pub fn clock_id() -> &'static str {
         let Ok(boot) = std::fs::read("/proc/sys/kernel/random/boot_id") else {
             return String::new();
         };
-        Sha256::digest(boot).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(boot)[..16])
     })
 }
 

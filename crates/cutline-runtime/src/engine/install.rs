@@ -11,16 +11,16 @@
 
 use std::{
     env::consts::{ARCH, OS},
-    fs,
-    io::{self, Read},
+    fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use sha2::{Digest, Sha256};
+use cutline_core::hex::hex;
 use thiserror::Error;
 
 use super::library;
+use crate::files;
 
 /// Version of the wheel.
 const WHEEL_VERSION: &str = "1.31.1";
@@ -228,21 +228,11 @@ fn find_library(folder: &Path) -> Option<PathBuf> {
 }
 
 fn sha256(path: &Path) -> Result<[u8; 32], InstallError> {
-    let failed = |source| InstallError::Io { path: path.to_owned(), source };
-    let mut file = fs::File::open(path).map_err(failed)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok(hasher.finalize().into()),
-            length => hasher.update(&buffer[..length]),
-        }
-    }
+    files::sha256(path).map_err(|source| InstallError::Io { path: path.to_owned(), source })
 }
 
 fn check(path: &Path, expected: &str) -> Result<(), InstallError> {
-    let actual: String = sha256(path)?.iter().map(|byte| format!("{byte:02x}")).collect();
-    compare(path, expected, actual)
+    compare(path, expected, hex(&sha256(path)?))
 }
 
 fn compare(path: &Path, expected: &str, actual: String) -> Result<(), InstallError> {

@@ -150,10 +150,16 @@ fn interface_version(library: &Library) -> Result<String, String> {
         let numbers = parse_version(&version);
         let too_old =
             numbers.is_none_or(|(major, minor, _)| (major, minor) < (1, OLDEST_INTERFACE));
-        if too_old || (base.get_api)(OLDEST_INTERFACE).is_null() {
+        let remedy = "`cutline engine install onnxruntime` obtains one";
+        if too_old {
             return Err(format!(
-                "it is version {version}; 1.{OLDEST_INTERFACE} or newer is needed \
-                 (`cutline engine install onnxruntime` obtains one)"
+                "it is version {version}; 1.{OLDEST_INTERFACE} or newer is needed ({remedy})"
+            ));
+        }
+        if (base.get_api)(OLDEST_INTERFACE).is_null() {
+            return Err(format!(
+                "it says that it is version {version}, but does not offer the interface of \
+                 1.{OLDEST_INTERFACE}, which is needed ({remedy})"
             ));
         }
         Ok(version)

@@ -15,6 +15,9 @@ use thiserror::Error;
 
 use crate::tensor::{Tensor, TensorError};
 
+/// Characters of a header that a message shows; version 2 allows four thousand million.
+const LONGEST_SHOWN: usize = 200;
+
 /// Why a file is no tensor.
 #[derive(Debug, Error)]
 pub enum NpyError {
@@ -51,9 +54,11 @@ pub fn parse_npy(bytes: Bytes) -> Result<Tensor, NpyError> {
         _ => return Err(NpyError::NotNpy),
     };
     let header = bytes.get(start..).and_then(|rest| rest.get(..length)).ok_or(NpyError::NotNpy)?;
-    let header = String::from_utf8_lossy(header).trim().to_owned();
-    let (dtype, shape) = parse_header(&header)
-        .map_err(|problem| NpyError::Header { header: header.clone(), problem })?;
+    let header = String::from_utf8_lossy(header);
+    let (dtype, shape) = parse_header(&header).map_err(|problem| NpyError::Header {
+        header: header.trim().chars().take(LONGEST_SHOWN).collect(),
+        problem,
+    })?;
     Ok(Tensor::new(dtype, shape, bytes.slice(start + length..))?)
 }
 
@@ -141,11 +146,16 @@ mod tests {
         let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }";
         let headers = [
             good.replace("<f4", ">f4"),
+            good.replace("<f4", "<c8"),
+            good.replace("<f4", "|O"),
             good.replace("False", "True"),
             good.replace("(2,)", "(-2,)"),
             good.replace("(2,)", "(2"),
             good.replace("(2,)", "(3,)"),
             good.replace("(2,)", "(18446744073709551615, 2)"),
+            good.replace("(2,)", "(99999999999999999999,)"),
+            good.replace("(2,)", "(4611686018427387904,)"),
+            good.replace("(2,)", "(1000000000000, 1000000000000)"),
             good.replace("'<f4'", "[('a', '<f4')]"),
             good.replace("descr", "desc"),
             String::new(),
@@ -159,5 +169,25 @@ mod tests {
             assert!(parse_npy(whole.slice(..end)).is_err(), "cut at {end}");
         }
         assert!(matches!(parse_npy(Bytes::from_static(b"PNG")), Err(NpyError::NotNpy)));
+    }
+
+    #[test]
+    fn a_message_says_what_is_wrong_and_stays_short() {
+        let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }";
+        let said = |header: &str| {
+            let error = parse_npy(file(header, &[0; 8])).unwrap_err();
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            format!("{error} {}", source.unwrap_or_default())
+        };
+        let cases = [
+            (good.replace("False", "True"), "ascontiguousarray"),
+            (good.replace("<f4", ">f4"), "element type"),
+            (good.replace("(2,)", "(3,)"), "needs 12 bytes, got 8"),
+            (good.replace("descr", &"descr".repeat(9000)), "has no `descr`"),
+        ];
+        for (header, words) in cases {
+            let said = said(&header);
+            assert!(said.contains(words) && said.len() < 400, "{said}");
+        }
     }
 }

@@ -156,7 +156,7 @@ pub(crate) fn frame(values: [f32; LENGTH as usize]) -> Frame {
 pub(crate) fn store(folder: &TempDir, name: &str, data: &[u8]) -> (FileSpec, PathBuf) {
     let path = folder.path().join(name);
     std::fs::write(&path, data).unwrap();
-    let sha256 = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = cutline_core::hex::hex(&Sha256::digest(data));
     (FileSpec { name: "model.onnx".to_owned(), sha256, bytes: data.len() as u64 }, path)
 }
 

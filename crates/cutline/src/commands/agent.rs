@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Refuse stages that need more memory than this.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
+    /// Refuse frames, values at a cut and answers larger than this.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    max_message: Bytes,
     /// Where to keep deployed files [default: the user's cache folder].
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -61,6 +64,8 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     config.slowdown = args.slowdown;
     config.register = Some(Claim::folder());
     config.memory = args.memory;
+    config.max_message = usize::try_from(args.max_message.0).unwrap_or(usize::MAX);
+    config.client.max_message = config.client.max_message.max(config.max_message);
     config.whole_process = args.memory.is_some();
     let stop = if args.exit_with_stdin { Stop::SignalOrStdin } else { Stop::Signal };
 

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use cutline_core::{
+    hex::hex,
     picture::PictureSpec,
     profile::{LinkTable, Profile},
 };
@@ -18,7 +19,7 @@ use cutline_runtime::{
     agent::RemoteJob,
     client::{AgentClient, ClientOptions},
     engine::{self, SharedEngine},
-    files::write_bytes,
+    files::{self, write_bytes},
     model::Model,
     profiler::{self, PictureSample, ProfileJob},
     stage::FileSpec,
@@ -28,7 +29,6 @@ use crate::{
     inputs::{PictureArgs, ShapeArgs, file_name},
     output::{Output, table},
     process,
-    staging::digest,
 };
 
 /// Repeats of each message size when a link is measured.
@@ -166,7 +166,7 @@ pub(crate) async fn on_agent(
     for path in std::iter::once(job.model.path.as_path()).chain(job.model.data_files()) {
         let file = FileSpec {
             name: path.strip_prefix(job.model.folder()).unwrap_or(path).display().to_string(),
-            sha256: digest(path)?,
+            sha256: sha256_of(job.model, path)?,
             bytes: fs::metadata(path)?.len(),
         };
         places.insert(file.sha256.clone(), path.to_owned());
@@ -177,7 +177,7 @@ pub(crate) async fn on_agent(
     }
     let mut picture = None;
     if let Some((path, spec)) = &job.picture {
-        let sha256 = digest(path)?;
+        let sha256 = hex(&files::sha256(path)?);
         places.insert(sha256.clone(), (*path).to_owned());
         picture = Some((sha256, spec.clone()));
     }
@@ -199,6 +199,14 @@ pub(crate) async fn on_agent(
     let profile = profile.await;
     bar.finish_and_clear();
     Ok(Profile { model: file_name(&job.model.path), ..profile? })
+}
+
+/// Hash of one of the model's files. That of a model in one file may be known already.
+fn sha256_of(model: &Model, path: &Path) -> anyhow::Result<String> {
+    Ok(match model.data_files().next() {
+        None => model.sha256()?.to_owned(),
+        Some(_) => hex(&files::sha256(path)?),
+    })
 }
 
 fn link_table(link: &str, output: &Output) -> anyhow::Result<LinkTable> {

@@ -1,15 +1,14 @@
 //! `cutline split`: the parts of a network as deployable packages.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    thread,
-};
+use std::{path::PathBuf, process::ExitCode, thread};
 
+use anyhow::{Context, bail};
 use cutline_core::{
     cut,
     graph::ValueId,
     package,
+    plan::{LayerMap, ModelRef, Plan},
+    platform::Platform,
     split::{self, StageLabel, SubModel},
     units::Bytes,
 };
@@ -17,7 +16,7 @@ use cutline_runtime::{files, model::Model};
 use serde::Serialize;
 
 use crate::{
-    inputs::{ModelArgs, file_name},
+    inputs::{ModelArgs, PictureArgs, file_name},
     output::{Output, table},
     planning, staging,
 };
@@ -25,7 +24,7 @@ use crate::{
 /// Write the parts of a network as ONNX files in a Triton model repository.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --plan plan.json -o parts"
+    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --at a --platform platform.toml -o parts    # and a plan that `run` takes\n  cutline split net.onnx --plan plan.json -o parts"
 )]
 #[command(group(clap::ArgGroup::new("where").required(true).args(["plan", "at"])))]
 pub(crate) struct Args {
@@ -37,6 +36,12 @@ pub(crate) struct Args {
     /// Cut at these values; once per cut, commas join the values of one cut.
     #[arg(long, value_name = "VALUE[,VALUE]...", value_delimiter = None)]
     at: Vec<String>,
+    /// With --at: the devices that the parts are for, in this file's order; `plan.json` then is a
+    /// plan that `run` and `bench` take.
+    #[arg(long, value_name = "T.toml", requires = "at")]
+    platform: Option<PathBuf>,
+    #[command(flatten)]
+    picture: PictureArgs,
     /// With --plan: the best plan that uses both devices, even where not splitting is better.
     #[arg(long, requires = "plan")]
     best_split: bool,
@@ -60,7 +65,7 @@ struct PartRow {
     outputs: Vec<String>,
 }
 
-/// `plan.json` of a split at named values: what was cut, not what it costs.
+/// `plan.json` of a split at named values without devices: what was cut.
 #[derive(Serialize)]
 struct ManualSplit<'a> {
     version: u32,
@@ -76,10 +81,17 @@ struct ModelName<'a> {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
+    if args.picture.preprocess.is_some() && args.platform.is_none() {
+        bail!("--preprocess becomes part of a plan; it goes with --platform");
+    }
     let model = args.model.open()?;
-    let (stage_of, labels, plan) = match &args.plan {
-        Some(path) => planned(&model, path, args.best_split)?,
-        None => manual(&model, &args.at)?,
+    let (stage_of, labels, plan) = match (&args.plan, &args.platform) {
+        (Some(path), _) => planned(&model, planning::read_plan(path, &model)?, args.best_split)?,
+        (None, Some(platform)) => {
+            let plan = plan_by_hand(&model, &args, &planning::read_platform(platform)?)?;
+            planned(&model, plan, false)?
+        }
+        (None, None) => manual(&model, &args.at)?,
     };
     let parts = split::split(&model.proto, &model.graph, &stage_of, &labels)?;
     let rows = part_rows(&model, &parts);
@@ -116,12 +128,36 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
 /// Stage of each layer, names of the stages, and the plan's bytes.
 type Placement = (Vec<Option<u32>>, Vec<StageLabel>, Option<Vec<u8>>);
 
-fn planned(model: &Model, path: &Path, best_split: bool) -> anyhow::Result<Placement> {
-    let plan = planning::read_plan(path, model)?;
+fn planned(model: &Model, plan: Plan, best_split: bool) -> anyhow::Result<Placement> {
     let choice = planning::choice(&plan, best_split)?;
     let stage_of = staging::stages_of_layers(model, &plan, choice)?;
     let labels = staging::labels(&plan, choice);
     Ok((stage_of, labels, Some(serde_json::to_vec_pretty(&plan)?)))
+}
+
+/// The first part on the first device of the platform, the next on the next.
+fn plan_by_hand(model: &Model, args: &Args, platform: &Platform) -> anyhow::Result<Plan> {
+    let cuts = cuts_of(&args.at);
+    let stage_of = cut::stages_at(&model.graph, &cuts)?;
+    let devices = platform.devices();
+    if devices.len() <= cuts.len() {
+        bail!(
+            "{} parts need as many devices, and the platform has {}; give fewer --at, or more devices",
+            cuts.len() + 1,
+            devices.len()
+        );
+    }
+    let placed = model.graph.layers().iter().zip(stage_of);
+    let mapping = placed.filter_map(|(layer, stage)| {
+        stage.map(|stage| (layer.name.clone(), devices[stage as usize].name.clone()))
+    });
+    let picture = args.picture.spec_if_picture(&model.graph)?;
+    let name = ModelRef { name: file_name(&model.path), sha256: model.sha256()?.to_owned() };
+    let reason = format!("cut by hand at {}; compared with nothing", args.at.join(" and "));
+    let (dag, mapping) = (&model.grouping.dag, LayerMap(mapping.collect()));
+    Plan::by_hand(name, dag, platform, mapping, picture, reason).context(
+        "these parts cannot be a plan; `cutline inspect` lists cuts between what engines run as one",
+    )
 }
 
 fn manual(model: &Model, at: &[String]) -> anyhow::Result<Placement> {

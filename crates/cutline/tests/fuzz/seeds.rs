@@ -166,6 +166,27 @@ pub(crate) fn pictures() -> Vec<Vec<u8>> {
     vec![written(ImageFormat::Jpeg), written(ImageFormat::Png)]
 }
 
+/// Tensors as NumPy writes them: of several types, versions 1 and 2, one without elements.
+pub(crate) fn tensor_files() -> Vec<Vec<u8>> {
+    let file = |version: u8, descr: &str, shape: &str, bytes: usize| {
+        let header =
+            format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut file = b"\x93NUMPY".to_vec();
+        file.extend([version, 0]);
+        let length = u32::try_from(header.len()).unwrap().to_le_bytes();
+        file.extend(&length[..if version == 1 { 2 } else { 4 }]);
+        file.extend(header.bytes());
+        file.extend((0..bytes).map(|byte| byte as u8));
+        file
+    };
+    vec![
+        file(1, "<f4", "(1, 3, 4, 4)", 192),
+        file(2, "<i8", "(5,)", 40),
+        file(3, "|b1", "()", 1),
+        file(1, "<f2", "(0, 7)", 0),
+    ]
+}
+
 /// Reads a model as the program does.
 pub(crate) fn import(model: &ModelProto) -> Option<cutline_core::graph::Graph> {
     onnx::import(model, &onnx::ImportOptions::default()).ok()
