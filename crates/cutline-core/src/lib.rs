@@ -35,6 +35,8 @@ pub mod platform;
 
 pub mod profile;
 
+pub mod preset;
+
 pub mod fit;
 
 pub mod cost;
