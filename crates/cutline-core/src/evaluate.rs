@@ -19,7 +19,7 @@ use crate::{
 mod energy;
 mod memory;
 
-pub use energy::EnergyUse;
+pub use energy::{EnergyUse, Rented, rents};
 pub(crate) use energy::{device_money, electricity, message_energy};
 pub(crate) use memory::peak_of;
 pub use memory::{MemoryUse, memory};
