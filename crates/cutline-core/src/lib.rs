@@ -46,6 +46,8 @@ pub mod partition;
 
 pub mod evaluate;
 
+pub mod scarce;
+
 pub mod planner;
 
 pub mod plan;
