@@ -44,6 +44,8 @@ pub mod cost;
 // Who computes what.
 pub mod partition;
 
+pub mod autodice;
+
 pub mod evaluate;
 
 pub mod scarce;
