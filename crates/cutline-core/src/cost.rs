@@ -1,7 +1,7 @@
 //! What everything costs: one dense table of integers, whatever it was made from.
 //!
-//! [`Costs`] is made from measured profiles ([`Costs::from_profiles`]) or from published figures
-//! ([`table::read`]), and is all that evaluation and planning see besides the
+//! [`Costs`] is made from measured profiles, or where there are none from presets
+//! ([`Costs::from_profiles`]), or from a table of published costs ([`table::read`]), and is all that evaluation and planning see besides the
 //! [`Dag`](crate::dag::Dag). Tables have one entry per device, engine option and group; nothing is
 //! looked up by name.
 
@@ -13,12 +13,16 @@ use crate::{
     units::{Bytes, BytesPerSec, Microwatts, Nanojoules, Nanos, PicojoulesPerByte},
 };
 
+pub mod complexity;
 pub mod link;
 mod profiles;
 pub mod table;
 
 /// Name of the input encoding that is the tensor itself, and of the codec that changes nothing.
 pub const TENSOR: &str = "fp32";
+
+/// Name of the input encoding that is a resized picture of 8 bits a channel.
+pub const PIXELS: &str = "uint8";
 
 /// Where a number comes from; reports print it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,8 +137,16 @@ pub struct Codec {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum CostError {
-    #[error("device `{device}` has no profile; measure one with `cutline profile`")]
+    #[error(
+        "device `{device}` has no profile and no preset; measure a profile with `cutline profile`, or name a preset (`cutline presets` lists them)"
+    )]
     NoProfile { device: String },
+    #[error("device `{device}`: there is no preset `{preset}`; `cutline presets` lists them")]
+    NoSuchPreset { device: String, preset: String },
+    #[error(
+        "device `{device}`: preset `{preset}` knows its speed with {known} threads, not with {threads}; leave `threads` out"
+    )]
+    NoSuchSpeed { device: String, preset: String, threads: u32, known: String },
     #[error("device `{device}`: no profile is for engine `{engine}`; profiled are {profiled}")]
     NoSuchEngine { device: String, engine: String, profiled: String },
     #[error(
@@ -212,6 +224,25 @@ impl Costs {
     /// Codecs on offer; the first is the identity `fp32`.
     pub fn codecs(&self) -> &[Codec] {
         &self.codecs
+    }
+
+    /// Offers the input as 8-bit pixels where no profile times how it is prepared. Nothing is known
+    /// of that time then, so it counts nothing, as it does for the tensor.
+    pub fn offer_pixels(&mut self, pixels: Bytes) {
+        let devices = self.devices.len();
+        if let [InputEncoding { name, .. }] = self.inputs.as_slice()
+            && name == TENSOR
+            && self.tensor_time() == Nanos::ZERO
+        {
+            self.inputs.push(InputEncoding {
+                name: PIXELS.to_owned(),
+                bytes: Some(pixels),
+                lossy: false,
+                encode: vec![Nanos::ZERO; devices],
+                decode: vec![Nanos::ZERO; devices],
+            });
+            InputEncoding::sort(&mut self.inputs);
+        }
     }
 
     /// Time on the source to make the input tensor from a picture.

@@ -17,6 +17,7 @@ use crate::{
 
 mod named;
 
+pub(crate) use named::distance;
 pub use named::{CutError, stages_at};
 
 /// A division of the groups in two, such that nothing flows back.

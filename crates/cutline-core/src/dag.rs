@@ -22,6 +22,23 @@ newtype! {
     id FlowId
 }
 
+/// What the work of a group is bound by, which devices differ in most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpClass {
+    /// Convolution over several pixels and all channels of its group: much work per byte.
+    Conv,
+    /// Convolution over one pixel: a matrix product.
+    Pointwise,
+    /// Convolution of each channel by itself: little work per byte.
+    Depthwise,
+    /// Product with a matrix of weights, each used once: a fully connected layer.
+    Dense,
+    /// No multiply-accumulates that count, or not known.
+    #[default]
+    Memory,
+}
+
 /// Layers that an engine runs as one: the unit of decision and of cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
@@ -40,6 +57,9 @@ pub struct Group {
     /// Weights that it needs, those of replicated layers included; a weight shared by two groups is
     /// charged to both.
     pub parameter_bytes: Bytes,
+    /// What kind of work it is.
+    #[serde(default)]
+    pub class: OpClass,
 }
 
 /// A value that leaves its group: it is read by another group, or it is an answer of the network,
@@ -104,9 +124,14 @@ impl Dag {
         let makes =
             makes.into_iter().map(|(name, bytes)| self.add_flow(name, Some(id), bytes)).collect();
         let name = layers.first().cloned().unwrap_or_default();
-        let ops = Vec::new();
-        self.groups.push(Group { name, layers, ops, reads, makes, macs, parameter_bytes });
+        let (ops, class) = (Vec::new(), OpClass::default());
+        self.groups.push(Group { name, layers, ops, reads, makes, macs, parameter_bytes, class });
         id
+    }
+
+    /// Says what kind of work a group is.
+    pub fn set_class(&mut self, id: GroupId, class: OpClass) {
+        self.groups[id.index()].class = class;
     }
 
     /// Marks a flow as an answer of the network.

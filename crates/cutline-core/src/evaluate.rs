@@ -18,11 +18,13 @@ use crate::{
 
 mod energy;
 mod memory;
+mod settle;
 
-pub use energy::EnergyUse;
+pub use energy::{EnergyUse, Rented, rents};
 pub(crate) use energy::{device_money, electricity, message_energy};
 pub(crate) use memory::peak_of;
 pub use memory::{MemoryUse, memory};
+pub use settle::settle;
 
 /// The choices of a plan besides the mapping, as positions in [`Costs`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

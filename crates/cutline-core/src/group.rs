@@ -27,9 +27,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    dag::{Dag, FlowId, GroupId},
-    graph::{Graph, LayerId, Origin, Role, Value, ValueId},
-    op::{Binary, Normalization, Op},
+    dag::{Dag, FlowId, GroupId, OpClass},
+    graph::{Graph, Layer, LayerId, Origin, Role, Value, ValueId},
+    op::{Binary, ConvKind, Normalization, Op},
     units::{Bytes, Macs},
 };
 
@@ -311,6 +311,8 @@ impl<'a> Grouper<'a> {
         let id = dag.add_group(names, reads, described, macs, self.parameter_bytes(at));
         dag.set_ops(id, layers().map(|layer| layer.op.name()).collect());
         flows.extend(makes.into_iter().zip(dag.group(id).makes.iter().copied()));
+        let heaviest = layers().max_by_key(|layer| layer.macs);
+        dag.set_class(id, heaviest.map_or(OpClass::Memory, |layer| class(self.graph, layer)));
         id
     }
 
@@ -343,6 +345,36 @@ impl<'a> Grouper<'a> {
             }
         }
         total
+    }
+}
+
+/// The kind of work of a layer.
+fn class(graph: &Graph, layer: &Layer) -> OpClass {
+    match &layer.op {
+        Op::Conv { groups, window, kind } => {
+            let weights = match kind {
+                ConvKind::QLinear => layer.inputs.get(3),
+                ConvKind::Conv | ConvKind::ConvInteger => layer.inputs.get(1),
+            };
+            let weights = weights.copied().flatten().map(|id| graph.value(id));
+            let shape = weights.and_then(|value| value.shape.as_ref());
+            let shape = shape.map(|shape| shape.0.as_slice()).unwrap_or_default();
+            let spatial = if window.kernel.is_empty() {
+                shape.get(2..).unwrap_or_default()
+            } else {
+                &window.kernel
+            };
+            match (groups, shape.get(1)) {
+                (2.., Some(1)) => OpClass::Depthwise,
+                _ if !spatial.is_empty() && spatial.iter().all(|&size| size == 1) => {
+                    OpClass::Pointwise
+                }
+                _ => OpClass::Conv,
+            }
+        }
+        Op::ConvTranspose { .. } => OpClass::Conv,
+        Op::Gemm { .. } | Op::MatMul(_) => OpClass::Dense,
+        _ => OpClass::Memory,
     }
 }
 

@@ -37,6 +37,8 @@ pub mod platform;
 
 pub mod profile;
 
+pub mod preset;
+
 pub mod fit;
 
 pub mod cost;
@@ -44,7 +46,11 @@ pub mod cost;
 // Who computes what.
 pub mod partition;
 
+pub mod autodice;
+
 pub mod evaluate;
+
+pub mod scarce;
 
 pub mod planner;
 

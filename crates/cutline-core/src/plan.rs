@@ -155,6 +155,9 @@ pub struct PlannedStage {
     /// How the values that it sends on travel, the network's input apart.
     #[serde(default = "as_declared")]
     pub cut_encoding: String,
+    /// Where its predicted time comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 fn as_declared() -> String {
@@ -368,6 +371,7 @@ impl PlannedChoice {
                 engine: option.engine.clone(),
                 threads: option.threads,
                 cut_encoding: costs.codecs()[setting.codecs[at]].name.clone(),
+                origin: Some(option.origin),
             };
             planned_stage(dag, stage, name(stage.device), how)
         });
@@ -419,8 +423,8 @@ impl PlannedChoice {
         let partition = self.resolve(dag, platform)?.partition;
         let how: BTreeMap<String, How> = std::mem::take(&mut self.stages)
             .into_iter()
-            .map(|PlannedStage { device, engine, threads, cut_encoding, .. }| {
-                (device, How { engine, threads, cut_encoding })
+            .map(|PlannedStage { device, engine, threads, cut_encoding, origin, .. }| {
+                (device, How { engine, threads, cut_encoding, origin })
             })
             .collect();
         let stages = partition.stages.iter().map(|stage| {
@@ -438,6 +442,7 @@ impl PlannedChoice {
             self.memory = BTreeMap::new();
             self.proof = None;
             self.origin = None;
+            self.stages.iter_mut().for_each(|stage| stage.origin = None);
             self.measured = None;
         }
         Ok(())
@@ -505,12 +510,13 @@ struct How {
     engine: String,
     threads: u32,
     cut_encoding: String,
+    origin: Option<Origin>,
 }
 
 impl Default for How {
     /// The device's own engine, values as they are.
     fn default() -> Self {
-        How { engine: String::new(), threads: 0, cut_encoding: as_declared() }
+        How { engine: String::new(), threads: 0, cut_encoding: as_declared(), origin: None }
     }
 }
 
@@ -531,6 +537,7 @@ fn planned_stage(dag: &Dag, stage: &Stage, device: String, how: How) -> PlannedS
         inputs: names(&stage.receives),
         outputs,
         cut_encoding: how.cut_encoding,
+        origin: how.origin,
     }
 }
 

@@ -112,12 +112,14 @@ pub struct Workload {
 pub struct Link {
     /// The two ends; `up` is from the first to the second.
     pub between: [DeviceId; 2],
+    /// Name of a built-in set of figures that stands in for what is not given.
+    pub preset: Option<String>,
     /// Rate first to second; absent where only a measured table describes the link.
     pub up: Option<BytesPerSec>,
     /// Rate second to first.
     pub down: Option<BytesPerSec>,
-    /// One-way delay.
-    pub delay: Nanos,
+    /// One-way delay; absent: none.
+    pub delay: Option<Nanos>,
     /// F: fixed cost of one call of the protocol, each way.
     pub fixed: Nanos,
     /// Energy of each end for a byte that it sends or receives.
@@ -173,7 +175,9 @@ pub enum PlatformError {
     DuplicateLink(String, String),
     #[error("link between `{a}` and `{b}`: {key}: {cause}")]
     LinkUnit { a: String, b: String, key: &'static str, cause: UnitError },
-    #[error("link between `{0}` and `{1}` has neither a rate (`up = \"20mbit\"`) nor a `table`")]
+    #[error(
+        "link between `{0}` and `{1}` has neither a rate (`up = \"20mbit\"`) nor a `table` or a `preset`"
+    )]
     NoRate(String, String),
     #[error("link between `{0}` and `{1}`: a rate of 0 delivers nothing; leave the link out")]
     ZeroRate(String, String),
@@ -215,6 +219,17 @@ impl Platform {
         self.links.iter().position(|link| link.between == [a, b] || link.between == [b, a])
     }
 
+    /// The same platform after changes to its devices, its links and its workload, which must not
+    /// rename, add or remove a device; checked again.
+    pub(crate) fn changed(
+        mut self,
+        change: impl FnOnce(&mut [Device], &mut [Link], &mut Option<Workload>),
+    ) -> Result<Self, PlatformError> {
+        change(&mut self.devices, &mut self.links, &mut self.workload);
+        raw::check_hosts(&self)?;
+        Ok(self)
+    }
+
     /// The same platform with other rates on one link, e.g. to plan for several bandwidths; a
     /// table measured at the old rate no longer holds and is dropped.
     pub fn with_rates(&self, link: usize, up: BytesPerSec, down: BytesPerSec) -> Self {
@@ -252,7 +267,11 @@ mod tests {
         assert_eq!(platform.device(DeviceId::SOURCE).memory, Some(Bytes(1 << 30)));
         let link = &platform.links()[0];
         assert_eq!(link.up, Some(BytesPerSec(2_500_000)));
-        assert_eq!((link.down, link.delay), (link.up, Nanos(10_000_000)), "down defaults to up");
+        assert_eq!(
+            (link.down, link.delay),
+            (link.up, Some(Nanos(10_000_000))),
+            "down defaults to up"
+        );
         let text = serde_json::to_string(&platform).unwrap();
         assert_eq!(serde_json::from_str::<Platform>(&text).unwrap(), platform);
     }

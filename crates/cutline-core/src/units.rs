@@ -97,6 +97,10 @@ newtype! {
     quantity BytesPerSec
 }
 newtype! {
+    /// A rate in multiply-accumulates per second.
+    quantity MacsPerSec
+}
+newtype! {
     /// An energy in nanojoule.
     quantity Nanojoules
 }
@@ -128,6 +132,13 @@ impl BytesPerSec {
         }
         let nanos = (u128::from(size.0) * 1_000_000_000).div_ceil(u128::from(self.0));
         Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+impl MacsPerSec {
+    /// Time that this much work takes, rounded up; a rate of zero never finishes.
+    pub fn time(self, work: Macs) -> Nanos {
+        BytesPerSec(self.0).transfer_time(Bytes(work.0))
     }
 }
 
@@ -221,11 +232,27 @@ impl FromStr for Bytes {
 
 impl FromStr for BytesPerSec {
     type Err = UnitError;
-    /// Parses network rates, in bits: `20mbit`, `1gbit`, `250kbit`, `5000bit`.
+    /// Parses network rates, in bits: `20mbit`, `1gbit`, `250kbit`, `5000bit`; and rates of
+    /// memory, in bytes: `9.2 GB/s`.
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let units =
-            [("bit", 1, 8), ("kbit", 1_000, 8), ("mbit", 1_000_000, 8), ("gbit", 1_000_000_000, 8)];
+        let units = [
+            ("bit", 1, 8),
+            ("kbit", 1_000, 8),
+            ("mbit", 1_000_000, 8),
+            ("gbit", 1_000_000_000, 8),
+            ("mb/s", 1_000_000, 1),
+            ("gb/s", 1_000_000_000, 1),
+        ];
         parse_with_units(text, &units, "a rate such as `20mbit` or `1gbit`").map(Self)
+    }
+}
+
+impl FromStr for MacsPerSec {
+    type Err = UnitError;
+    /// Parses `12.5 GMAC/s`, `800 MMAC/s`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let units = [("mmac/s", 1_000_000, 1), ("gmac/s", 1_000_000_000, 1)];
+        parse_with_units(text, &units, "a rate of work such as `12.5 GMAC/s`").map(Self)
     }
 }
 
@@ -344,6 +371,8 @@ mod tests {
         assert_eq!("20mbit".parse(), Ok(BytesPerSec(2_500_000)));
         assert_eq!("6.4W".parse(), Ok(Microwatts(6_400_000)));
         assert_eq!("77nJ/bit".parse(), Ok(PicojoulesPerByte(616_000)));
+        assert_eq!("2.5 GB/s".parse(), Ok(BytesPerSec(2_500_000_000)));
+        assert_eq!("12.5 GMAC/s".parse(), Ok(MacsPerSec(12_500_000_000)));
         assert_eq!("3.1J".parse(), Ok(Nanojoules(3_100_000_000)));
         assert_eq!("7.527".parse(), Ok(Money(7_527_000)));
         for (money, text) in [(165_594_000, "165.594"), (35_000_000, "35.00"), (500_000, "0.50")] {
@@ -357,6 +386,7 @@ mod tests {
     #[test]
     fn a_transfer_rounds_up_once() {
         assert_eq!(BytesPerSec(3).transfer_time(Bytes(1)), Nanos(333_333_334));
+        assert_eq!(MacsPerSec(3).time(Macs(1)), Nanos(333_333_334));
         assert_eq!(BytesPerSec(0).transfer_time(Bytes(1)), Nanos(u64::MAX));
     }
 }

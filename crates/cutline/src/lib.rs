@@ -48,6 +48,7 @@ enum Command {
     Bench(commands::bench::Args),
     Zoo(commands::zoo::Args),
     Engine(commands::engine::Args),
+    Presets(commands::presets::Args),
     Doctor(commands::doctor::Args),
 }
 
@@ -78,6 +79,7 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => commands::bench::run(args, output),
         Command::Zoo(args) => commands::zoo::run(args, output),
         Command::Engine(args) => commands::engine::run(args, output),
+        Command::Presets(args) => commands::presets::run(args, output),
         Command::Doctor(args) => commands::doctor::run(args, output),
     }
 }

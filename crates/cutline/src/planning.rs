@@ -2,39 +2,38 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use cutline_core::{
-    cost::Costs,
+    cost::{Costs, Origin},
     dag::Dag,
     picture::InputEncoding,
     plan::{Figures, Plan, PlannedChoice},
     planner::Proof,
     platform::Platform,
+    preset::{self, Presets},
     profile::{LinkTable, Profile},
-    units::Nanos,
+    tensor::DType,
+    units::{Bytes, Nanos},
 };
 use cutline_runtime::model::Model;
 use serde::de::DeserializeOwned;
 
 use crate::output::table;
 
-/// A platform file and the folder that its paths are relative to.
+/// A platform file, completed by the presets that it names.
 pub(crate) fn read_platform(path: &Path) -> anyhow::Result<Platform> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("cannot read platform `{}`", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("in platform `{}`", path.display()))
+    let context = || format!("in platform `{}`", path.display());
+    let platform: Platform = toml::from_str(&text).with_context(context)?;
+    preset::apply(&Presets::builtin(), platform).with_context(context)
 }
 
-/// The cost table of a model on a platform, from the profiles and link tables that it names.
+/// The cost table of a model on a platform, from the profiles and link tables that it names, and
+/// from the presets of devices without a profile.
 pub(crate) fn costs_of(model: &Model, platform: &Platform, folder: &Path) -> anyhow::Result<Costs> {
     let mut profiles: Vec<Vec<Profile>> = Vec::new();
     for device in platform.devices() {
-        if let Some(preset) = &device.preset {
-            bail!(
-                "device `{}`: preset `{preset}` cannot stand in for a profile yet; measure one with `cutline profile`",
-                device.name
-            );
-        }
         profiles.push(
             device
                 .profiles
@@ -48,7 +47,24 @@ pub(crate) fn costs_of(model: &Model, platform: &Platform, folder: &Path) -> any
         .iter()
         .map(|link| link.table.as_ref().map(|file| read_json(&folder.join(file))).transpose())
         .collect::<Result<_, _>>()?;
-    Ok(Costs::from_profiles(&model.grouping.dag, model.sha256()?, platform, &profiles, &tables)?)
+    let dag = &model.grouping.dag;
+    let mut costs = Costs::from_profiles(dag, model.sha256()?, platform, &profiles, &tables)?;
+    if let (Some([]), Some(pixels)) = (profiles.first().map(Vec::as_slice), pixels(model)) {
+        costs.offer_pixels(pixels);
+    }
+    Ok(costs)
+}
+
+/// Bytes of the picture that a network reads, at 8 bits a channel, if its one input looks like one.
+fn pixels(model: &Model) -> Option<Bytes> {
+    let [input] = model.graph.inputs() else { return None };
+    let value = model.graph.value(*input);
+    match value.shape.as_ref()?.0.as_slice() {
+        &[1, channels @ (1 | 3), rows, columns] if value.dtype == Some(DType::F32) => {
+            Some(Bytes(channels * rows * columns))
+        }
+        _ => None,
+    }
 }
 
 /// A plan file, checked against its model.
@@ -158,7 +174,12 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
         .iter()
         .map(|stage| {
             let engine = if stage.engine.is_empty() { "its own engine" } else { &stage.engine };
-            format!("{} of {layers} layers on `{}` with {engine}", stage.layers.len(), stage.device)
+            let estimated = match stage.origin {
+                Some(Origin::Preset) => ", its time estimated by preset",
+                _ => "",
+            };
+            let count = stage.layers.len();
+            format!("{count} of {layers} layers on `{}` with {engine}{estimated}", stage.device)
         })
         .collect();
     let inputs = input_names(dag);
@@ -176,7 +197,9 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
     let crossing = if crossing.is_empty() { "nothing".to_owned() } else { crossing.join(", ") };
     let proof = match choice.proof {
         Some(Proof::Optimal) => "proven optimal by the table".to_owned(),
-        Some(Proof::Within(gap)) => format!("at most {gap} (in the unit of the objective) from the optimum of the table"),
+        Some(Proof::Within(gap)) => {
+            format!("at most {gap} (in the unit of the objective) from the optimum of the table")
+        }
         Some(Proof::Front(ppm)) => format!("on a front that is exact to {} %", ppm as f64 / 1e4),
         None => "not proven (edited by hand)".to_owned(),
     };

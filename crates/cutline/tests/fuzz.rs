@@ -25,6 +25,7 @@ use std::{
 
 use bytes::Bytes;
 use cutline_core::{
+    autodice::{self, MappingFile},
     cost::{Costs, table},
     cut, group, onnx,
     onnx::proto::ModelProto,
@@ -32,6 +33,7 @@ use cutline_core::{
     plan::Plan,
     planner::{self, Request},
     platform::Platform,
+    preset::{self, Presets},
     profile::{LinkTable, Profile},
     split::{self, StageLabel},
 };
@@ -186,8 +188,33 @@ fn platforms() {
             .unwrap_or_default()
             .into_bytes(),
     };
+    let presets = Presets::builtin();
     fuzz("platform", damage, |bytes| {
-        let _ = toml::from_str::<Platform>(&String::from_utf8_lossy(bytes));
+        if let Ok(platform) = toml::from_str::<Platform>(&String::from_utf8_lossy(bytes)) {
+            let _ = preset::apply(&presets, platform);
+        }
+    });
+}
+
+#[test]
+fn autodice_files() {
+    let graph = seeds::import(&seeds::network()).unwrap();
+    let grouping = group::group(&graph);
+    let nodes: Vec<String> =
+        graph.layers().iter().map(|layer| autodice::node_name(&graph, layer)).collect();
+    let (front, back) = nodes.split_at(2);
+    let hosts = "nx01, arm, slots=0-5, gpu=NVIDIAVolta (CUDA)\nnx02\n";
+    let seed = serde_json::json!([{ "nx01_arm0123": front, "nx02_gpu": back }, hosts]);
+    fuzz("autodice", damaged_json(vec![seed]), |bytes| {
+        let Ok((mapping, hosts)) = serde_json::from_slice::<(Value, String)>(bytes) else { return };
+        let Ok(file) = MappingFile::parse(&mapping.to_string()) else { return };
+        if let Ok(hosts) = autodice::parse_hosts(&hosts) {
+            let _ = autodice::check_hosts(&file, &hosts);
+        }
+        let Ok(imported) = autodice::import(&graph, &grouping, &file) else { return };
+        if let Ok(platform) = imported.platform() {
+            let _ = imported.onto(&platform);
+        }
     });
 }
 

@@ -77,13 +77,14 @@ pub(super) fn costs(
     if let (Some(file), None) = (&link.table, table) {
         return Err(CostError::TableNotLoaded { a, b, file: file.clone() });
     }
+    let delay = link.delay.unwrap_or_default();
     let direction = |rate: Option<BytesPerSec>, points: Option<&[LinkPoint]>, direction| {
         let empty = || CostError::EmptyTable { a: a.clone(), b: b.clone(), direction };
         match points {
-            Some(points) => fitted(points, link.delay).ok_or_else(empty),
+            Some(points) => fitted(points, delay).ok_or_else(empty),
             None => Ok(Direction {
                 fixed: link.fixed,
-                delay: link.delay,
+                delay,
                 rate: rate.ok_or_else(empty)?,
                 table: Vec::new(),
             }),

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Codec, CostError, Costs, EngineOption, InputEncoding, Origin, device_costs, link_costs,
+    Codec, CostError, Costs, EngineOption, InputEncoding, Origin, complexity, device_costs,
+    link_costs,
 };
 use crate::{
     dag::Dag,
     platform::{Device, Platform},
+    preset::Presets,
     profile::{LinkTable, PrepareTime, Profile},
     units::{Bytes, Nanos},
 };
@@ -20,7 +22,8 @@ use crate::{
 pub(super) const LOSSY_INPUTS: [&str; 1] = ["jpeg"];
 
 impl Costs {
-    /// The table of a model: `profiles` by device (each at least one), `tables` by link.
+    /// The table of a model: `profiles` by device, `tables` by link. A device without a profile is
+    /// [estimated](complexity) by its preset.
     ///
     /// Input encodings are those that the source's profiles time; `fp32` is always there. Where the
     /// receiver's profiles do not time an encoding, the source's time is assumed for it.
@@ -39,15 +42,25 @@ impl Costs {
         let index: BTreeMap<&str, usize> =
             dag.groups().iter().enumerate().map(|(i, group)| (group.name.as_str(), i)).collect();
         let mut devices = Vec::with_capacity(declared);
+        let mut presets = None;
         for (device, profiles) in platform.devices().iter().zip(profiles) {
             let options = profiles
                 .iter()
                 .filter(|profile| wanted(device, profile))
                 .map(|profile| option(device, profile, model_sha256, &index))
                 .collect::<Result<Vec<_>, _>>()?;
-            if options.is_empty() {
-                return Err(no_option(device, profiles));
-            }
+            let options = match (&device.preset, profiles.as_slice()) {
+                (Some(name), []) => {
+                    let presets = presets.get_or_insert_with(Presets::builtin);
+                    let preset = presets.device(name).ok_or_else(|| CostError::NoSuchPreset {
+                        device: device.name.clone(),
+                        preset: name.clone(),
+                    })?;
+                    vec![complexity::estimate(dag, device, preset)?]
+                }
+                _ if options.is_empty() => return Err(no_option(device, profiles)),
+                _ => options,
+            };
             devices.push(device_costs(platform, device, options));
         }
         Ok(Costs {

@@ -284,7 +284,7 @@ fn suggestion(graph: &Graph, name: &str) -> String {
 }
 
 /// Edit distance between two short texts (Wagner and Fischer 1974), in bytes.
-fn distance(left: &str, right: &str) -> usize {
+pub(crate) fn distance(left: &str, right: &str) -> usize {
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (at, a) in left.bytes().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], at + 1);

@@ -3,7 +3,7 @@
 //! Both are sums over devices and over the two ends of messages; each is rounded up once per device
 //! and once per message and end.
 
-use super::{Part, PartKind, Setting};
+use super::{Evaluation, Part, PartKind, Setting};
 use crate::{
     cost::{Costs, DeviceCosts, LinkCosts},
     dag::GroupId,
@@ -24,6 +24,17 @@ pub struct EnergyUse {
     pub device: DeviceId,
     /// Its computing and its share of the messages.
     pub energy: Nanojoules,
+}
+
+/// What is rented of one device so that all users are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rented {
+    /// The device.
+    pub device: DeviceId,
+    /// How many of it.
+    pub instances: u64,
+    /// Rent of all of them for a month.
+    pub rent: Money,
 }
 
 /// Energy of a device that is busy for a time in which it runs these groups; `None` where neither
@@ -152,19 +163,40 @@ pub(crate) fn device_money(costs: &Costs, id: DeviceId, busy: Nanos) -> Option<M
     let workload = costs.workload()?;
     let price = &costs.device(id).price;
     let mut total = Money::ZERO;
-    if let (Some(rent), true) = (price.rent, busy > Nanos::ZERO) {
-        let instances = match (price.users_per_instance, workload.frames_per_megasecond) {
-            (Some(users), _) => u128::from(workload.users.div_ceil(users.max(1))),
-            (None, Some(frames)) => instances(workload.users, frames, busy),
-            (None, None) => return None,
-        };
-        total += money_of(u128::from(rent.0) * instances);
+    if let (Some(_), true) = (price.rent, busy > Nanos::ZERO) {
+        total += rented(costs, id, busy)?.rent;
     }
     if let (Some(purchase), Some(months)) = (price.purchase, price.life_months) {
         let all = u128::from(purchase.0) * u128::from(workload.users);
         total += money_of(all.div_ceil(u128::from(months.max(1))));
     }
     Some(total)
+}
+
+/// What a plan rents of each device that has a rent: instances for all users, and their rent for a
+/// month. Devices that do nothing are not rented; `None` where the users of an instance can not be
+/// told, or nobody is served.
+pub fn rents(costs: &Costs, evaluation: &Evaluation) -> Option<Vec<Rented>> {
+    let busy = |id: DeviceId| -> Nanos {
+        let here = evaluation.parts.iter().filter(|part| part.to.is_none() && part.device == id);
+        here.map(|part| part.nanos).sum()
+    };
+    let is_rented =
+        |id: &DeviceId| costs.device(*id).price.rent.is_some() && busy(*id) > Nanos::ZERO;
+    costs.device_ids().filter(is_rented).map(|id| rented(costs, id, busy(id))).collect()
+}
+
+/// Instances of a rented device that is busy this long for every frame.
+fn rented(costs: &Costs, device: DeviceId, busy: Nanos) -> Option<Rented> {
+    let workload = costs.workload()?;
+    let price = &costs.device(device).price;
+    let instances = match (price.users_per_instance, workload.frames_per_megasecond) {
+        (Some(users), _) => u128::from(workload.users.div_ceil(users.max(1))),
+        (None, Some(frames)) => instances(workload.users, frames, busy),
+        (None, None) => return None,
+    };
+    let rent = money_of(u128::from(price.rent?.0).saturating_mul(instances));
+    Some(Rented { device, instances: u64::try_from(instances).unwrap_or(u64::MAX), rent })
 }
 
 /// Instances for all users: as many users on one as its time allows, or several for each user.

@@ -82,6 +82,8 @@ enum Ends {
 struct RawLink {
     between: [String; 2],
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    preset: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     up: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     down: Option<String>,
@@ -187,7 +189,7 @@ fn parse_device(raw: RawDevice) -> Result<Device, PlatformError> {
 }
 
 /// A name means one thing: a device, or a host of several; and a host has one memory.
-fn check_hosts(platform: &super::Platform) -> Result<(), PlatformError> {
+pub(super) fn check_hosts(platform: &super::Platform) -> Result<(), PlatformError> {
     for device in &platform.devices {
         let host = &device.host;
         if platform.devices.iter().any(|other| other.name == *host && other.host != *host) {
@@ -227,13 +229,15 @@ fn parse_links(platform: &super::Platform, raw: RawLink) -> Result<Vec<Link>, Pl
         move |cause| PlatformError::LinkUnit { a, b, key, cause }
     };
     let up: Option<BytesPerSec> = optional(raw.up).map_err(unit("up"))?;
-    let down: Option<BytesPerSec> = optional(raw.down).map_err(unit("down"))?.or(up);
+    let down: Option<BytesPerSec> = optional(raw.down).map_err(unit("down"))?;
+    // A preset knows its own way down.
+    let down = down.or(up.filter(|_| raw.preset.is_none()));
     let delay: Option<Nanos> = optional(raw.delay).map_err(unit("delay"))?;
     let fixed: Option<Nanos> = optional(raw.fixed).map_err(unit("fixed"))?;
     if [up, down].contains(&Some(BytesPerSec::ZERO)) {
         return Err(PlatformError::ZeroRate(a, b));
     }
-    if raw.table.is_none() && up.is_none() {
+    if raw.table.is_none() && up.is_none() && raw.preset.is_none() {
         return Err(PlatformError::NoRate(a, b));
     }
     let energy: [Option<PicojoulesPerByte>; 2] = match raw.energy {
@@ -250,12 +254,13 @@ fn parse_links(platform: &super::Platform, raw: RawLink) -> Result<Vec<Link>, Pl
         None if firsts == seconds => [None, None],
         None => [&firsts, &seconds].map(|ends| (ends.len() > 1).then(|| "net".to_owned())),
     };
-    let (delay, fixed) = (delay.unwrap_or_default(), fixed.unwrap_or_default());
+    let fixed = fixed.unwrap_or_default();
     let within = firsts == seconds;
     let pairs = firsts.iter().flat_map(|&a| seconds.iter().map(move |&b| [a, b]));
     let pairs = pairs.filter(|[a, b]| if within { a < b } else { a != b });
     let link = |between| Link {
         between,
+        preset: raw.preset.clone(),
         up,
         down,
         delay,
@@ -277,9 +282,10 @@ impl From<super::Platform> for Platform {
         let names: Vec<String> = platform.devices.iter().map(|d| d.name.clone()).collect();
         let link = platform.links.into_iter().map(|link| RawLink {
             between: link.between.map(|id| names[id.index()].clone()),
+            preset: link.preset,
             up: link.up.map(rate_text),
             down: link.down.map(rate_text),
-            delay: Some(nanos_text(link.delay)),
+            delay: link.delay.map(nanos_text),
             fixed: Some(nanos_text(link.fixed)),
             energy: link.energy.iter().any(Option::is_some).then(|| {
                 let text = |end: Option<PicojoulesPerByte>| {

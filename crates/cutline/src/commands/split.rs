@@ -1,12 +1,18 @@
 //! `cutline split`: the parts of a network as deployable packages.
 
-use std::{path::PathBuf, process::ExitCode, thread};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+};
 
 use anyhow::{Context, bail};
 use cutline_core::{
+    autodice::{self, MappingFile},
     cut,
     graph::ValueId,
-    package,
+    package, partition,
     plan::{LayerMap, ModelRef, Plan},
     platform::Platform,
     split::{self, StageLabel, SubModel},
@@ -24,9 +30,9 @@ use crate::{
 /// Write the parts of a network as ONNX files in a Triton model repository.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --at a --platform platform.toml -o parts    # and a plan that `run` takes\n  cutline split net.onnx --plan plan.json -o parts"
+    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --at a --platform platform.toml -o parts    # and a plan that `run` takes\n  cutline split net.onnx --plan plan.json -o parts\n  cutline split net.onnx --mapping autodice.json -o parts"
 )]
-#[command(group(clap::ArgGroup::new("where").required(true).args(["plan", "at"])))]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["plan", "at", "mapping"])))]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -42,6 +48,12 @@ pub(crate) struct Args {
     platform: Option<PathBuf>,
     #[command(flatten)]
     picture: PictureArgs,
+    /// Split as this mapping file of AutoDiCE says.
+    #[arg(long, value_name = "autodice.json")]
+    mapping: Option<PathBuf>,
+    /// With --mapping: the hosts that it may use, a platform file of AutoDiCE.
+    #[arg(long, value_name = "FILE", requires = "mapping")]
+    autodice_platform: Option<PathBuf>,
     /// With --plan: the best plan that uses both devices, even where not splitting is better.
     #[arg(long, requires = "plan")]
     best_split: bool,
@@ -65,12 +77,15 @@ struct PartRow {
     outputs: Vec<String>,
 }
 
-/// `plan.json` of a split at named values without devices: what was cut.
+/// `plan.json` of a split at named values without devices, or by a mapping file: what was cut.
 #[derive(Serialize)]
 struct ManualSplit<'a> {
     version: u32,
     model: ModelName<'a>,
-    cuts: &'a [Vec<String>],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cuts: Vec<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mapping: Option<LayerMap>,
     parts: &'a [PartRow],
 }
 
@@ -85,13 +100,14 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         bail!("--preprocess becomes part of a plan; it goes with --platform");
     }
     let model = args.model.open()?;
-    let (stage_of, labels, plan) = match (&args.plan, &args.platform) {
-        (Some(path), _) => planned(&model, planning::read_plan(path, &model)?, args.best_split)?,
-        (None, Some(platform)) => {
+    let Placement { stage_of, labels, plan } = match (&args.plan, &args.mapping, &args.platform) {
+        (Some(path), ..) => planned(&model, planning::read_plan(path, &model)?, args.best_split)?,
+        (None, Some(path), _) => mapped(&model, path, args.autodice_platform.as_deref())?,
+        (None, None, Some(platform)) => {
             let plan = plan_by_hand(&model, &args, &planning::read_platform(platform)?)?;
             planned(&model, plan, false)?
         }
-        (None, None) => manual(&model, &args.at)?,
+        (None, None, None) => manual(&model, &args.at)?,
     };
     let parts = split::split(&model.proto, &model.graph, &stage_of, &labels)?;
     let rows = part_rows(&model, &parts);
@@ -102,8 +118,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         files::assemble(&args.output, &packages, &model)
     })?;
     let plan = match plan {
-        Some(plan) => plan,
-        None => manual_plan(&model, &args.at, &rows)?,
+        Decision::Plan(plan) => plan,
+        Decision::Cuts(cuts) => manual_plan(&model, cuts, None, &rows)?,
+        Decision::Mapping(mapping) => manual_plan(&model, Vec::new(), Some(mapping), &rows)?,
     };
     model.check_unchanged()?;
     assembly.finish(&plan)?;
@@ -125,14 +142,25 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stage of each layer, names of the stages, and the plan's bytes.
-type Placement = (Vec<Option<u32>>, Vec<StageLabel>, Option<Vec<u8>>);
+/// Where every layer goes, and what that rests on.
+struct Placement {
+    /// By layer; `None`: wherever it is needed.
+    stage_of: Vec<Option<u32>>,
+    labels: Vec<StageLabel>,
+    plan: Decision,
+}
+
+enum Decision {
+    Plan(Vec<u8>),
+    Cuts(Vec<Vec<String>>),
+    Mapping(LayerMap),
+}
 
 fn planned(model: &Model, plan: Plan, best_split: bool) -> anyhow::Result<Placement> {
     let choice = planning::choice(&plan, best_split)?;
     let stage_of = staging::stages_of_layers(model, &plan, choice)?;
     let labels = staging::labels(&plan, choice);
-    Ok((stage_of, labels, Some(serde_json::to_vec_pretty(&plan)?)))
+    Ok(Placement { stage_of, labels, plan: Decision::Plan(serde_json::to_vec_pretty(&plan)?) })
 }
 
 /// The first part on the first device of the platform, the next on the next.
@@ -164,17 +192,53 @@ fn manual(model: &Model, at: &[String]) -> anyhow::Result<Placement> {
     let cuts = cuts_of(at);
     let stage_of = cut::stages_at(&model.graph, &cuts)?;
     let labels = (0..=cuts.len()).map(|_| StageLabel::new("part")).collect();
-    Ok((stage_of, labels, None))
+    Ok(Placement { stage_of, labels, plan: Decision::Cuts(cuts) })
 }
 
-fn manual_plan(model: &Model, at: &[String], parts: &[PartRow]) -> anyhow::Result<Vec<u8>> {
+/// Stages of a mapping file: one for each resource, or several for one that is visited again.
+fn mapped(model: &Model, path: &Path, hosts: Option<&Path>) -> anyhow::Result<Placement> {
+    let context = || format!("cannot use mapping `{}`", path.display());
+    let file = MappingFile::parse(&read(path)?).with_context(context)?;
+    if let Some(hosts) = hosts {
+        let listed = autodice::parse_hosts(&read(hosts)?)
+            .with_context(|| format!("cannot use platform `{}`", hosts.display()))?;
+        autodice::check_hosts(&file, &listed).with_context(context)?;
+    }
+    let imported = autodice::import(&model.graph, &model.grouping, &file).with_context(context)?;
+    let mapping = imported.onto(&imported.platform().with_context(context)?)?;
+    let partition = partition::derive(&model.grouping.dag, &mapping);
+    let name = |device: usize| imported.resources[device].name.clone();
+    let mut stage_of_group = vec![0; mapping.0.len()];
+    for (position, stage) in (0u32..).zip(&partition.stages) {
+        for group in &stage.groups {
+            stage_of_group[group.index()] = position;
+        }
+    }
+    let groups = model.grouping.group_of.iter();
+    let stage_of = groups.clone().map(|group| group.map(|id| stage_of_group[id.index()]));
+    let places = model.graph.layers().iter().zip(groups).filter_map(|(layer, group)| {
+        Some((layer.name.clone(), name(mapping.device((*group)?).index())))
+    });
+    Ok(Placement {
+        stage_of: stage_of.collect(),
+        labels: partition.stages.iter().map(|s| StageLabel::new(name(s.device.index()))).collect(),
+        plan: Decision::Mapping(LayerMap(places.collect())),
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+fn manual_plan(
+    model: &Model,
+    cuts: Vec<Vec<String>>,
+    mapping: Option<LayerMap>,
+    parts: &[PartRow],
+) -> anyhow::Result<Vec<u8>> {
     let name = file_name(&model.path);
-    let plan = ManualSplit {
-        version: 1,
-        model: ModelName { name, sha256: model.sha256()? },
-        cuts: &cuts_of(at),
-        parts,
-    };
+    let model = ModelName { name, sha256: model.sha256()? };
+    let plan = ManualSplit { version: 1, model, cuts, mapping, parts };
     Ok(serde_json::to_vec_pretty(&plan)?)
 }
 
