@@ -1,4 +1,4 @@
-//! Predicted against measured: every part of a dozen cuts at three bandwidths, and the plan called best.
+//! Predicted against measured: every part of ten cuts at three bandwidths, and the plan called best.
 //!
 //! What a user does, step by step: both agents profile the network, the link is measured, plans are
 //! deployed, and frames run through each, one after the other, as a deployed plan is used. Since the
@@ -34,7 +34,7 @@ const NETWORKS: [&str; 3] = ["mobilenetv2", "resnet18", "squeezenet"];
 const MEGABITS: [u64; 3] = [5, 20, 100];
 const SLOWDOWN: u32 = 4;
 /// Candidate cuts, unless told otherwise; all in one place or the other come on top.
-const CUTS: usize = 12;
+const CUTS: usize = 10;
 /// Turns of each plan.
 const TURNS: usize = 4;
 /// Counted frames of one turn; one more, before them, is not.
