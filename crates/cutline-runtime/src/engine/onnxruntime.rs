@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(own_cores(2, vec![0, 3]), [0, 3]);
         for (threads, allowed) in [(1, vec![0]), (1, vec![0, 1]), (2, vec![0, 1, 2]), (4, vec![0])]
         {
-            assert_eq!(own_cores(threads, allowed), [], "{threads}");
+            assert!(own_cores(threads, allowed).is_empty(), "{threads}");
         }
     }
 
