@@ -3,13 +3,16 @@
 //! What is timed is what a plan will run: the two sub-models of a cut, as the splitter writes them,
 //! each fed the very values that the other part or the picture would give it. Loading is not timed.
 //! Parts are run in turn, in an order that is shuffled for every round, so that a drift of the
-//! machine's speed hits all of them alike.
+//! machine's speed hits all of them alike. As in service, a part has several frames in a row, of
+//! which the first finds the caches full of other parts and is not counted, and each frame finds
+//! the device idle for a while: a processor that is kept busy runs faster than one that is woken.
+//! The rests also spread the runs over more of the machine's good and bad moments.
 //!
 //! ```text
 //! whole ─ 3 runs ─► how many cuts the budget bears ─► all parts, round after round ─► fit
 //! ```
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use cutline_core::{
     cut::{Cut, candidate_cuts},
@@ -41,12 +44,43 @@ pub use machine::hardware;
 use parts::Ready;
 pub use race::fastest;
 
-/// Least number of times that every part is run, besides one run that is not counted.
+/// Least number of rounds in which every part has its turn.
 const ROUNDS: u32 = 3;
 
-/// Rounds that are paid for beyond those: the one that warms up, and one for runs that take longer
-/// than expected.
-const SPARE_ROUNDS: u32 = 2;
+/// Runs that are paid for beyond those turns: the one that makes the other part's input, and one
+/// for runs that take longer than expected.
+const SPARE_RUNS: u32 = 2;
+
+/// Cuts that should be measured before frames in a row are.
+const ENOUGH_CUTS: u64 = 10;
+
+/// What a part runs when it has its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Turn {
+    /// Runs that are not counted, first.
+    uncounted: u32,
+    /// Runs that are.
+    counted: u32,
+}
+
+impl Turn {
+    /// Frames in a row, as in service.
+    const FRAMES: Turn = Turn { uncounted: 1, counted: 2 };
+
+    /// For networks that take so long that few cuts could have frames in a row: what other parts
+    /// left in the caches matters little to them, and more cuts matter more.
+    const SINGLE: Turn = Turn { uncounted: 0, counted: 1 };
+
+    fn runs(self) -> u32 {
+        self.uncounted + self.counted
+    }
+}
+
+/// Rest before every run: the machine's clock and caches forget within some ten milliseconds.
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// All rests together are at most this many times the time that may be spent in inferences.
+const REST: u32 = 2;
 
 /// Most rounds, where the budget bears more.
 const MOST_ROUNDS: u32 = 9;
@@ -67,8 +101,10 @@ pub struct ProfileJob {
     pub threads: usize,
     /// Most inferences, of parts or of the whole.
     pub max_inferences: u32,
-    /// Most time in inferences; loading is not counted.
+    /// Most time in inferences; loading and the rests between them are not counted.
     pub max_time: Duration,
+    /// Rest before every inference; shorter where all of them would exceed twice `max_time`.
+    pub pause: Duration,
     /// Weights of the parts that are loaded at the same time.
     pub memory: Bytes,
     /// Pace of the device in thousandths; all times are multiplied by it.
@@ -80,12 +116,14 @@ pub struct ProfileJob {
 }
 
 impl Default for ProfileJob {
-    /// One thread, at most 600 inferences and 10 s, 1 GiB of weights at a time, unpaced.
+    /// One thread, at most 600 inferences and 10 s with rests of 30 ms, 1 GiB of weights at a time,
+    /// unpaced.
     fn default() -> Self {
         Self {
             threads: 1,
             max_inferences: 600,
             max_time: Duration::from_secs(10),
+            pause: PAUSE,
             memory: Bytes(1 << 30),
             slowdown_permille: 1000,
             picture: None,
@@ -153,7 +191,8 @@ pub enum ProfileError {
     },
 }
 
-/// Measures a network with an engine. Takes the time of the job's budget, and loading.
+/// Measures a network with an engine. Takes the time of the job's budget, up to twice as long in
+/// rests, and loading.
 pub fn profile(
     model: &Model,
     engine: &dyn Engine,
@@ -163,13 +202,14 @@ pub fn profile(
     let engine_bytes = machine::resident_memory();
     let unsupported = unsupported_layers(engine, &model.proto, &model.graph);
     let feeds = sample_inputs(&model.graph, job.picture.as_ref(), job.seed)?;
-    let mut run = Run { job, spent: Duration::ZERO, inferences: 0, progress };
+    let pause = job.pause.min(job.max_time * REST / job.max_inferences.max(1));
+    let mut run = Run { job, pause, spent: Duration::ZERO, inferences: 0, progress };
     let mut whole = match unsupported.is_empty() {
         true => Some(run.whole(model, engine, &feeds)?),
         false => None,
     };
     let cuts = candidate_cuts(&model.grouping.dag);
-    let affordable = run.affordable_cuts(whole.as_ref().map(|whole| whole.expected));
+    let (affordable, turn) = run.affordable_cuts(whole.as_ref().map(|whole| whole.expected));
     let cuts = choose::choose(&model.grouping.dag, cuts, affordable);
     let batches: Vec<&[Cut]> = cuts.chunks(run.cuts_at_a_time(model)).collect();
     let mut measured = Vec::new();
@@ -181,7 +221,7 @@ pub fn profile(
         parts.extend(whole.take());
         // The last batch may spend what is left; the others must leave it something.
         let is_last = index + 1 == batches.len();
-        run.rounds(&mut parts, if is_last { MOST_ROUNDS } else { ROUNDS })?;
+        run.rounds(&mut parts, turn, if is_last { MOST_ROUNDS } else { ROUNDS })?;
         whole = parts.pop_if(|part| part.kind == Part::Whole);
         measured.extend(parts.into_iter().filter_map(Loaded::finish));
     }
@@ -219,14 +259,16 @@ struct Measured {
 /// A measurement under way, and what it has spent of its budget.
 struct Run<'a> {
     job: &'a ProfileJob,
+    pause: Duration,
     spent: Duration,
     inferences: u32,
     progress: &'a mut dyn FnMut(Progress),
 }
 
 impl Run<'_> {
-    /// Runs a part once and counts it.
+    /// Runs a part once, after a rest, and counts it.
     fn time(&mut self, part: &mut Ready) -> Result<(Nanos, Vec<Tensor>), EngineError> {
+        thread::sleep(self.pause);
         let (time, answer) = part.time()?;
         self.spent += Duration::from_nanos(time.0);
         self.inferences += 1;
@@ -262,17 +304,24 @@ impl Run<'_> {
         Ok(Loaded { kind: Part::Whole, before: Vec::new(), cut: Vec::new(), part, expected, times })
     }
 
-    /// How many cuts the rest of the budget bears, each part in [`ROUNDS`] rounds and the spare
-    /// ones. Without a whole to go by, as many as the inferences allow.
-    fn affordable_cuts(&self, whole: Option<Duration>) -> usize {
-        let runs = self.job.max_inferences.saturating_sub(self.inferences);
-        let by_runs = runs / (2 * (ROUNDS + SPARE_ROUNDS));
-        let by_time = whole.map_or(u64::MAX, |whole| {
+    /// How many cuts the rest of the budget bears, each part in [`ROUNDS`] turns with spare runs,
+    /// and what a turn is. Without a whole to go by, as many as the inferences allow.
+    fn affordable_cuts(&self, whole: Option<Duration>) -> (usize, Turn) {
+        let by_runs = |turn: Turn| {
+            let left = self.job.max_inferences.saturating_sub(self.inferences);
+            u64::from(left / (2 * (ROUNDS * turn.runs() + SPARE_RUNS)))
+        };
+        let by_time = |turn: Turn| {
+            let Some(whole) = whole else { return u64::MAX };
             let left = self.job.max_time.saturating_sub(self.spent).as_nanos();
-            let each = whole.as_nanos() * u128::from(ROUNDS + SPARE_ROUNDS);
+            let each = whole.as_nanos() * u128::from(ROUNDS * turn.runs() + SPARE_RUNS);
             u64::try_from(left / each.max(1)).unwrap_or(u64::MAX)
-        });
-        usize::try_from(u64::from(by_runs).min(by_time)).unwrap_or(usize::MAX)
+        };
+        let turn = match by_time(Turn::FRAMES) >= ENOUGH_CUTS {
+            true => Turn::FRAMES,
+            false => Turn::SINGLE,
+        };
+        (usize::try_from(by_runs(turn).min(by_time(turn))).unwrap_or(usize::MAX), turn)
     }
 
     /// The two parts of a cut weigh about as much as the network.
@@ -283,11 +332,11 @@ impl Run<'_> {
     }
 
     /// Runs parts in rounds, each round in another order, for as long as the budget bears.
-    fn rounds(&mut self, parts: &mut [Loaded], rounds: u32) -> Result<(), EngineError> {
+    fn rounds(&mut self, parts: &mut [Loaded], turn: Turn, rounds: u32) -> Result<(), EngineError> {
         let mut order: Vec<usize> = (0..parts.len()).collect();
         let mut random = inputs::Random::new(self.job.seed);
-        let runs = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-        let expected = parts.iter().map(|part| part.expected).sum();
+        let runs = u32::try_from(parts.len()).unwrap_or(u32::MAX).saturating_mul(turn.runs());
+        let expected = parts.iter().map(|part| part.expected * turn.runs()).sum();
         for _ in 0..rounds {
             if !self.may_spend(runs, expected) && parts.iter().all(|part| !part.times.is_empty()) {
                 break;
@@ -295,8 +344,13 @@ impl Run<'_> {
             random.shuffle(&mut order);
             for &index in &order {
                 let part = &mut parts[index];
-                let time = self.time(&mut part.part)?.0;
-                part.times.push(time);
+                for _ in 0..turn.uncounted {
+                    self.time(&mut part.part)?;
+                }
+                for _ in 0..turn.counted {
+                    let time = self.time(&mut part.part)?.0;
+                    part.times.push(time);
+                }
             }
         }
         Ok(())

@@ -33,6 +33,8 @@ pub struct AgentOptions {
     pub memory: Option<String>,
     /// `--store`: where it keeps what is deployed to it.
     pub store: PathBuf,
+    /// `--listen`, with `--insecure`; absent: a free port of the loopback address.
+    pub listen: Option<String>,
 }
 
 /// A running agent; dropping it ends the process.
@@ -46,17 +48,14 @@ pub struct AgentProcess {
 }
 
 impl AgentProcess {
-    /// Starts `binary agent` on a free loopback port and waits until it listens.
+    /// Starts `binary agent` and waits until it listens.
     pub fn start(binary: &Path, options: &AgentOptions) -> anyhow::Result<Self> {
         let mut command = Command::new(binary);
-        command.args([
-            "agent",
-            "--listen",
-            "127.0.0.1:0",
-            "--exit-with-stdin",
-            "--quiet",
-            "--json",
-        ]);
+        command.args(["agent", "--exit-with-stdin", "--quiet", "--json"]);
+        match &options.listen {
+            Some(listen) => command.args(["--insecure", "--listen", listen]),
+            None => command.args(["--listen", "127.0.0.1:0"]),
+        };
         command.arg("--store").arg(&options.store);
         if let Some(engine) = &options.engine {
             command.arg("--engine").arg(engine);

@@ -2,6 +2,10 @@
 //!
 //! A process loads one library and keeps it. Threads do not spin between runs, because two stages
 //! may share a machine; inputs are borrowed and outputs handed over without a copy.
+//!
+//! A session with as many threads as there are processors for it gives each its own. Otherwise a
+//! thread that is woken for a run is often put on the processor of the thread that woke it, and
+//! waits there for milliseconds until the system finds the idle one.
 
 use std::{
     path::PathBuf,
@@ -28,7 +32,7 @@ use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
     check_threads, decode, find_outputs, layer_with, library,
 };
-use crate::tensor::Tensor;
+use crate::{pace::timer, tensor::Tensor};
 
 /// The engine's name.
 pub const NAME: &str = "onnxruntime";
@@ -62,8 +66,8 @@ impl OnnxRuntime {
         Ok(runtime)
     }
 
-    fn builder(&self, threads: usize) -> Result<SessionBuilder, ort::Error> {
-        let builder = ort::session::Session::builder(&self.environment)?
+    fn builder(&self, threads: usize, cores: &[usize]) -> Result<SessionBuilder, ort::Error> {
+        let mut builder = ort::session::Session::builder(&self.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(threads)?
             .with_inter_threads(1)?
@@ -72,6 +76,12 @@ impl OnnxRuntime {
             .with_intra_op_spinning(threads > 1)?
             .with_config_entry("session.force_spinning_stop", "1")?
             .with_inter_op_spinning(false)?;
+        if let [_, others @ ..] = cores {
+            // The library counts processors from 1, and names none for the calling thread.
+            let places: Vec<String> = others.iter().map(|core| (core + 1).to_string()).collect();
+            builder = builder
+                .with_config_entry("session.intra_op_thread_affinities", places.join(";"))?;
+        }
         Ok(builder)
     }
 }
@@ -101,8 +111,9 @@ impl Engine for OnnxRuntime {
         options: LoadOptions,
     ) -> Result<Box<dyn Session>, EngineError> {
         check_threads(NAME, options)?;
-        let mut builder =
-            self.builder(options.threads).map_err(|error| EngineError::load(NAME, error))?;
+        let cores = own_cores(options.threads, timer::allowed());
+        let builder = self.builder(options.threads, &cores);
+        let mut builder = builder.map_err(|error| EngineError::load(NAME, error))?;
         let session = match model {
             ModelSource::File(path) => builder.commit_from_file(path),
             ModelSource::Memory(bytes) => builder.commit_from_memory(bytes),
@@ -119,7 +130,7 @@ impl Engine for OnnxRuntime {
         let memory =
             MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
                 .map_err(|error| EngineError::load(NAME, error))?;
-        Ok(Box::new(OrtSession { session, inputs, outputs, memory }))
+        Ok(Box::new(OrtSession { session, inputs, outputs, memory, cores }))
     }
 }
 
@@ -128,6 +139,8 @@ struct OrtSession {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     memory: MemoryInfo<'static>,
+    /// One processor per thread, the calling one's first; empty: wherever the system puts them.
+    cores: Vec<usize>,
 }
 
 impl Session for OrtSession {
@@ -148,13 +161,24 @@ impl Session for OrtSession {
             .map_err(failed)?;
         let wanted = outputs.iter().fold(OutputSelector::no_default(), |all, &name| all.with(name));
         let options = RunOptions::new().map_err(failed)?.with_outputs(wanted);
-        let mut results = self.session.run_with_options(values, &options).map_err(failed)?;
+        timer::pin(&self.cores[..self.cores.len().min(1)]);
+        let results = self.session.run_with_options(values, &options);
+        timer::pin(&self.cores);
+        let mut results = results.map_err(failed)?;
         let take = |name: &&str| {
             let missing = || EngineError::run(NAME, format!("output `{name}` did not come"));
             let value = results.remove(name).ok_or_else(missing)?;
             hand_over(value.downcast::<DynTensorValueType>().map_err(failed)?)
         };
         outputs.iter().map(take).collect()
+    }
+}
+
+/// A processor for each thread, where there are just as many as threads, and more than one.
+fn own_cores(threads: usize, allowed: Vec<usize>) -> Vec<usize> {
+    match threads > 1 && allowed.len() == threads {
+        true => allowed,
+        false => Vec::new(),
     }
 }
 
@@ -342,6 +366,15 @@ mod tests {
                 (EngineError::Load { reason, .. }, None) => assert_eq!(reason, message),
                 (error, _) => panic!("{message}: {error:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn threads_have_processors_of_their_own_only_where_they_fill_the_machine() {
+        assert_eq!(own_cores(2, vec![0, 3]), [0, 3]);
+        for (threads, allowed) in [(1, vec![0]), (1, vec![0, 1]), (2, vec![0, 1, 2]), (4, vec![0])]
+        {
+            assert!(own_cores(threads, allowed).is_empty(), "{threads}");
         }
     }
 

@@ -31,3 +31,40 @@ pub fn pin(cores: &[usize]) {
     #[cfg(not(target_os = "linux"))]
     let _ = cores;
 }
+
+/// The processors that this thread may run on, in ascending order; empty where the system does not
+/// say.
+pub fn allowed() -> Vec<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        #[allow(unsafe_code)]
+        // SAFETY: an all-zero `cpu_set_t` is an empty set, sched_getaffinity writes at most its
+        // size, and CPU_ISSET is given only indices below it.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
+                return Vec::new();
+            }
+            (0..libc::CPU_SETSIZE as usize).filter(|&core| libc::CPU_ISSET(core, &set)).collect()
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    Vec::new()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_may_run_where_it_is_bound_to() {
+        let all = allowed();
+        let last = *all.last().unwrap();
+        let bound = std::thread::spawn(move || {
+            pin(&[last]);
+            allowed()
+        });
+        assert_eq!(bound.join().unwrap(), [last]);
+        assert_eq!(allowed(), all, "other threads are left alone");
+    }
+}

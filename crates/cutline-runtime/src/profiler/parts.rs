@@ -1,6 +1,6 @@
 //! Parts of the network, loaded and fed.
 
-use std::{collections::BTreeMap, fs, io, path::Path, time::Instant};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use bytes::{Bytes, BytesMut};
 use cutline_core::{
@@ -14,17 +14,19 @@ use super::{
     inputs::{Random, made_up},
 };
 use crate::{
-    engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
+    engine::{Engine, EngineError, LoadOptions, ModelSource},
     files,
     model::Model,
+    pace::Slowdown,
+    stage::StageSession,
     stats,
     tensor::Tensor,
 };
 
 /// A part of the network with all that one run needs.
 pub(super) struct Ready {
-    pub(super) session: Box<dyn Session>,
-    pub(super) feeds: Vec<(String, Tensor)>,
+    session: StageSession,
+    feeds: Vec<(String, Tensor)>,
     pub(super) outputs: Vec<String>,
 }
 
@@ -34,9 +36,8 @@ impl Ready {
         let Ready { session, feeds, outputs } = self;
         let inputs: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        let start = Instant::now();
-        let answer = session.run(&inputs, &outputs)?;
-        Ok((stats::nanos(start.elapsed()), answer))
+        let (answer, took) = session.time(&inputs, &outputs)?;
+        Ok((stats::nanos(took), answer))
     }
 }
 
@@ -47,7 +48,7 @@ pub(super) fn load_whole(
     threads: usize,
     feeds: &BTreeMap<String, Tensor>,
 ) -> Result<Ready, ProfileError> {
-    let session = engine.load(&ModelSource::File(model.path.clone()), LoadOptions { threads })?;
+    let session = stage(engine, &ModelSource::File(model.path.clone()), threads)?;
     let outputs = model.graph.outputs().iter().map(|&id| model.graph.value(id).name.clone());
     let feeds = feeds.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
     Ok(Ready { session, feeds, outputs: outputs.collect() })
@@ -98,13 +99,12 @@ fn load_session(
     engine: &dyn Engine,
     threads: usize,
     part: &SubModel,
-) -> Result<Box<dyn Session>, ProfileError> {
-    let options = LoadOptions { threads };
+) -> Result<StageSession, ProfileError> {
     let sub_files = part.files();
     if sub_files.data.is_none()
         && let Some(bytes) = joined(&sub_files.model)
     {
-        return Ok(engine.load(&ModelSource::Memory(bytes), options)?);
+        return Ok(stage(engine, &ModelSource::Memory(bytes), threads)?);
     }
     let folder = tempfile::tempdir().map_err(ProfileError::Write)?;
     let write = |path: &Path, pieces: &[Piece]| {
@@ -116,9 +116,18 @@ fn load_session(
     if let Some(pieces) = &sub_files.data {
         write(&folder.path().join(cutline_core::split::DATA_FILE), pieces)?;
     }
-    let session = engine.load(&ModelSource::File(path), options)?;
+    let session = stage(engine, &ModelSource::File(path), threads)?;
     fs::remove_dir_all(folder.path()).map_err(ProfileError::Write)?;
     Ok(session)
+}
+
+/// A part as an agent serves it, but at the machine's own pace.
+fn stage(
+    engine: &dyn Engine,
+    source: &ModelSource,
+    threads: usize,
+) -> Result<StageSession, EngineError> {
+    StageSession::load(engine, source, LoadOptions { threads }, Slowdown::NONE)
 }
 
 /// The pieces in one buffer; `None` if one of them is in another file.

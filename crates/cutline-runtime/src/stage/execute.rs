@@ -6,7 +6,7 @@ use cutline_core::tensor::DType;
 
 use super::{Content, Named, PICTURE_INPUT, Stage, StageError, content, prepare};
 use crate::{
-    engine::{Engine, LoadOptions, ModelSource, Session},
+    engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
     pace::{Pacer, Slowdown},
     tensor::Tensor,
 };
@@ -40,7 +40,7 @@ impl StageSession {
         source: &ModelSource,
         options: LoadOptions,
         slowdown: Slowdown,
-    ) -> Result<Self, crate::engine::EngineError> {
+    ) -> Result<Self, EngineError> {
         let session = Some(engine.load(source, options)?);
         Ok(Self { session, pacer: Pacer::new(slowdown) })
     }
@@ -48,6 +48,18 @@ impl StageSession {
     /// For a stage that only prepares and forwards.
     pub fn without_model(slowdown: Slowdown) -> Self {
         Self { session: None, pacer: Pacer::new(slowdown) }
+    }
+
+    /// Runs the model alone, as [`execute`](Self::execute) does, and says how long it took: what a
+    /// profile measures, so that profile and service cannot differ.
+    pub fn time(
+        &mut self,
+        inputs: &[(&str, &Tensor)],
+        outputs: &[&str],
+    ) -> Result<(Vec<Tensor>, Duration), EngineError> {
+        let Some(session) = &mut self.session else { return Ok(Default::default()) };
+        let (result, took) = run(&mut self.pacer, session.as_mut(), inputs, outputs);
+        Ok((result?, took))
     }
 
     /// Runs the stage on inputs that [`Stage::bind`] accepted.
@@ -93,7 +105,7 @@ impl StageSession {
             }
         }
         let names: Vec<&str> = model.outputs.iter().map(|output| output.name.as_str()).collect();
-        let (result, took) = self.pacer.pace(|| session.run(&inputs, &names));
+        let (result, took) = run(&mut self.pacer, session.as_mut(), &inputs, &names);
         let tensors = result
             .map_err(|source| StageError::Engine { stage: stage.spec().name.clone(), source })?;
         if tensors.len() != names.len() {
@@ -113,6 +125,15 @@ impl StageSession {
         }
         Ok(took)
     }
+}
+
+fn run(
+    pacer: &mut Pacer,
+    session: &mut dyn Session,
+    inputs: &[(&str, &Tensor)],
+    outputs: &[&str],
+) -> (Result<Vec<Tensor>, EngineError>, Duration) {
+    pacer.pace(|| session.run(inputs, outputs))
 }
 
 impl Stage {

@@ -7,7 +7,7 @@ use cutline_runtime::{engine, model::Model, runner::Frame, verify::random_inputs
 
 use super::{
     Verdict,
-    fleet::{Fleet, cut_limit, mapping, sample, stage},
+    fleet::{Fleet, cut_limit, mapping, networks, sample, stage},
     measure::{median, millis, quantile, timed, zoo},
 };
 
@@ -22,7 +22,7 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
     println!("|---|---|---|---|---|---|---|");
     let mut verdicts = Vec::new();
     for status in engine::available().into_iter().filter(|status| status.available) {
-        for name in ["mobilenetv2", "squeezenet"] {
+        for name in networks(&["mobilenetv2", "squeezenet"]) {
             let model = Model::open(&zoo(dir.path(), name)?, &ImportOptions::default())?;
             verdicts.push(network(&model, name, status.name)?);
         }
@@ -37,7 +37,7 @@ fn network(model: &Model, name: &str, engine: &str) -> anyhow::Result<Verdict> {
     let frame = Frame::Tensors(random_inputs(&model.graph, 1)?.into_iter().collect());
     let whole = stage(model, &platform, &Mapping::uniform(dag, DeviceId::SOURCE))?;
     let whole = fleet.deploy(&whole)?;
-    let cuts = sample(candidate_cuts(dag), cut_limit());
+    let cuts = sample(candidate_cuts(dag), cut_limit(usize::MAX));
     let (mut ratios, mut per_megabyte) = (Vec::new(), Vec::new());
     for cut in &cuts {
         let staged = stage(model, &platform, &mapping(model, &platform, &cut.before))?;

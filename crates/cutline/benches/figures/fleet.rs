@@ -1,6 +1,9 @@
 //! Two agents and perhaps a link between them, for the sections that time whole plans.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use cutline::{
@@ -13,10 +16,15 @@ use cutline_core::{
     plan::{LayerMap, ModelRef, Plan, PlannedChoice},
     planner::{Objective, Request},
     platform::Platform,
+    profile::Profile,
 };
 use cutline_runtime::{
+    agent::RemoteJob,
+    client::{AgentClient, ClientOptions},
     model::Model,
+    profiler::ProfileJob,
     runner::{Frame, RunOptions, Runner},
+    stage::FileSpec,
 };
 use tokio::runtime::Runtime;
 
@@ -37,19 +45,28 @@ impl Fleet {
         threads: usize,
         slowdown: Option<f64>,
     ) -> anyhow::Result<Self> {
+        Self::start_apart(engine, threads, slowdown, Path::new(BINARY), None)
+    }
+
+    /// The same, the cloud started by another command and listening elsewhere.
+    pub(crate) fn start_apart(
+        engine: &str,
+        threads: usize,
+        slowdown: Option<f64>,
+        far: &Path,
+        listen: Option<String>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let agent = |name: &str, slowdown: Option<f64>| {
-            let options = AgentOptions {
-                engine: Some(engine.to_owned()),
-                slowdown,
-                threads: Some(threads),
-                memory: None,
-                store: folder.path().join(name),
-            };
-            AgentProcess::start(Path::new(BINARY), &options)
+        let options = |name: &str, slowdown: Option<f64>| AgentOptions {
+            engine: Some(engine.to_owned()),
+            slowdown,
+            threads: Some(threads),
+            store: folder.path().join(name),
+            ..AgentOptions::default()
         };
-        let edge = agent("edge", slowdown)?;
-        let cloud = agent("cloud", None)?;
+        let edge = AgentProcess::start(Path::new(BINARY), &options("edge", slowdown))?;
+        let cloud = AgentOptions { listen, ..options("cloud", None) };
+        let cloud = AgentProcess::start(far, &cloud)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -82,6 +99,35 @@ impl Fleet {
     ) -> anyhow::Result<cutline_runtime::runner::Answer> {
         Ok(self.runtime.block_on(runner.infer(frame.clone()))?)
     }
+}
+
+/// Has an agent measure a model with the product's own budget, as `cutline profile --agent` does.
+pub(crate) fn profile(
+    fleet: &Fleet,
+    agent: &AgentProcess,
+    model: &Model,
+    engine: &str,
+) -> anyhow::Result<Profile> {
+    let sha256 = model.sha256()?.to_owned();
+    let bytes = std::fs::metadata(&model.path)?.len();
+    let defaults = ProfileJob::default();
+    let job = RemoteJob {
+        files: vec![FileSpec { name: "model.onnx".to_owned(), sha256: sha256.clone(), bytes }],
+        input_shapes: BTreeMap::new(),
+        engine: Some(engine.to_owned()),
+        threads: None,
+        max_inferences: defaults.max_inferences,
+        max_millis: u64::try_from(defaults.max_time.as_millis())?,
+        picture: None,
+    };
+    let job = serde_json::to_string(&job)?;
+    fleet.runtime.block_on(async {
+        let address = agent.address.to_string();
+        let client = AgentClient::connect("agent", &address, ClientOptions::default()).await?;
+        let places = [(sha256.clone(), model.path.clone())].into();
+        client.send_missing(vec![sha256], &places).await?;
+        Ok(client.profile(job, |_| {}).await?)
+    })
 }
 
 /// A mapping: the groups before a cut on the edge, the others in the cloud.
@@ -120,6 +166,13 @@ pub(crate) fn stage(
     staging::stage(model, &plan, &choice)
 }
 
+/// The networks that a section takes: `CUTLINE_BENCH_NETWORKS`, separated by commas, else all of
+/// its own.
+pub(crate) fn networks(own: &[&'static str]) -> Vec<&'static str> {
+    let Ok(wanted) = std::env::var("CUTLINE_BENCH_NETWORKS") else { return own.to_vec() };
+    own.iter().copied().filter(|name| wanted.split(',').any(|word| word == *name)).collect()
+}
+
 /// At most `count` of the cuts, evenly spread.
 pub(crate) fn sample(mut cuts: Vec<Cut>, count: usize) -> Vec<Cut> {
     if cuts.len() > count && count > 1 {
@@ -134,10 +187,10 @@ pub(crate) fn sample(mut cuts: Vec<Cut>, count: usize) -> Vec<Cut> {
     cuts
 }
 
-/// How many cuts of a network the timed sections take: `CUTLINE_BENCH_CUTS`, else all.
-pub(crate) fn cut_limit() -> usize {
+/// How many cuts of a network a timed section takes: `CUTLINE_BENCH_CUTS`, else its own number.
+pub(crate) fn cut_limit(default: usize) -> usize {
     let limit = std::env::var("CUTLINE_BENCH_CUTS").ok().and_then(|text| text.parse().ok());
-    limit.unwrap_or(usize::MAX)
+    limit.unwrap_or(default)
 }
 
 /// A file beside the benchmark's sources.

@@ -10,7 +10,9 @@ mod equality;
 mod fleet;
 mod inputs;
 mod measure;
+mod namespace;
 mod parts;
+mod profile;
 mod splitting;
 mod truth;
 
@@ -45,13 +47,15 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 6] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("splitting", splitting::run),
     ("cut-cost", cut_cost::run),
     ("agent", agent::run),
+    ("profile", profile::run),
     ("truth", truth::run),
+    ("truth-tbf", truth::run_tbf),
 ];
 
 fn main() -> ExitCode {

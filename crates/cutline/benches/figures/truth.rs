@@ -1,6 +1,8 @@
-//! Predicted against measured: every part of every cut at three bandwidths, and the plan called best.
-
-use std::time::Duration;
+//! Predicted against measured: every part of ten cuts at three bandwidths, and the plan called best.
+//!
+//! What a user does, step by step: both agents profile the network, the link is measured, plans are
+//! deployed, and frames run through each, one after the other, as a deployed plan is used. Since the
+//! speed of a shared machine changes by the second, every plan has its turn several times.
 
 use anyhow::Context;
 use cutline_core::{
@@ -9,7 +11,6 @@ use cutline_core::{
     evaluate::{Setting, evaluate},
     onnx::ImportOptions,
     plan::Figures,
-    profile::Profile,
     units::{BytesPerSec, Nanos},
 };
 use cutline_runtime::{
@@ -17,7 +18,6 @@ use cutline_runtime::{
     engine,
     link::{Change, Link, LinkConfig},
     model::Model,
-    profiler::{self, ProfileJob},
     runner::{Frame, Measured, Runner},
     stats,
     verify::random_inputs,
@@ -25,15 +25,20 @@ use cutline_runtime::{
 
 use super::{
     Verdict,
-    fleet::{Fleet, cut_limit, mapping, sample, stage},
+    fleet::{self, Fleet, cut_limit, mapping, networks, sample, stage},
     measure::{median, quantile, zoo},
+    namespace::{self, Namespace},
 };
 
 const NETWORKS: [&str; 3] = ["mobilenetv2", "resnet18", "squeezenet"];
 const MEGABITS: [u64; 3] = [5, 20, 100];
 const SLOWDOWN: u32 = 4;
-/// Counted frames of one burst.
-const FRAMES: usize = 3;
+/// Candidate cuts, unless told otherwise; all in one place or the other come on top.
+const CUTS: usize = 10;
+/// Turns of each plan.
+const TURNS: usize = 4;
+/// Counted frames of one turn; one more, before them, is not.
+const FRAMES: usize = 2;
 const DELAY: Nanos = Nanos(10_000_000);
 
 /// The parts that are compared; the last is the total.
@@ -45,40 +50,80 @@ const PARTS: [Part; 4] = [
     ("total", |figures| figures.latency_ns),
 ];
 
+/// Over the link simulator.
 pub(crate) fn run() -> anyhow::Result<Verdict> {
+    over(&format!("a simulated link of {DELAY} each way"), |engine| {
+        let fleet = Fleet::start(engine, 1, Some(f64::from(SLOWDOWN)))?;
+        let mut config = LinkConfig::new("127.0.0.1:0", fleet.cloud.address.to_string());
+        config.delay = DELAY;
+        let link = Link::start(config)?;
+        let via = Some(link.local_addr().to_string());
+        let shape = move |megabits: u64| {
+            let rate = Some(Some(BytesPerSec(megabits * 125_000)));
+            link.set(Change { up: rate, down: rate, ..Change::default() });
+            Ok(())
+        };
+        Ok(Scene { fleet, via, shape: Box::new(shape) })
+    })
+}
+
+/// Over a real kernel queue: the cloud's agent in a network namespace of its own.
+pub(crate) fn run_tbf() -> anyhow::Result<Verdict> {
+    if !namespace::inside() {
+        return namespace::enter("truth-tbf");
+    }
+    over("a link between network namespaces, shaped by tbf", |engine| {
+        let far = Namespace::new()?;
+        let fleet =
+            Fleet::start_apart(engine, 1, Some(f64::from(SLOWDOWN)), &far.binary, far.listen())?;
+        let shape = move |megabits| far.shape(megabits);
+        Ok(Scene { fleet, via: None, shape: Box::new(shape) })
+    })
+}
+
+/// Two agents, and the link between them at a rate in Mbit/s.
+struct Scene {
+    fleet: Fleet,
+    via: Option<String>,
+    shape: Box<dyn Fn(u64) -> anyhow::Result<()>>,
+}
+
+fn over(
+    link: &str,
+    scene: impl Fn(&'static str) -> anyhow::Result<Scene>,
+) -> anyhow::Result<Verdict> {
     let dir = tempfile::tempdir()?;
     let here = engine::available().into_iter().rfind(|status| status.available);
     let engine = here.context("no engine is here")?.name;
-    println!("{engine}, one thread each, edge {SLOWDOWN} times slower, link of {DELAY} each way");
+    println!("{engine}, one thread each, edge {SLOWDOWN} times slower, {link}");
     println!(
-        "|predicted - measured| / measured over the cuts, medians of two bursts of {FRAMES} frames:\n"
+        "|predicted - measured| / measured over the cuts, medians of {TURNS} turns of {FRAMES} frames; bias is the median with its sign:\n"
     );
     println!(
-        "| network | Mbit/s | cuts | part | median | p90 | targets | best plan / best measured |"
+        "| network | Mbit/s | cuts | part | median | p90 | targets | bias | best plan / best measured |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     let mut verdicts = Vec::new();
-    for name in NETWORKS {
+    for name in networks(&NETWORKS) {
         let model = Model::open(&zoo(dir.path(), name)?, &ImportOptions::default())?;
-        verdicts.push(network(&model, name, engine)?);
+        verdicts.push(network(&model, name, engine, &scene(engine)?)?);
     }
     Ok(Verdict::all(verdicts))
 }
 
-fn network(model: &Model, name: &str, engine: &str) -> anyhow::Result<Verdict> {
-    let fleet = Fleet::start(engine, 1, Some(f64::from(SLOWDOWN)))?;
-    let mut config = LinkConfig::new("127.0.0.1:0", fleet.cloud.address.to_string());
-    config.delay = DELAY;
-    let link = Link::start(config)?;
-    let via = link.local_addr().to_string();
-    let platform = fleet.platform(Some(via.clone()))?;
-    let profiles = profiles(model, engine)?;
+fn network(model: &Model, name: &str, engine: &str, scene: &Scene) -> anyhow::Result<Verdict> {
+    let fleet = &scene.fleet;
+    let platform = fleet.platform(scene.via.clone())?;
+    let profiles = vec![
+        vec![fleet::profile(fleet, &fleet.edge, model, engine)?],
+        vec![fleet::profile(fleet, &fleet.cloud, model, engine)?],
+    ];
     let frame = Frame::Tensors(random_inputs(&model.graph, 1)?.into_iter().collect());
 
     let dag = &model.grouping.dag;
     let groups = dag.groups().len();
     let mut befores: Vec<Vec<bool>> = vec![vec![true; groups], vec![false; groups]];
-    let cuts = sample(candidate_cuts(dag), cut_limit());
+    let cuts = sample(candidate_cuts(dag), cut_limit(CUTS));
     befores.extend(cuts.iter().map(|cut| cut.before.clone()));
     let mut runners = Vec::new();
     for before in &befores {
@@ -88,11 +133,11 @@ fn network(model: &Model, name: &str, engine: &str) -> anyhow::Result<Verdict> {
     let address = fleet.edge.address.to_string();
     let source = AgentClient::connect("edge", &address, ClientOptions::default());
     let source = fleet.runtime.block_on(source)?;
+    let target = scene.via.clone().unwrap_or_else(|| fleet.cloud.address.to_string());
     let mut verdicts = Vec::new();
     for megabits in MEGABITS {
-        let rate = Some(Some(BytesPerSec(megabits * 125_000)));
-        link.set(Change { up: rate, down: rate, ..Change::default() });
-        let table = fleet.runtime.block_on(source.measure_link(&via, &[], 9, |_| {}))?;
+        (scene.shape)(megabits)?;
+        let table = fleet.runtime.block_on(source.measure_link(&target, &[], 9, |_| {}))?;
         let costs =
             Costs::from_profiles(dag, model.sha256()?, &platform, &profiles, &[Some(table)])?;
         let setting = Setting::first(&costs);
@@ -101,31 +146,16 @@ fn network(model: &Model, name: &str, engine: &str) -> anyhow::Result<Verdict> {
             let mapping = mapping(model, &platform, before);
             predicted.push(Figures::from(&evaluate(dag, &costs, &mapping, &setting)?));
         }
-        let measured = measure(&fleet, &runners, &frame)?;
+        let measured = measure(fleet, &runners, &frame)?;
         verdicts.push(report(name, megabits, &predicted, &measured));
     }
     Ok(Verdict::all(verdicts))
 }
 
-/// One profile, measured here and stretched for the edge, as agents do it.
-fn profiles(model: &Model, engine: &str) -> anyhow::Result<Vec<Vec<Profile>>> {
-    let engine = engine::open(engine)?;
-    let profile = |slowdown: u64| {
-        let job = ProfileJob {
-            slowdown_permille: slowdown * 1000,
-            max_time: Duration::from_secs(10),
-            ..ProfileJob::default()
-        };
-        profiler::profile(model, engine.as_ref(), &job, &mut |_| {})
-    };
-    Ok(vec![vec![profile(u64::from(SLOWDOWN))?], vec![profile(1)?]])
-}
-
-/// Medians of each plan's parts. Plans run frame after frame, as a deployed plan does, in two bursts
-/// far apart; the first frame of a burst is not counted.
+/// Medians of each plan's parts, over turns that are far apart.
 fn measure(fleet: &Fleet, runners: &[Runner], frame: &Frame) -> anyhow::Result<Vec<Figures>> {
     let mut samples: Vec<Vec<Measured>> = vec![Vec::new(); runners.len()];
-    for _ in 0..2 {
+    for _ in 0..TURNS {
         for (runner, samples) in runners.iter().zip(&mut samples) {
             fleet.infer(runner, frame)?;
             for _ in 0..FRAMES {
@@ -160,18 +190,20 @@ fn report(name: &str, megabits: u64, predicted: &[Figures], measured: &[Figures]
     let regret = time(best(predicted)) / time(best(measured));
     let mut met = regret <= 1.05;
     for (part, of) in PARTS {
-        let errors: Vec<f64> = predicted[2..]
+        let signed: Vec<f64> = predicted[2..]
             .iter()
             .zip(&measured[2..])
             .map(|(p, m)| (of(p).0 as f64, of(m).0.max(1) as f64))
-            .map(|(p, m)| (p - m).abs() / m)
+            .map(|(p, m)| (p - m) / m)
             .collect();
+        let errors: Vec<f64> = signed.iter().map(|error| error.abs()).collect();
         let (middle, p90) = (median(&errors), quantile(&errors, 0.9));
-        let count = errors.len();
         println!(
-            "| {name} | {megabits} | {count} | {part} | {:.1} % | {:.1} % | 10 %, 25 % | {} |",
+            "| {name} | {megabits} | {} | {part} | {:.1} % | {:.1} % | 10 %, 25 % | {:+.1} % | {} |",
+            errors.len(),
             middle * 100.0,
             p90 * 100.0,
+            median(&signed) * 100.0,
             if part == "total" { format!("{regret:.3}") } else { String::new() }
         );
         met &= middle <= 0.10 && p90 <= 0.25;

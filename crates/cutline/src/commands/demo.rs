@@ -175,6 +175,7 @@ fn open_room(held: tempfile::TempDir, args: &Args) -> anyhow::Result<Room> {
             slowdown,
             threads: Some(1),
             memory: None,
+            listen: None,
             store: folder.join(name),
         };
         AgentProcess::start(&binary, &options)
@@ -249,7 +250,7 @@ fn prepare(room: &Room, args: &Args, output: &Output) -> anyhow::Result<Subject>
             shapes: &shapes,
             engine: None,
             threads: Some(1),
-            max_inferences: 600,
+            max_inferences: 300,
             max_time: Duration::from_secs(6),
             picture: Some((&picture, spec.clone())),
         };

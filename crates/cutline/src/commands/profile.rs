@@ -58,7 +58,8 @@ pub(crate) struct Args {
     /// Most inferences to spend.
     #[arg(long, value_name = "N", default_value_t = 600)]
     budget: u32,
-    /// Most time to spend in inferences; loading is not counted.
+    /// Most time to spend in inferences; loading is not counted, nor are rests between them, at most
+    /// twice this time.
     #[arg(long, value_name = "TIME", default_value = "10s")]
     time: cutline_core::units::Nanos,
     /// A typical picture: its preparation is measured too.
