@@ -18,6 +18,10 @@ use serde::de::DeserializeOwned;
 
 use crate::output::table;
 
+mod problem;
+
+pub(crate) use problem::{Problem, ProblemArgs};
+
 /// A platform file and the folder that its paths are relative to.
 pub(crate) fn read_platform(path: &Path) -> anyhow::Result<Platform> {
     let text = fs::read_to_string(path)
