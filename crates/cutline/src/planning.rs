@@ -180,7 +180,9 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
     let crossing = if crossing.is_empty() { "nothing".to_owned() } else { crossing.join(", ") };
     let proof = match choice.proof {
         Some(Proof::Optimal) => "proven optimal by the table".to_owned(),
-        Some(Proof::Within(gap)) => format!("at most {gap} (in the unit of the objective) from the optimum of the table"),
+        Some(Proof::Within(gap)) => {
+            format!("at most {gap} (in the unit of the objective) from the optimum of the table")
+        }
         Some(Proof::Front(ppm)) => format!("on a front that is exact to {} %", ppm as f64 / 1e4),
         None => "not proven (edited by hand)".to_owned(),
     };
