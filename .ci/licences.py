@@ -1,13 +1,16 @@
-"""Checks that every dependency has a licence that `deny.toml` allows.
+"""Checks that every dependency has a licence that `deny.toml` allows, and that files taken from
+others are as they published them, with the text of their licence beside them.
 
 Stands in for `cargo deny check licenses`, which takes longer to build than all else that runs here.
 """
 
+import hashlib
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 
 def main() -> int:
@@ -20,10 +23,30 @@ def main() -> int:
         for package in packages
         if not is_allowed(package["license"] or "", allowed)
     ]
-    for line in refused:
+    vendored = sorted(Path("crates").glob("*/assets/vendor/*"))
+    wrong = [line for folder in vendored for line in vendor_problems(folder, allowed)]
+    for line in refused + wrong:
         print(line, file=sys.stderr)
     print(f"{len(packages) - len(refused)} packages passed, {len(refused)} refused")
-    return 1 if refused else 0
+    print(f"{len(vendored)} vendored, {len(wrong)} problems with them")
+    return 1 if refused or wrong else 0
+
+
+def vendor_problems(folder: Path, allowed: set[str]) -> list[str]:
+    """What is wrong with a folder of files that others made."""
+    about_file = folder / "about.toml"
+    if not about_file.is_file():
+        return [f"{folder}: no about.toml says what it is"]
+    about = tomllib.loads(about_file.read_text())
+    problems = []
+    for part in [about, *about.get("contains", [])]:
+        if not is_allowed(part["licence"], allowed):
+            problems.append(f"{folder}: {part['name']} {part['version']}: {part['licence']}")
+    if not any(folder.glob("LICENSE*")):
+        problems.append(f"{folder}: the text of the licence is missing")
+    if hashlib.sha256((folder / about["file"]).read_bytes()).hexdigest() != about["sha256"]:
+        problems.append(f"{folder}: {about['file']} is not the file that was published")
+    return problems
 
 
 def is_allowed(expression: str, allowed: set[str]) -> bool:

@@ -356,7 +356,8 @@ fn unreadable(text: &str, error: &serde_json::Error) -> PlanError {
 }
 
 impl PlannedChoice {
-    fn new(dag: &Dag, costs: &Costs, choice: &Choice) -> Self {
+    /// A planner's choice in the words of a file, without its id.
+    pub fn new(dag: &Dag, costs: &Costs, choice: &Choice) -> Self {
         let Choice { mapping, setting, evaluation, proof } = choice;
         let name = |device: DeviceId| costs.device(device).name.clone();
         let layers = dag.group_ids().flat_map(|id| {

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod engine;
+pub(crate) mod explore;
 pub(crate) mod inspect;
 pub(crate) mod link;
 pub(crate) mod plan;

@@ -14,6 +14,7 @@ mod inputs;
 mod output;
 mod planning;
 mod process;
+mod report;
 pub mod staging;
 
 use output::Output;
@@ -40,6 +41,7 @@ enum Command {
     Inspect(commands::inspect::Args),
     Profile(commands::profile::Args),
     Plan(commands::plan::Args),
+    Explore(commands::explore::Args),
     Split(commands::split::Args),
     Verify(commands::verify::Args),
     Agent(commands::agent::Args),
@@ -71,6 +73,7 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => commands::inspect::run(args, output),
         Command::Profile(args) => commands::profile::run(args, output),
         Command::Plan(args) => commands::plan::run(args, output),
+        Command::Explore(args) => commands::explore::run(args, output),
         Command::Split(args) => commands::split::run(args, output),
         Command::Verify(args) => commands::verify::run(args, output),
         Command::Agent(args) => commands::agent::run(args, output),

@@ -20,6 +20,10 @@ use serde::de::DeserializeOwned;
 
 use crate::output::table;
 
+mod problem;
+
+pub(crate) use problem::{Problem, ProblemArgs};
+
 /// A platform file, completed by the presets that it names.
 pub(crate) fn read_platform(path: &Path) -> anyhow::Result<Platform> {
     let text = fs::read_to_string(path)

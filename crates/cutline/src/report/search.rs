@@ -1,0 +1,146 @@
+//! The alternatives that a report shows besides the planner's answers: every candidate cut, and the
+//! rates that a link is shown at.
+
+use cutline_core::{
+    cost::Costs,
+    cut::{Cut, candidate_cuts},
+    dag::Dag,
+    evaluate::{Evaluation, Setting, evaluate},
+    partition::Mapping,
+    planner::{Choice, Proof, Request},
+    platform::DeviceId,
+    units::{BytesPerSec, Nanos},
+};
+
+/// Lowest and highest rate that the best plan is shown for, unless the link itself lies outside.
+const RATES: [BytesPerSec; 2] = [BytesPerSec(12_500), BytesPerSec(1_250_000_000)];
+/// Rates for each factor of ten.
+const PER_DECADE: f64 = 12.0;
+
+/// A candidate cut with its fastest plan.
+pub(super) struct TriedCut {
+    pub(super) cut: Cut,
+    pub(super) position: usize,
+    pub(super) to: DeviceId,
+    pub(super) outcome: Result<Choice, String>,
+}
+
+/// Every candidate cut, with the source in front of it and each linked device behind it, under the
+/// allowed engines and encodings that make it fastest.
+pub(super) fn cuts(dag: &Dag, costs: &Costs, request: &Request) -> Vec<TriedCut> {
+    let candidates = candidate_cuts(dag);
+    let others = costs.device_ids().filter(|&to| costs.direction(DeviceId::SOURCE, to).is_some());
+    let mut tried = Vec::new();
+    for to in others {
+        let settings = settings(costs, request, to);
+        for (position, cut) in candidates.iter().enumerate() {
+            let outcome = fastest(dag, costs, request, cut, to, &settings);
+            tried.push(TriedCut { cut: cut.clone(), position, to, outcome });
+        }
+    }
+    tried
+}
+
+fn fastest(
+    dag: &Dag,
+    costs: &Costs,
+    request: &Request,
+    cut: &Cut,
+    to: DeviceId,
+    settings: &[Setting],
+) -> Result<Choice, String> {
+    let side = |&before: &bool| if before { DeviceId::SOURCE } else { to };
+    let mapping = Mapping(cut.before.iter().map(side).collect());
+    for (layer, device) in &request.pins {
+        let torn = dag.group_ids().any(|id| {
+            dag.group(id).layers.contains(layer) && costs.device(mapping.device(id)).name != *device
+        });
+        if torn {
+            return Err(format!("layer `{layer}` is pinned to `{device}`"));
+        }
+    }
+    let mut best: Option<(Nanos, usize, Evaluation)> = None;
+    let mut why = "no engine and no encoding is allowed for it".to_owned();
+    for (at, setting) in settings.iter().enumerate() {
+        let evaluation = match evaluate(dag, costs, &mapping, setting) {
+            Ok(evaluation) => evaluation,
+            Err(error) => {
+                why = error.to_string();
+                continue;
+            }
+        };
+        if let Some(excess) = memory_excess(costs, &evaluation) {
+            why = excess;
+            continue;
+        }
+        if best.as_ref().is_none_or(|(latency, ..)| evaluation.latency < *latency) {
+            best = Some((evaluation.latency, at, evaluation));
+        }
+    }
+    let (_, at, evaluation) = best.ok_or(why)?;
+    Ok(Choice { mapping, setting: settings[at].clone(), evaluation, proof: Proof::Optimal })
+}
+
+fn memory_excess(costs: &Costs, evaluation: &Evaluation) -> Option<String> {
+    evaluation.memory.iter().find_map(|used| {
+        let excess = used.excess()?;
+        let device = &costs.device(used.device).name;
+        Some(format!("it needs {} on `{device}`: {excess} too much", used.bytes))
+    })
+}
+
+/// Every allowed combination of the two devices' engines, input encodings and codecs.
+fn settings(costs: &Costs, request: &Request, to: DeviceId) -> Vec<Setting> {
+    let allowed = |named: &Option<Vec<String>>, name: &String, lossy: bool| match named {
+        Some(named) => named.contains(name),
+        None => !lossy,
+    };
+    let inputs: Vec<usize> = positions(costs.inputs(), |input| {
+        allowed(&request.input_encodings, &input.name, input.lossy)
+    });
+    let codecs: Vec<usize> = positions(costs.codecs(), |codec| {
+        allowed(&request.cut_encodings, &codec.name, codec.lossy)
+    });
+    let devices = costs.devices().len();
+    let mut settings = Vec::new();
+    for edge in 0..costs.device(DeviceId::SOURCE).options.len() {
+        for cloud in 0..costs.device(to).options.len() {
+            for &input in &inputs {
+                for &codec in &codecs {
+                    let mut engines = vec![0; devices];
+                    engines[DeviceId::SOURCE.index()] = edge;
+                    engines[to.index()] = cloud;
+                    let codecs = vec![codec; devices];
+                    settings.push(Setting { engines, input, codecs, order: Vec::new() });
+                }
+            }
+        }
+    }
+    settings
+}
+
+fn positions<T>(items: &[T], holds: impl Fn(&T) -> bool) -> Vec<usize> {
+    items.iter().enumerate().filter(|(_, item)| holds(item)).map(|(at, _)| at).collect()
+}
+
+/// The same costs with another up rate on one link; its down rate keeps its ratio to it.
+pub(super) fn at_rate(costs: &Costs, link: usize, rate: BytesPerSec) -> Costs {
+    let (up, down) = (costs.links()[link].up.rate, costs.links()[link].down.rate);
+    let scaled = u128::from(rate.0) * u128::from(down.0) / u128::from(up.0.max(1));
+    costs.with_rates(link, rate, BytesPerSec(u64::try_from(scaled).unwrap_or(u64::MAX).max(1)))
+}
+
+/// Rates in equal ratios, ascending: the usual range, stretched to hold the declared rate.
+pub(super) fn rates(declared: BytesPerSec) -> Vec<BytesPerSec> {
+    let [lowest, highest] = RATES;
+    let low = lowest.min(declared).0.max(1) as f64;
+    let high = highest.max(declared).0 as f64;
+    let count = ((high / low).log10() * PER_DECADE).ceil().max(1.0) as u32;
+    let rate = |step: u32| low * (high / low).powf(f64::from(step) / f64::from(count));
+    let mut rates: Vec<BytesPerSec> =
+        (0..=count).map(|step| BytesPerSec(rate(step).round() as u64)).collect();
+    rates.push(declared);
+    rates.sort_unstable();
+    rates.dedup();
+    rates
+}
