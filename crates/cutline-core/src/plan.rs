@@ -26,7 +26,7 @@ use crate::{
     picture::PictureSpec,
     planner::{Answer, Baseline, Choice, Infeasible, Objective, Proof, Request},
     platform::{DeviceId, Platform},
-    units::{Bytes, Nanos},
+    units::{Bytes, Money, Nanojoules, Nanos},
 };
 
 mod layers;
@@ -107,6 +107,12 @@ pub struct PlannedChoice {
     /// Predicted memory by device.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub memory: BTreeMap<String, Bytes>,
+    /// Modelled energy of a frame by device, in nanojoule; absent where a power is not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub energy_nj: BTreeMap<String, Nanojoules>,
+    /// Cost for a month, in millionths of the currency unit; absent without a workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub money_per_month: Option<Money>,
     /// How good it is among its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
@@ -393,6 +399,13 @@ impl PlannedChoice {
             predicted: Some(Figures::from(evaluation)),
             parts: evaluation.parts.iter().map(part).collect(),
             memory: evaluation.memory.iter().map(|used| (name(used.device), used.bytes)).collect(),
+            energy_nj: evaluation
+                .energy
+                .iter()
+                .flatten()
+                .map(|used| (name(used.device), used.energy))
+                .collect(),
+            money_per_month: evaluation.money,
             proof: Some(*proof),
             origin: Some(source[setting.engines[DeviceId::SOURCE.index()]].origin),
             measured: None,
@@ -441,6 +454,8 @@ impl PlannedChoice {
             self.predicted = None;
             self.parts = Vec::new();
             self.memory = BTreeMap::new();
+            self.energy_nj = BTreeMap::new();
+            self.money_per_month = None;
             self.proof = None;
             self.origin = None;
             self.stages.iter_mut().for_each(|stage| stage.origin = None);
@@ -483,6 +498,8 @@ impl PlannedChoice {
             predicted: None,
             parts: Vec::new(),
             memory: BTreeMap::new(),
+            energy_nj: BTreeMap::new(),
+            money_per_month: None,
             proof: None,
             origin: None,
             measured: None,

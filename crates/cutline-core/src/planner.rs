@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod bounds;
+mod check;
 mod exact;
 mod flow;
 mod ideals;
@@ -36,6 +37,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use check::violation;
 use request::Prepared;
 pub use sweep::{Regime, sweep};
 
@@ -207,6 +209,16 @@ pub enum Infeasible {
     GaveUp(u64),
     #[error("layer `{layer}` is pinned to `{device}`")]
     Pinned { layer: String, device: String },
+    #[error("layer `{layer}` must not run on `{device}`")]
+    Banned { layer: String, device: String },
+    #[error("`{value}` would leave the source before layer `{layer}`, which is to be private")]
+    Private { value: String, layer: String },
+    #[error(
+        "its {name} is {value}, {more} over the limit of {limit}", name = .quantity.name(),
+        value = .quantity.show(*.value), limit = .quantity.show(*.limit),
+        more = .quantity.show(.value.saturating_sub(*.limit))
+    )]
+    Exceeds { quantity: Objective, limit: u64, value: u64 },
     #[error("no allowed plan can be run; edge-only: {0}")]
     Nothing(Box<Infeasible>),
     #[error(

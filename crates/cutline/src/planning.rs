@@ -8,7 +8,7 @@ use cutline_core::{
     dag::Dag,
     picture::InputEncoding,
     plan::{Figures, Plan, PlannedChoice},
-    planner::Proof,
+    planner::{Objective, Proof},
     platform::Platform,
     preset::{self, Presets},
     profile::{LinkTable, Profile},
@@ -127,7 +127,8 @@ pub(crate) fn write_plan(
     writeln!(out, "{}", table(header, rows))?;
     for (name, choice) in [("best plan", &plan.best), ("best split", &plan.best_split)] {
         let Some(choice) = choice else { continue };
-        writeln!(out, "\n{name}: {}", describe(choice, dag))?;
+        writeln!(out, "\n{name}: {}", describe(choice, dag, plan.objective))?;
+        writeln!(out, "{}", quantities(choice))?;
     }
     writeln!(out, "\n{}", plan.reason)?;
     let baselines = plan.baselines.iter().filter_map(|baseline| baseline.choice.as_ref());
@@ -170,8 +171,32 @@ fn row(name: String, figures: Option<&Figures>, choice: &PlannedChoice) -> [Stri
     ]
 }
 
+/// What a choice costs besides its latency.
+fn quantities(choice: &PlannedChoice) -> String {
+    let mut parts = Vec::new();
+    if let Some(figures) = &choice.predicted {
+        parts.push(format!("a frame every {}", figures.period_ns));
+    }
+    let each = |amounts: Vec<(&String, String)>| {
+        let amounts = amounts.iter().map(|(device, amount)| format!("{amount} on `{device}`"));
+        amounts.collect::<Vec<_>>().join(", ")
+    };
+    if !choice.memory.is_empty() {
+        let amounts = choice.memory.iter().map(|(d, bytes)| (d, bytes.to_string())).collect();
+        parts.push(format!("memory {}", each(amounts)));
+    }
+    if !choice.energy_nj.is_empty() {
+        let amounts = choice.energy_nj.iter().map(|(d, energy)| (d, energy.to_string())).collect();
+        parts.push(format!("energy of a frame (modelled) {}", each(amounts)));
+    }
+    if let Some(money) = choice.money_per_month {
+        parts.push(format!("{money} a month"));
+    }
+    parts.join("; ")
+}
+
 /// A choice in one sentence: who computes what, what crosses, how sure it is.
-pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
+pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag, objective: Objective) -> String {
     let layers: usize = dag.groups().iter().map(|group| group.layers.len()).sum();
     let stages: Vec<String> = choice
         .stages
@@ -202,7 +227,7 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag) -> String {
     let proof = match choice.proof {
         Some(Proof::Optimal) => "proven optimal by the table".to_owned(),
         Some(Proof::Within(gap)) => {
-            format!("at most {gap} (in the unit of the objective) from the optimum of the table")
+            format!("at most {} from the optimum of the table", objective.show(gap))
         }
         Some(Proof::Front(ppm)) => format!("on a front that is exact to {} %", ppm as f64 / 1e4),
         None => "not proven (edited by hand)".to_owned(),

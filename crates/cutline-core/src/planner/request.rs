@@ -130,6 +130,18 @@ fn ban(dag: &Dag, costs: &mut Costs, what: &str, device: &str) -> Result<(), Pla
     Ok(())
 }
 
+/// A group and all that it depends on.
+pub(super) fn inside(dag: &Dag, at: usize) -> Vec<bool> {
+    let mut inside = vec![false; dag.groups().len()];
+    inside[at] = true;
+    for id in dag.group_ids().collect::<Vec<GroupId>>().into_iter().rev() {
+        if inside[id.index()] {
+            dag.predecessors(id).for_each(|before| inside[before.index()] = true);
+        }
+    }
+    inside
+}
+
 /// A layer and all before it run on the source, and nothing made before it leaves the source, nor
 /// does the network's input.
 fn keep_private(dag: &mut Dag, forced: &mut Forced, layer: &str) -> Result<(), PlannerError> {
@@ -137,14 +149,7 @@ fn keep_private(dag: &mut Dag, forced: &mut Forced, layer: &str) -> Result<(), P
     let Some(at) = dag.groups().iter().position(holds) else {
         return Err(PlannerError::UnknownLayer(layer.to_owned()));
     };
-    let mut inside = vec![false; dag.groups().len()];
-    inside[at] = true;
-    for id in dag.group_ids().collect::<Vec<GroupId>>().into_iter().rev() {
-        if inside[id.index()] {
-            let before: Vec<GroupId> = dag.predecessors(id).collect();
-            before.into_iter().for_each(|id| inside[id.index()] = true);
-        }
-    }
+    let inside = inside(dag, at);
     for (group, forced) in forced.iter_mut().enumerate().filter(|(group, _)| inside[*group]) {
         match forced {
             Some(device) if *device != DeviceId::SOURCE => {

@@ -7,7 +7,7 @@
 //! the interval (M. J. Eisner and D. G. Severance, "Mathematical techniques for efficient record
 //! segmentation in large shared databases", J. ACM 23, 1976).
 
-use super::{Choice, PlannerError, Request, solve};
+use super::{Choice, Objective, PlannerError, Request, solve};
 use crate::{
     cost::Costs,
     dag::Dag,
@@ -26,7 +26,7 @@ pub struct Regime {
     pub choice: Choice,
 }
 
-/// The best plan for every up rate of a link between two rates; its down rate keeps its ratio to the
+/// The plan of least latency for every up rate of a link between two rates; its down rate keeps its ratio to the
 /// up rate. Links count by their rates here, not by measured tables. Where no plan is possible the
 /// table is empty.
 pub fn sweep(
@@ -38,7 +38,8 @@ pub fn sweep(
 ) -> Result<Vec<Regime>, PlannerError> {
     let Some(known) = costs.links().get(link) else { return Ok(Vec::new()) };
     let ratio = [known.up.rate.0.max(1), known.down.rate.0.max(1)];
-    let sweep = Sweep { dag, costs, request, link, ratio };
+    let request = Request { objective: Objective::Latency, ..request.clone() };
+    let sweep = Sweep { dag, costs, request: &request, link, ratio };
     let (Some(first), Some(last)) = (sweep.best(low)?, sweep.best(high)?) else {
         return Ok(Vec::new());
     };

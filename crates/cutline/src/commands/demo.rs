@@ -287,7 +287,7 @@ fn round(
     let mut outcomes = Vec::new();
     for ((choice, staged), measured) in choices.iter().zip(&staged).zip(measured) {
         outcomes.push(Outcome {
-            description: planning::describe(choice, &subject.model.grouping.dag),
+            description: planning::describe(choice, &subject.model.grouping.dag, plan.objective),
             input_encoding: choice.input_encoding.clone(),
             predicted: choice.predicted,
             measured,

@@ -1,14 +1,8 @@
 //! `cutline explore`: everything worth knowing about a problem, as a report for people and as data.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use cutline_core::units::Nanos;
 
 use crate::{
     output::Output,
@@ -26,9 +20,6 @@ left alone.\n\nExamples:\n  cutline explore net.onnx --platform platform.toml -o
 pub(crate) struct Args {
     #[command(flatten)]
     problem: ProblemArgs,
-    /// Most time to search for the best plan and for the front; what is cut short says so.
-    #[arg(long, value_name = "TIME", default_value = "60s")]
-    time: Nanos,
     /// The folder to write.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -37,8 +28,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let problem = args.problem.open(output)?;
     let request = args.problem.request()?;
-    let end = Instant::now() + Duration::from_nanos(args.time.0);
-    let data = report::build(&problem, &request, output, &mut || Instant::now() >= end)?;
+    let data = report::build(&problem, &request, output, &mut args.problem.stop())?;
     let folder = &args.output;
     fs::create_dir_all(folder).with_context(|| {
         format!("cannot make folder `{}`; choose another with -o", folder.display())

@@ -1,9 +1,21 @@
 //! `cutline plan`: the best distribution of a network over the devices of a platform, with proof.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::bail;
-use cutline_core::{plan::Plan, planner};
+use anyhow::{Context, bail};
+use cutline_core::{
+    autodice::{self, MappingFile},
+    evaluate::settle,
+    partition::Mapping,
+    plan::Plan,
+    planner::{self, Answer, Choice, Proof, Request},
+    platform::DeviceId,
+    scarce::{self, EnergyPrices, Resource},
+};
 use cutline_runtime::files::write_bytes;
 
 use crate::{
@@ -14,33 +26,138 @@ use crate::{
 /// Find the best plan: baselines first, then the best plan, the best split, why, and the proof.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
+    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
     problem: ProblemArgs,
-    /// What to minimise.
-    #[arg(long, value_name = "OBJECTIVE", default_value = "latency", value_parser = ["latency", "period", "energy", "memory", "money"])]
-    objective: String,
+    /// Plan by this resource alone, from complexities, as if nothing were measured: compute, storage,
+    /// memory, energy or bandwidth; says what that costs against the best plan.
+    #[arg(long, value_name = "RESOURCE", value_parser = parse_resource, conflicts_with = "mapping")]
+    scarce: Option<Resource>,
+    /// With --scarce: how much of the resource may be used, in thousandths of what the whole network
+    /// needs.
+    #[arg(long, value_name = "PERMILLE", default_value_t = 500, requires = "scarce")]
+    budget: u64,
+    /// Evaluate this mapping, a file of AutoDiCE, beside the best plan.
+    #[arg(long, value_name = "autodice.json")]
+    mapping: Option<PathBuf>,
     /// The file to write.
     #[arg(short, long, value_name = "plan.json")]
     output: Option<PathBuf>,
 }
 
+fn parse_resource(text: &str) -> Result<Resource, String> {
+    Ok(match text {
+        "compute" => Resource::Compute,
+        "storage" => Resource::Storage,
+        "memory" => Resource::Memory,
+        "energy" => Resource::Energy,
+        "bandwidth" => Resource::Bandwidth,
+        _ => return Err("expected compute, storage, memory, energy or bandwidth".to_owned()),
+    })
+}
+
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
-    if args.objective != "latency" {
-        bail!("objective `{}` cannot be minimised yet; `latency` can", args.objective);
-    }
-    let Problem { model, dag, costs, platform, picture } = args.problem.open(output)?;
+    let problem = args.problem.open(output)?;
     let request = args.problem.request()?;
-    let answer = planner::solve(&dag, &costs, &request)?;
+    let mut stop = args.problem.stop();
+    let answer = planner::solve_until(&problem.dag, &problem.costs, &request, &mut stop)?;
+    let given = match (&args.scarce, &args.mapping) {
+        (Some(resource), _) => Some(by_resource(&problem, *resource, args.budget)?),
+        (None, Some(path)) => Some(by_mapping(&problem, path)?),
+        (None, None) => None,
+    };
+    let answer = match given {
+        Some(given) => beside(&problem, given, &request, answer)?,
+        None => answer,
+    };
+    let Problem { model, dag, costs, platform, picture, .. } = problem;
     let plan = Plan::new(model, &dag, &costs, &platform, &request, &answer, picture);
-    if let Some(path) = &args.output {
-        write_bytes(path, serde_json::to_vec_pretty(&plan)?)?;
+    if let Some(path) = args.output.filter(|_| plan.best.is_some()) {
+        write_bytes(&path, serde_json::to_vec_pretty(&plan)?)?;
     }
     output.print(&plan, |out| planning::write_plan(&plan, &dag, out))?;
     Ok(match plan.best {
         Some(_) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
     })
+}
+
+/// A mapping that the planner did not choose, and what to call it.
+struct Given {
+    name: String,
+    mapping: Mapping,
+}
+
+/// The cut that the scarce resource asks for, between the source and the second device.
+fn by_resource(problem: &Problem, resource: Resource, budget: u64) -> anyhow::Result<Given> {
+    let Problem { dag, costs, .. } = problem;
+    let other = costs.device_ids().nth(1).context("--scarce needs a second device")?;
+    let prices = EnergyPrices::of(dag, costs, other);
+    if resource == Resource::Energy && prices.is_none() {
+        bail!(
+            "--scarce energy needs the power of `{}` and a link from it; give `power` in the platform file, or name a preset",
+            costs.device(DeviceId::SOURCE).name
+        );
+    }
+    let choice = scarce::choose(dag, resource, budget, None, prices.unwrap_or_default())
+        .context("no cut is within the budget; raise --budget")?;
+    let name = format!("the cut by scarce {resource:?} within {budget} permille").to_lowercase();
+    Ok(Given { name, mapping: choice.candidate.mapping(other) })
+}
+
+/// A mapping file whose resources are devices of the platform.
+fn by_mapping(problem: &Problem, path: &Path) -> anyhow::Result<Given> {
+    let context = || format!("cannot use mapping `{}`", path.display());
+    let Some((graph, grouping)) = &problem.network else {
+        bail!("--mapping names layers of a model; it does not go with --costs");
+    };
+    let text = fs::read_to_string(path).with_context(context)?;
+    let file = MappingFile::parse(&text).with_context(context)?;
+    let imported = autodice::import(graph, grouping, &file).with_context(context)?;
+    let mapping = imported.onto(&problem.platform).with_context(context)?;
+    Ok(Given { name: format!("mapping `{}`", path.display()), mapping })
+}
+
+/// Puts a given mapping in the place of the best plan, with what it loses against it.
+fn beside(
+    problem: &Problem,
+    given: Given,
+    request: &Request,
+    answer: Answer,
+) -> anyhow::Result<Answer> {
+    let Problem { dag, costs, .. } = problem;
+    let Given { name, mapping } = given;
+    let (setting, evaluation) = settle(dag, costs, &mapping)
+        .with_context(|| format!("{name} cannot be run on this platform"))?;
+    let value =
+        |choice: &Choice| request.objective.of(&choice.evaluation, costs).unwrap_or_default();
+    let mut choice = Choice { mapping, setting, evaluation, proof: Proof::Optimal };
+    if let Some(why) = planner::violation(dag, costs, request, &choice) {
+        bail!("{name} is not allowed: {why}");
+    }
+    let objective = request.objective;
+    let (what, own) = (objective.name(), value(&choice));
+    let reason = match &answer.best {
+        Ok(best) => {
+            choice.proof = match own.saturating_sub(value(best)) {
+                0 => best.proof,
+                gap => Proof::Within(gap),
+            };
+            let over = (own as f64 / value(best).max(1) as f64 - 1.0) * 100.0;
+            let (own, least) = (objective.show(own), objective.show(value(best)));
+            format!(
+                "{name}: {what} {own}, {over:.1} % over the best plan's {least} (its regret); without it: {}",
+                answer.reason
+            )
+        }
+        Err(why) => {
+            format!(
+                "{name}: {what} {}; within the limits there is no plan: {why}",
+                objective.show(own)
+            )
+        }
+    };
+    Ok(Answer { best: Ok(choice), reason, ..answer })
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -12,10 +13,13 @@ use cutline_core::{
         table::{self, CostsFile},
     },
     dag::Dag,
+    graph::Graph,
+    group::Grouping,
     picture::{InputEncoding, PictureSpec},
     plan::ModelRef,
-    planner::Request,
+    planner::{Objective, Request},
     platform::Platform,
+    units::Nanos,
 };
 
 use super::{costs_of, read_platform};
@@ -39,9 +43,26 @@ pub(crate) struct ProblemArgs {
     /// Devices and links.
     #[arg(long, value_name = "T.toml")]
     platform: PathBuf,
+    /// What to minimise: latency, period, energy, device-energy (of the device that needs most),
+    /// memory (of the device that needs most) or money.
+    #[arg(long, value_name = "OBJECTIVE", default_value = "latency", value_parser = parse_objective)]
+    objective: Objective,
+    /// Keep a quantity within a limit: latency, period, energy, device-energy, memory or money;
+    /// repeatable.
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    limits: Vec<String>,
     /// Keep a layer (and its group) on a device; repeatable.
     #[arg(long = "pin", value_name = "LAYER=DEVICE")]
     pins: Vec<String>,
+    /// Keep a layer, or all layers of an operator, off a device; repeatable.
+    #[arg(long = "ban", value_name = "LAYER|OPERATOR=DEVICE")]
+    bans: Vec<String>,
+    /// Let nothing leave the first device before this layer's result, the input included.
+    #[arg(long, value_name = "LAYER")]
+    private: Option<String>,
+    /// Stop after this long with the best plan found, and say how far from the best it can be.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    time_limit: Nanos,
     /// How the input may travel; naming a lossy one allows it
     /// [default: the lossless ones, uint8 and fp32].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -60,6 +81,8 @@ pub(crate) struct Problem {
     pub(crate) costs: Costs,
     pub(crate) platform: Platform,
     pub(crate) picture: Option<PictureSpec>,
+    /// The model's graph and how its layers are grouped; none behind a table of costs.
+    pub(crate) network: Option<(Graph, Grouping)>,
 }
 
 impl ProblemArgs {
@@ -76,20 +99,25 @@ impl ProblemArgs {
     /// Pins and encodings as the planner takes them.
     pub(crate) fn request(&self) -> anyhow::Result<Request> {
         let names = |list: &[InputEncoding]| list.iter().map(|e| e.name().to_owned()).collect();
-        let mut request = Request::default();
+        let mut request = Request { objective: self.objective, ..Request::default() };
         if !self.input_encoding.is_empty() {
             request.input_encodings = Some(names(&self.input_encoding));
         }
         if !self.cut_encoding.is_empty() {
             request.cut_encodings = Some(self.cut_encoding.clone());
         }
-        for pin in &self.pins {
-            let (layer, device) = pin
-                .rsplit_once('=')
-                .with_context(|| format!("`--pin {pin}`: expected LAYER=DEVICE"))?;
-            request.pins.push((layer.to_owned(), device.to_owned()));
-        }
+        request.limits =
+            self.limits.iter().map(|limit| parse_limit(limit)).collect::<Result<_, _>>()?;
+        request.pins = on_devices("--pin", &self.pins)?;
+        request.bans = on_devices("--ban", &self.bans)?;
+        request.private = self.private.clone();
         Ok(request)
+    }
+
+    /// Says when the time limit, counted from now, is over.
+    pub(crate) fn stop(&self) -> impl FnMut() -> bool + use<> {
+        let (start, limit) = (Instant::now(), Duration::from_nanos(self.time_limit.0));
+        move || start.elapsed() > limit
     }
 
     fn measured(
@@ -110,8 +138,43 @@ impl ProblemArgs {
             }
         };
         let name = ModelRef { name: file_name(path), sha256: model.sha256()?.to_owned() };
-        Ok(Problem { model: name, dag: model.grouping.dag, costs, platform, picture })
+        let dag = model.grouping.dag.clone();
+        let network = Some((model.graph, model.grouping));
+        Ok(Problem { model: name, dag, costs, platform, picture, network })
     }
+}
+
+fn parse_objective(text: &str) -> Result<Objective, String> {
+    let found = Objective::ALL.into_iter().find(|objective| objective.name() == text);
+    let names = || Objective::ALL.map(Objective::name).join(", ");
+    found.ok_or_else(|| format!("expected one of {}", names()))
+}
+
+fn parse_limit(text: &str) -> anyhow::Result<(Objective, u64)> {
+    let (name, value) = text
+        .split_once('=')
+        .with_context(|| format!("`--limit {text}`: expected NAME=VALUE, such as latency=300ms"))?;
+    if name == "agreement" {
+        bail!(
+            "`--limit {text}`: agreement is not measured by the planner yet; `cutline verify --input PICTURE --input-encoding jpeg` says what JPEG does to the answer"
+        );
+    }
+    let names = || Objective::ALL.map(Objective::name).join(", ");
+    let objective = Objective::ALL.into_iter().find(|objective| objective.name() == name);
+    let objective =
+        objective.with_context(|| format!("`--limit {text}`: `{name}` is none of {}", names()))?;
+    let value = objective.parse(value).with_context(|| format!("`--limit {text}`"))?;
+    Ok((objective, value))
+}
+
+fn on_devices(flag: &str, list: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let parse = |text: &String| {
+        let (what, device) = text
+            .rsplit_once('=')
+            .with_context(|| format!("`{flag} {text}`: expected LAYER=DEVICE"))?;
+        Ok((what.to_owned(), device.to_owned()))
+    };
+    list.iter().map(parse).collect()
 }
 
 fn published(path: &Path, platform: Platform) -> anyhow::Result<Problem> {
@@ -121,5 +184,5 @@ fn published(path: &Path, platform: Platform) -> anyhow::Result<Problem> {
     let tables = vec![None; platform.links().len()];
     let (dag, costs) = table::read(&file, &platform, &tables).with_context(context)?;
     let model = ModelRef { name: file_name(path), sha256: String::new() };
-    Ok(Problem { model, dag, costs, platform, picture: None })
+    Ok(Problem { model, dag, costs, platform, picture: None, network: None })
 }

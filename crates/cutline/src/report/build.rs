@@ -37,7 +37,7 @@ pub(crate) fn build(
     output: &Output,
     stop: &mut dyn FnMut() -> bool,
 ) -> Result<Data, PlannerError> {
-    let Problem { model, dag, costs, platform, picture } = problem;
+    let Problem { model, dag, costs, platform, picture, .. } = problem;
     output.note("planning");
     let answer = planner::solve_until(dag, costs, request, stop)?;
     output.note("evaluating the candidate cuts");

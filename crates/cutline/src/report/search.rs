@@ -5,11 +5,11 @@ use cutline_core::{
     cost::Costs,
     cut::{Cut, candidate_cuts},
     dag::Dag,
-    evaluate::{Evaluation, Setting, evaluate},
+    evaluate::{Setting, evaluate},
     partition::Mapping,
-    planner::{Choice, Proof, Request},
+    planner::{self, Choice, Proof, Request},
     platform::DeviceId,
-    units::{BytesPerSec, Nanos},
+    units::BytesPerSec,
 };
 
 /// Lowest and highest rate that the best plan is shown for, unless the link itself lies outside.
@@ -51,17 +51,9 @@ fn fastest(
 ) -> Result<Choice, String> {
     let side = |&before: &bool| if before { DeviceId::SOURCE } else { to };
     let mapping = Mapping(cut.before.iter().map(side).collect());
-    for (layer, device) in &request.pins {
-        let torn = dag.group_ids().any(|id| {
-            dag.group(id).layers.contains(layer) && costs.device(mapping.device(id)).name != *device
-        });
-        if torn {
-            return Err(format!("layer `{layer}` is pinned to `{device}`"));
-        }
-    }
-    let mut best: Option<(Nanos, usize, Evaluation)> = None;
+    let mut best: Option<Choice> = None;
     let mut why = "no engine and no encoding is allowed for it".to_owned();
-    for (at, setting) in settings.iter().enumerate() {
+    for setting in settings {
         let evaluation = match evaluate(dag, costs, &mapping, setting) {
             Ok(evaluation) => evaluation,
             Err(error) => {
@@ -69,24 +61,18 @@ fn fastest(
                 continue;
             }
         };
-        if let Some(excess) = memory_excess(costs, &evaluation) {
-            why = excess;
+        let (mapping, setting) = (mapping.clone(), setting.clone());
+        let choice = Choice { mapping, setting, evaluation, proof: Proof::Optimal };
+        if let Some(violated) = planner::violation(dag, costs, request, &choice) {
+            why = violated.to_string();
             continue;
         }
-        if best.as_ref().is_none_or(|(latency, ..)| evaluation.latency < *latency) {
-            best = Some((evaluation.latency, at, evaluation));
+        let latency = |choice: &Choice| choice.evaluation.latency;
+        if best.as_ref().is_none_or(|best| latency(&choice) < latency(best)) {
+            best = Some(choice);
         }
     }
-    let (_, at, evaluation) = best.ok_or(why)?;
-    Ok(Choice { mapping, setting: settings[at].clone(), evaluation, proof: Proof::Optimal })
-}
-
-fn memory_excess(costs: &Costs, evaluation: &Evaluation) -> Option<String> {
-    evaluation.memory.iter().find_map(|used| {
-        let excess = used.excess()?;
-        let device = &costs.device(used.device).name;
-        Some(format!("it needs {} on `{device}`: {excess} too much", used.bytes))
-    })
+    best.ok_or(why)
 }
 
 /// Every allowed combination of the two devices' engines, input encodings and codecs.
