@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub mod complexity;
+mod correct;
 pub mod link;
 mod profiles;
 pub mod table;

@@ -66,6 +66,44 @@ pub struct Plan {
     pub best_split: Option<PlannedChoice>,
     /// Why, in words.
     pub reason: String,
+    /// What was measured and corrected on the way, where the plan was refined on its agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refinement: Option<Refinement>,
+}
+
+/// Rounds of planning, measuring and correcting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refinement {
+    /// What happened, round by round.
+    pub rounds: Vec<Round>,
+    /// Whether the plan is one that was measured and whose prediction held.
+    pub holds: bool,
+}
+
+/// One plan that was run, and what the table learnt from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// Hash of its decision.
+    pub plan: String,
+    /// By the table before the round.
+    pub predicted: Figures,
+    /// Medians over its frames.
+    pub measured: Figures,
+    /// What was corrected.
+    pub corrections: Vec<Correction>,
+    /// How far the predicted latency was off, in thousandths of the measured one.
+    pub error_permille: u64,
+}
+
+/// A stage or a message whose time was replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Correction {
+    /// Which one.
+    pub what: String,
+    /// By the table before.
+    pub predicted_ns: Nanos,
+    /// By the table from then on.
+    pub measured_ns: Nanos,
 }
 
 /// A plain alternative.
@@ -286,6 +324,7 @@ impl Plan {
             best: answer.best.as_ref().ok().map(planned),
             best_split: answer.best_split.as_ref().ok().map(planned),
             reason: answer.reason.clone(),
+            refinement: None,
             picture: picture.clone(),
             model: model.clone(),
         }
@@ -314,6 +353,7 @@ impl Plan {
             best_split: is_split.then(|| choice.clone()),
             best: Some(choice),
             reason,
+            refinement: None,
         })
     }
 

@@ -14,6 +14,7 @@ mod inputs;
 mod output;
 mod planning;
 mod process;
+pub mod refine;
 mod report;
 pub mod staging;
 

@@ -7,7 +7,7 @@ use cutline_core::{
     cost::{Costs, Origin},
     dag::Dag,
     picture::InputEncoding,
-    plan::{Figures, Plan, PlannedChoice},
+    plan::{Figures, Plan, PlannedChoice, Refinement},
     planner::{Objective, Proof},
     platform::Platform,
     preset::{self, Presets},
@@ -131,6 +131,9 @@ pub(crate) fn write_plan(
         writeln!(out, "{}", quantities(choice))?;
     }
     writeln!(out, "\n{}", plan.reason)?;
+    if let Some(refinement) = &plan.refinement {
+        write_refinement(refinement, out)?;
+    }
     let baselines = plan.baselines.iter().filter_map(|baseline| baseline.choice.as_ref());
     let mut choices = baselines.chain(&plan.best).chain(&plan.best_split);
     if choices.any(|choice| lossy_input(choice, dag).is_some()) {
@@ -140,6 +143,26 @@ pub(crate) fn write_plan(
         )?;
     }
     Ok(())
+}
+
+fn write_refinement(refinement: &Refinement, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    let rows = refinement.rounds.iter().enumerate().map(|(at, round)| {
+        [
+            (at + 1).to_string(),
+            round.plan.clone(),
+            round.predicted.latency_ns.to_string(),
+            round.measured.latency_ns.to_string(),
+            format!("{:.1} %", round.error_permille as f64 / 10.0),
+            round.corrections.len().to_string(),
+        ]
+    });
+    let header = ["round", "plan", "predicted", "measured", "off by", "corrections"];
+    writeln!(out, "\n{}", table(header, rows))?;
+    let verdict = match refinement.holds {
+        true => "the last plan is the best by the corrected table, and its prediction holds",
+        false => "the prediction does not hold yet; allow more --rounds, or more --frames",
+    };
+    writeln!(out, "{verdict}")
 }
 
 /// The encoding in which a choice sends the network's input, where that may change the answer. An

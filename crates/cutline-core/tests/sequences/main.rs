@@ -47,11 +47,11 @@ fn instance(random: &mut Random, most: u64) -> (Value, Value) {
     let mut read = vec![false; layers];
     for layer in 0..layers {
         let mut inputs = Vec::new();
-        for earlier in 0..layer {
+        for (earlier, read) in read.iter_mut().enumerate().take(layer) {
             let near = layer - earlier <= 2;
             if near && random.below(10) < 6 || random.one_in(8) {
                 inputs.push(format!("l{earlier}"));
-                read[earlier] = true;
+                *read = true;
             }
         }
         let mut time = serde_json::Map::new();
@@ -125,13 +125,13 @@ fn platform(random: &mut Random, devices: usize) -> Value {
         list.push(device);
     }
     let mut links = Vec::new();
-    for a in 0..devices {
-        for b in a + 1..devices {
+    for (a, first) in NAMES.iter().enumerate().take(devices) {
+        for second in &NAMES[a + 1..devices] {
             if random.one_in(6) {
                 continue;
             }
             let rate = |random: &mut Random| [8000, 2000, 800, 56][random.below(4) as usize];
-            let mut link = json!({ "between": [NAMES[a], NAMES[b]],
+            let mut link = json!({ "between": [first, second],
                 "up": format!("{}mbit", rate(random)), "down": format!("{}mbit", rate(random)),
                 "delay": format!("{}ns", random.below(4) * 10), "fixed": format!("{}ns", random.below(4) * 5),
                 "energy": [format!("{}pJ/byte", random.below(3) * 500), format!("{}pJ/byte", random.below(3) * 700)] });
@@ -140,7 +140,7 @@ fn platform(random: &mut Random, devices: usize) -> Value {
                 link["cards"] = json!([card(), card()]);
             }
             if random.one_in(4) {
-                link["between"] = json!([NAMES[b], NAMES[a]]);
+                link["between"] = json!([second, first]);
             }
             links.push(link);
         }

@@ -162,6 +162,7 @@ pub(crate) fn stage(
         best: None,
         best_split: None,
         reason: String::new(),
+        refinement: None,
     };
     staging::stage(model, &plan, &choice)
 }

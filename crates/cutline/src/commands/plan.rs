@@ -11,7 +11,7 @@ use cutline_core::{
     autodice::{self, MappingFile},
     evaluate::settle,
     partition::Mapping,
-    plan::Plan,
+    plan::{Correction, Plan, Refinement, Round},
     planner::{self, Answer, Choice, Proof, Request},
     platform::DeviceId,
     scarce::{self, EnergyPrices, Resource},
@@ -19,14 +19,16 @@ use cutline_core::{
 use cutline_runtime::files::write_bytes;
 
 use crate::{
+    frames,
     output::Output,
     planning::{self, Problem, ProblemArgs},
+    refine::{self, Subject},
 };
 
 /// Find the best plan: baselines first, then the best plan, the best split, why, and the proof.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
+    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan net.onnx --platform platform.toml --refine --input photo.jpg -o plan.json    # agents must run\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -42,6 +44,19 @@ pub(crate) struct Args {
     /// Evaluate this mapping, a file of AutoDiCE, beside the best plan.
     #[arg(long, value_name = "autodice.json")]
     mapping: Option<PathBuf>,
+    /// Run the winner on its agents, correct the table by what its stages and messages take, and plan
+    /// again, until the prediction holds.
+    #[arg(long, conflicts_with_all = ["costs", "scarce", "mapping"])]
+    refine: bool,
+    /// With --refine: most plans to run.
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "refine")]
+    rounds: usize,
+    /// With --refine: frames of each plan.
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "refine")]
+    frames: usize,
+    /// With --refine: the picture or tensor to run [default: seeded random numbers].
+    #[arg(long, value_name = "PATH", requires = "refine")]
+    input: Option<PathBuf>,
     /// The file to write.
     #[arg(short, long, value_name = "plan.json")]
     output: Option<PathBuf>,
@@ -59,10 +74,16 @@ fn parse_resource(text: &str) -> Result<Resource, String> {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
-    let problem = args.problem.open(output)?;
+    let mut problem = args.problem.open(output)?;
     let request = args.problem.request()?;
     let mut stop = args.problem.stop();
-    let answer = planner::solve_until(&problem.dag, &problem.costs, &request, &mut stop)?;
+    let (answer, refinement) = match args.refine {
+        true => {
+            let (answer, refinement) = refined(&args, &mut problem, &request, &mut stop, output)?;
+            (answer, Some(refinement))
+        }
+        false => (planner::solve_until(&problem.dag, &problem.costs, &request, &mut stop)?, None),
+    };
     let given = match (&args.scarce, &args.mapping) {
         (Some(resource), _) => Some(by_resource(&problem, *resource, args.budget)?),
         (None, Some(path)) => Some(by_mapping(&problem, path)?),
@@ -73,7 +94,8 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         None => answer,
     };
     let Problem { model, dag, costs, platform, picture, .. } = problem;
-    let plan = Plan::new(model, &dag, &costs, &platform, &request, &answer, picture);
+    let mut plan = Plan::new(model, &dag, &costs, &platform, &request, &answer, picture);
+    plan.refinement = refinement;
     if let Some(path) = args.output.filter(|_| plan.best.is_some()) {
         write_bytes(&path, serde_json::to_vec_pretty(&plan)?)?;
     }
@@ -82,6 +104,40 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         Some(_) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
     })
+}
+
+/// Plans, runs the winner, corrects and plans again.
+fn refined(
+    args: &Args,
+    problem: &mut Problem,
+    request: &Request,
+    stop: &mut dyn FnMut() -> bool,
+    output: &Output,
+) -> anyhow::Result<(Answer, Refinement)> {
+    let Problem { model: name, costs, platform, picture, network, .. } = problem;
+    let Some(model) = network else { bail!("--refine runs a model; it does not go with --costs") };
+    let frame = match &args.input {
+        Some(path) => frames::load(path, &model.graph)?,
+        None => frames::random(&model.graph, 1)?,
+    };
+    let picture = picture.clone();
+    let subject =
+        Subject { model, name: name.clone(), platform, picture, frame, frames: args.frames };
+    let mut count = 0;
+    let mut note = |round: &Round| {
+        count += 1;
+        output.note(format!(
+            "round {count}: predicted {}, measured {}, off by {:.1} %",
+            round.predicted.latency_ns,
+            round.measured.latency_ns,
+            round.error_permille as f64 / 10.0
+        ));
+        for correction in &round.corrections {
+            let Correction { what, predicted_ns, measured_ns } = correction;
+            output.note(format!("  {what}: {measured_ns} in place of {predicted_ns}"));
+        }
+    };
+    refine::refine(&subject, costs, request, args.rounds, stop, &mut note)
 }
 
 /// A mapping that the planner did not choose, and what to call it.
@@ -110,12 +166,12 @@ fn by_resource(problem: &Problem, resource: Resource, budget: u64) -> anyhow::Re
 /// A mapping file whose resources are devices of the platform.
 fn by_mapping(problem: &Problem, path: &Path) -> anyhow::Result<Given> {
     let context = || format!("cannot use mapping `{}`", path.display());
-    let Some((graph, grouping)) = &problem.network else {
+    let Some(model) = &problem.network else {
         bail!("--mapping names layers of a model; it does not go with --costs");
     };
     let text = fs::read_to_string(path).with_context(context)?;
     let file = MappingFile::parse(&text).with_context(context)?;
-    let imported = autodice::import(graph, grouping, &file).with_context(context)?;
+    let imported = autodice::import(&model.graph, &model.grouping, &file).with_context(context)?;
     let mapping = imported.onto(&problem.platform).with_context(context)?;
     Ok(Given { name: format!("mapping `{}`", path.display()), mapping })
 }

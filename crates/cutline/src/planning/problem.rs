@@ -13,14 +13,14 @@ use cutline_core::{
         table::{self, CostsFile},
     },
     dag::Dag,
-    graph::Graph,
-    group::Grouping,
     picture::{InputEncoding, PictureSpec},
     plan::ModelRef,
     planner::{Objective, Request},
     platform::Platform,
     units::Nanos,
 };
+
+use cutline_runtime::model::Model;
 
 use super::{costs_of, read_platform};
 use crate::{
@@ -81,8 +81,8 @@ pub(crate) struct Problem {
     pub(crate) costs: Costs,
     pub(crate) platform: Platform,
     pub(crate) picture: Option<PictureSpec>,
-    /// The model's graph and how its layers are grouped; none behind a table of costs.
-    pub(crate) network: Option<(Graph, Grouping)>,
+    /// The model itself; none behind a table of costs.
+    pub(crate) network: Option<Model>,
 }
 
 impl ProblemArgs {
@@ -139,8 +139,7 @@ impl ProblemArgs {
         };
         let name = ModelRef { name: file_name(path), sha256: model.sha256()?.to_owned() };
         let dag = model.grouping.dag.clone();
-        let network = Some((model.graph, model.grouping));
-        Ok(Problem { model: name, dag, costs, platform, picture, network })
+        Ok(Problem { model: name, dag, costs, platform, picture, network: Some(model) })
     }
 }
 
