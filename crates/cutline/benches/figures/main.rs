@@ -8,6 +8,7 @@ mod answers;
 mod cut_cost;
 mod equality;
 mod fleet;
+mod hierarchy;
 mod inputs;
 mod measure;
 mod namespace;
@@ -47,13 +48,14 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 9] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("splitting", splitting::run),
     ("cut-cost", cut_cost::run),
     ("agent", agent::run),
     ("profile", profile::run),
+    ("hierarchy", hierarchy::run),
     ("truth", truth::run),
     ("truth-tbf", truth::run_tbf),
 ];
