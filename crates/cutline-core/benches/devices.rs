@@ -37,7 +37,7 @@ fn pair() {
         let request = Request::default();
         let one = median(11, || solve(&dag, &costs, &request).expect("two devices"));
         let rates = [BytesPerSec(12_500), BytesPerSec(125_000_000)];
-        let table = || sweep(&dag, &costs, &request, 0, rates).expect("two devices");
+        let table = || sweep(&dag, &costs, &request, 0, rates, &mut || false).expect("two devices");
         let all = median(5, table);
         println!(
             "| {name} | {} | {} | {} | {} |",

@@ -7,7 +7,7 @@
 //! the interval (M. J. Eisner and D. G. Severance, "Mathematical techniques for efficient record
 //! segmentation in large shared databases", J. ACM 23, 1976).
 
-use super::{Choice, Objective, PlannerError, Request, solve};
+use super::{Choice, Objective, PlannerError, Request, solve_until};
 use crate::{
     cost::Costs,
     dag::Dag,
@@ -28,18 +28,19 @@ pub struct Regime {
 
 /// The plan of least latency for every up rate of a link between two rates; its down rate keeps its ratio to the
 /// up rate. Links count by their rates here, not by measured tables. Where no plan is possible the
-/// table is empty.
+/// table is empty. `stop` is asked now and then whether to give up; then plans are the best found.
 pub fn sweep(
     dag: &Dag,
     costs: &Costs,
     request: &Request,
     link: usize,
     [low, high]: [BytesPerSec; 2],
+    stop: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Regime>, PlannerError> {
     let Some(known) = costs.links().get(link) else { return Ok(Vec::new()) };
     let ratio = [known.up.rate.0.max(1), known.down.rate.0.max(1)];
     let request = Request { objective: Objective::Latency, ..request.clone() };
-    let sweep = Sweep { dag, costs, request: &request, link, ratio };
+    let mut sweep = Sweep { dag, costs, request: &request, link, ratio, stop };
     let (Some(first), Some(last)) = (sweep.best(low)?, sweep.best(high)?) else {
         return Ok(Vec::new());
     };
@@ -63,6 +64,7 @@ struct Sweep<'a> {
     request: &'a Request,
     link: usize,
     ratio: [u64; 2],
+    stop: &'a mut dyn FnMut() -> bool,
 }
 
 impl Sweep<'_> {
@@ -72,8 +74,9 @@ impl Sweep<'_> {
         self.costs.with_rates(self.link, rate, down)
     }
 
-    fn best(&self, rate: BytesPerSec) -> Result<Option<Choice>, PlannerError> {
-        Ok(solve(self.dag, &self.costs_at(rate), self.request)?.best.ok())
+    fn best(&mut self, rate: BytesPerSec) -> Result<Option<Choice>, PlannerError> {
+        let costs = self.costs_at(rate);
+        Ok(solve_until(self.dag, &costs, self.request, self.stop)?.best.ok())
     }
 
     fn latency(&self, choice: &Choice, rate: BytesPerSec) -> Nanos {
@@ -84,7 +87,7 @@ impl Sweep<'_> {
 
     /// Adds what lies between the last corner and `high`, whose best plan is known, and `high`.
     fn divide(
-        &self,
+        &mut self,
         low: BytesPerSec,
         high: BytesPerSec,
         last: Choice,

@@ -8,8 +8,10 @@
 use cutline_core::{
     cost::{Costs, table, table::CostsFile},
     dag::Dag,
-    planner::{self, Choice, Infeasible, Objective, Proof, Request},
+    evaluate::evaluate,
+    planner::{self, Choice, Infeasible, Objective, Proof, Request, sweep},
     platform::Platform,
+    units::BytesPerSec,
 };
 use serde_json::{Value, json};
 
@@ -372,4 +374,42 @@ fn the_front_is_the_oracles() {
         }
     }
     assert!(points > 3000, "{points} points in all");
+}
+
+#[test]
+fn the_table_of_bandwidths_holds_the_best_plan_at_every_rate() {
+    let mut corners = 0;
+    for seed in 1..=400 {
+        let mut random = random_of(seed ^ 0xbeef);
+        let (costs, platform) = instance(&mut random, 1 << 6);
+        let (dag, table) = read(&costs, &platform);
+        if table.links().is_empty() {
+            continue;
+        }
+        let request = Request::default();
+        let ends = [BytesPerSec(1_000_000), BytesPerSec(8_000_000_000)];
+        let regimes = sweep(&dag, &table, &request, 0, ends, &mut || false).unwrap();
+        corners += regimes.len();
+        let [up, down] = [table.links()[0].up.rate.0, table.links()[0].down.rate.0];
+        let mut rate = ends[0].0;
+        while rate <= ends[1].0 {
+            let at = BytesPerSec(rate);
+            let costs_here = table.with_rates(0, at, BytesPerSec((rate * down / up).max(1)));
+            let best = planner::solve(&dag, &costs_here, &request).unwrap().best.ok();
+            let regime = regimes.iter().find(|regime| regime.from <= at && at <= regime.to);
+            let found = regime.map(|regime| {
+                let Choice { mapping, setting, .. } = &regime.choice;
+                evaluate(&dag, &costs_here, mapping, setting).unwrap().latency.0
+            });
+            // Messages round up one by one, so that lines are crooked by a few nanoseconds.
+            let best = best.map(|choice| choice.evaluation.latency.0);
+            let close = best.zip(found).is_none_or(|(best, found)| found <= best + 8);
+            assert!(
+                close && best.is_some() == found.is_some(),
+                "seed {seed}, {rate} B/s: {best:?}, {found:?}\n{costs:#}\n{platform:#}"
+            );
+            rate = rate * 3 / 2;
+        }
+    }
+    assert!(corners > 600, "{corners} ranges in all");
 }

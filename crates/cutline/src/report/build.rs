@@ -84,7 +84,7 @@ pub(crate) fn build(
         Some(link) => {
             let rates = search::rates(costs.links()[link].up.rate);
             let ends = [rates[0], rates[rates.len() - 1]];
-            let regimes = planner::sweep(dag, costs, request, link, ends)?;
+            let regimes = planner::sweep(dag, costs, request, link, ends, stop)?;
             Some(bandwidth(problem, link, &answer, &regimes, &mut plans))
         }
         None => None,
