@@ -174,6 +174,16 @@ pub(crate) fn networks(own: &[&'static str]) -> Vec<&'static str> {
     own.iter().copied().filter(|name| wanted.split(',').any(|word| word == *name)).collect()
 }
 
+/// The rates in Mbit/s that a section takes: `CUTLINE_BENCH_RATES`, separated by commas, else all of
+/// its own.
+pub(crate) fn rates(own: &[u64]) -> Vec<u64> {
+    let Ok(wanted) = std::env::var("CUTLINE_BENCH_RATES") else { return own.to_vec() };
+    own.iter()
+        .copied()
+        .filter(|rate| wanted.split(',').any(|word| word == rate.to_string()))
+        .collect()
+}
+
 /// At most `count` of the cuts, evenly spread.
 pub(crate) fn sample(mut cuts: Vec<Cut>, count: usize) -> Vec<Cut> {
     if cuts.len() > count && count > 1 {

@@ -25,7 +25,7 @@ use cutline_runtime::{
 
 use super::{
     Verdict,
-    fleet::{self, Fleet, cut_limit, mapping, networks, sample, stage},
+    fleet::{self, Fleet, cut_limit, mapping, networks, rates, sample, stage},
     measure::{median, quantile, zoo},
     namespace::{self, Namespace},
 };
@@ -135,7 +135,7 @@ fn network(model: &Model, name: &str, engine: &str, scene: &Scene) -> anyhow::Re
     let source = fleet.runtime.block_on(source)?;
     let target = scene.via.clone().unwrap_or_else(|| fleet.cloud.address.to_string());
     let mut verdicts = Vec::new();
-    for megabits in MEGABITS {
+    for megabits in rates(&MEGABITS) {
         (scene.shape)(megabits)?;
         let table = fleet.runtime.block_on(source.measure_link(&target, &[], 9, |_| {}))?;
         let costs =
