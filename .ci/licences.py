@@ -1,6 +1,8 @@
 """Checks that every dependency has a licence that `deny.toml` allows, and that files taken from
 others are as they published them, with the text of their licence beside them.
 
+Usage: licences.py [MANIFEST]; the workspace's, where none is given.
+
 Stands in for `cargo deny check licenses`, which takes longer to build than all else that runs here.
 """
 
@@ -17,6 +19,7 @@ def main() -> int:
     with open("deny.toml", "rb") as file:
         allowed = set(tomllib.load(file)["licenses"]["allow"])
     command = ["cargo", "metadata", "--format-version", "1", "--locked"]
+    command += ["--manifest-path", sys.argv[1]] if len(sys.argv) > 1 else []
     packages = json.loads(subprocess.check_output(command))["packages"]
     refused = [
         f"{package['name']} {package['version']}: {package['license'] or 'no licence given'}"

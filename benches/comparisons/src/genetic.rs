@@ -183,8 +183,12 @@ fn stages(dag: &Dag, costs: &Costs, genes: &[u8]) -> Vec<usize> {
     stages.iter().map(|stage| stage.device.index()).collect()
 }
 
+/// Every frame begins at the source, so a stage there that is not the first visits it again.
 fn visits_again(order: &[usize]) -> bool {
     let mut order = order.to_vec();
+    if order.first().is_some_and(|&first| first != DeviceId::SOURCE.index()) {
+        order.push(DeviceId::SOURCE.index());
+    }
     order.sort_unstable();
     order.windows(2).any(|pair| pair[0] == pair[1])
 }

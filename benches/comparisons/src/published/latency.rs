@@ -42,14 +42,58 @@ pub fn solve(instance: &Instance) -> Result<Answer, PublishedError> {
     let below = first.as_ref().map_or(u64::MAX, |(latency, _)| *latency);
     let better = Chains::new(&ideals, Beside::Cpus).best(below);
     let (chain, placement) = better.or(first).expect("CPUs can run everything");
-    let bound = match calls_beside_are_useless(instance, &waists(instance)) {
-        true => chain,
-        // Less than the chain, or nothing is.
-        false => Chains::new(&ideals, Beside::Calls).best(chain).map_or(chain, |(bound, _)| bound),
+    let of = |placement: &Placement| {
+        instance.latency(placement).expect("differences of ideals are contiguous and fit")
     };
     // Branches of a chain need not wait for each other, so it may be done sooner than the sum.
-    let latency = instance.latency(&placement).expect("differences of ideals are contiguous");
-    Ok(Answer { placement, latency, bound, ideals: ideals.len() })
+    let latency = of(&placement);
+    if calls_beside_are_useless(instance, &waists(instance)) {
+        return Ok(Answer { placement, latency, bound: chain, ideals: ideals.len() });
+    }
+    // Less than the chain, or nothing is. Its calls, and more beside them, may make a better answer.
+    let relaxed = Chains::new(&ideals, Beside::Calls).best(chain);
+    let (bound, other) = relaxed.unwrap_or_else(|| (chain, placement.clone()));
+    let tried = [placement, other].map(|placement| with_calls_beside(instance, placement));
+    let placement = tried.into_iter().min_by_key(of).expect("two were tried");
+    Ok(Answer { latency: of(&placement), placement, bound, ideals: ideals.len() })
+}
+
+/// A placement with further accelerators for paths that CPUs run, as long as one helps: each time the
+/// path that helps most, of those whose inner nodes have one reader and one node before them.
+fn with_calls_beside(instance: &Instance, mut placement: Placement) -> Placement {
+    let mut latency = instance.latency(&placement).unwrap_or(u64::MAX);
+    let mut readers = vec![Vec::new(); instance.nodes.len()];
+    for (at, node) in instance.nodes.iter().enumerate() {
+        node.before.iter().for_each(|&before| readers[before].push(at));
+    }
+    while placement.accelerators.len() < instance.accelerators {
+        let mut best = None;
+        let called: Vec<usize> = placement.accelerators.concat();
+        let is_free = |at: &usize| !called.contains(at);
+        for start in (0..instance.nodes.len()).filter(is_free) {
+            let mut path = vec![start];
+            loop {
+                let mut more = placement.clone();
+                more.accelerators.push(path.clone());
+                if let Some(found) = instance.latency(&more).filter(|&found| found < latency) {
+                    latency = found;
+                    best = Some(more);
+                }
+                let [next] = readers[path[path.len() - 1]][..] else { break };
+                if !is_free(&next) || instance.nodes[next].before.len() > 1 {
+                    break;
+                }
+                path.push(next);
+            }
+        }
+        match best {
+            Some(better) => placement = better,
+            None => break,
+        }
+    }
+    let called: Vec<usize> = placement.accelerators.concat();
+    placement.cpus.iter_mut().for_each(|set| set.retain(|at| !called.contains(at)));
+    placement
 }
 
 /// What runs the parts that no accelerator with a waist runs.
