@@ -124,9 +124,12 @@ impl<'a> Ideals<'a> {
             sums.crossing = crossing.iter().map(|&at| instance.values[at as usize].cost).sum();
             (sums, crossing)
         };
-        let mut all: Vec<(Vec<u64>, (Sums, Vec<u32>))> =
-            sets.into_iter().map(|set| (sums(&set), set)).map(|(sums, set)| (set, sums)).collect();
-        all.sort_by_key(|(_, (sums, _))| match order {
+        let with_sums = |set: Vec<u64>| {
+            let (sums, crossing) = sums(&set);
+            (set, sums, crossing)
+        };
+        let mut all: Vec<_> = sets.into_iter().map(with_sums).collect();
+        all.sort_by_key(|(_, sums, _)| match order {
             Order::Time => (sums.accelerator, sums.nodes),
             Order::Size => (sums.size, sums.nodes),
         });
@@ -139,7 +142,7 @@ impl<'a> Ideals<'a> {
             readers,
             node_readers,
         };
-        for (set, (sums, crossing)) in all {
+        for (set, sums, crossing) in all {
             ideals.sets.extend(set);
             ideals.sums.push(sums);
             ideals.crossing.push(crossing);

@@ -211,7 +211,7 @@ impl<'a> Chains<'a> {
             let Some(first) = (0..states).find(|&state| open(&times, state)) else { continue };
             let end = ends[inner];
             let ready = self.ready(inner, end);
-            for outer in inner + 1..ideals.len() {
+            for (outer, &rest) in left.iter().enumerate().skip(inner + 1) {
                 let size = ideals.sums[outer].size - ideals.sums[inner].size;
                 let may_call = size <= instance.memory;
                 let may_stay = ideals.sums[outer].size <= ideals.sums[end].size;
@@ -225,7 +225,7 @@ impl<'a> Chains<'a> {
                     for state in first..states - shift {
                         let Some(time) = times[from + state].checked_add(more) else { continue };
                         let at = outer * states + state + shift;
-                        if time < times[at] && time.saturating_add(left[outer]) < below {
+                        if time < times[at] && time.saturating_add(rest) < below {
                             times[at] = time;
                             steps[at] = step;
                         }
