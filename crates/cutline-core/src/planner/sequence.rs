@@ -16,6 +16,8 @@ use crate::{cost::Costs, dag::Dag, platform::DeviceId, units::Bytes};
 const MOST_IDEALS: usize = 20_000;
 /// Labels kept at each place by the search that comes first.
 const BEAM: usize = 4;
+/// The same of a front, whose labels differ in more than one way.
+const NARROW: usize = 16;
 /// Labels after which a front is searched for again with more slack.
 const MOST_LABELS: usize = 4_000_000;
 
@@ -117,8 +119,12 @@ impl<'a> Sequences<'a> {
                     stopped |= stop();
                     stopped
                 };
+                // A narrow search first, so that one that is stopped has good points all the same.
+                let narrow = Effort { beam: Some(NARROW), slack_ppm: 0 };
+                let quick = self.search(&quantities, false, input, false, narrow, None, &mut stop);
+                all.extend(quick.ended);
                 let found = self.search(&quantities, false, input, false, effort, None, &mut stop);
-                labels += found.labels;
+                labels += quick.labels + found.labels;
                 complete &= found.open.is_none();
                 too_many |= found.open.is_some() && !stopped;
                 all.extend(found.ended);
