@@ -24,19 +24,6 @@ pub(crate) fn engines() -> anyhow::Result<Vec<SharedEngine>> {
     here.map(|status| Ok(engine::open(status.name)?)).collect()
 }
 
-/// The whole network as one part.
-pub(crate) fn whole(model: &Model, engine: &dyn Engine) -> anyhow::Result<Part> {
-    let names = |ids: &[ValueId]| -> Vec<String> {
-        ids.iter().map(|&id| model.graph.value(id).name.clone()).collect()
-    };
-    Ok(Part {
-        name: "whole".to_owned(),
-        inputs: names(model.graph.inputs()),
-        outputs: names(model.graph.outputs()),
-        session: engine.load(&ModelSource::File(model.path.clone()), ONE_THREAD)?,
-    })
-}
-
 /// The parts of a cut as loaded models.
 pub(crate) fn load(model: &Model, cut: &Cut, engine: &dyn Engine) -> anyhow::Result<Vec<Part>> {
     let stages = stages_of_cut(&model.graph, &model.grouping, cut);

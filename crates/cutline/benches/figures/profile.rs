@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
-use anyhow::Context;
 use cutline_core::{
     cut::{Cut, candidate_cuts},
     onnx::ImportOptions,
@@ -28,8 +27,6 @@ const CUTS: usize = 24;
 /// Turns of each cut; in each, one run that is not counted and two that are.
 const TURNS: usize = 4;
 const RUNS: usize = 2;
-/// Cuts after which the whole network has a turn.
-const EVERY: usize = 6;
 /// Rest before each run, about as long as a device waits for its next frame.
 const REST: Duration = Duration::from_millis(30);
 
@@ -39,12 +36,9 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
         "|predicted - measured| / measured of first part + second part, one thread; held out are the cuts that the profile did not measure:\n"
     );
     println!(
-        "drift is how much longer the whole network took while the cuts were measured than while the network was profiled; without it, predictions are stretched by it:\n"
+        "| network | engine | cuts | median | p90 | held out | median | p90 | targets | bias |"
     );
-    println!(
-        "| network | engine | cuts | median | p90 | held out | median | p90 | targets | bias | drift | without it: median | p90 |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut verdicts = Vec::new();
     for status in engine::available().into_iter().filter(|status| status.available) {
         let engine = engine::open(status.name)?;
@@ -61,10 +55,7 @@ fn network(model: &Model, name: &str, engine: &dyn Engine) -> anyhow::Result<Ver
     let profile = profiler::profile(model, engine, &job, &mut |_| {})?;
     let dag = &model.grouping.dag;
     let cuts = sample(candidate_cuts(dag), cut_limit(CUTS));
-    let (whole, measured) = measure(model, &cuts, engine)?;
-    let profiled = profile.segments.iter().find(|segment| segment.part == Side::Whole);
-    let profiled = profiled.context("the engine runs the whole network")?.timing.median_ns;
-    let drift = whole / (profiled.0 as f64 / 1e6);
+    let measured = measure(model, &cuts, engine)?;
     let known: BTreeSet<&[String]> = profile
         .segments
         .iter()
@@ -72,12 +63,10 @@ fn network(model: &Model, name: &str, engine: &dyn Engine) -> anyhow::Result<Ver
         .map(|segment| segment.cut.as_slice())
         .collect();
     let (mut all, mut held_out, mut signed) = (Vec::new(), Vec::new(), Vec::new());
-    let mut steady = Vec::new();
     for (cut, measured) in cuts.iter().zip(measured) {
         let error = (predicted(&profile) - measured).abs() / measured;
         signed.push((predicted(&profile) - measured) / measured);
         all.push(error);
-        steady.push((predicted(&profile) * drift - measured).abs() / measured);
         let values: Vec<String> = cut.flows.iter().map(|&f| dag.flow(f).name.clone()).collect();
         if !known.contains(values.as_slice()) {
             held_out.push(error);
@@ -85,14 +74,12 @@ fn network(model: &Model, name: &str, engine: &dyn Engine) -> anyhow::Result<Ver
     }
     let figures = |errors: &[f64]| (median(errors) * 100.0, quantile(errors, 0.9) * 100.0);
     let ((middle, p90), (held_middle, held_p90)) = (figures(&all), figures(&held_out));
-    let (steady_middle, steady_p90) = figures(&steady);
     println!(
-        "| {name} | {} | {} | {middle:.1} % | {p90:.1} % | {} | {held_middle:.1} % | {held_p90:.1} % | 5 %, 12 % | {:+.1} % | {:+.1} % | {steady_middle:.1} % | {steady_p90:.1} % |",
+        "| {name} | {} | {} | {middle:.1} % | {p90:.1} % | {} | {held_middle:.1} % | {held_p90:.1} % | 5 %, 12 % | {:+.1} % |",
         engine.name(),
         all.len(),
         held_out.len(),
         median(&signed) * 100.0,
-        (drift - 1.0) * 100.0,
     );
     Ok(Verdict::of(middle <= 5.0 && p90 <= 12.0))
 }
@@ -103,25 +90,14 @@ fn predicted(profile: &Profile) -> f64 {
     (groups + 2 * profile.call_ns.0) as f64 / 1e6
 }
 
-/// Milliseconds of the whole network, and of both parts of each cut: medians of turns taken one
-/// after the other, the whole after every few cuts.
-fn measure(model: &Model, cuts: &[Cut], engine: &dyn Engine) -> anyhow::Result<(f64, Vec<f64>)> {
+/// Milliseconds of both parts of each cut, medians of turns taken one cut after the other.
+fn measure(model: &Model, cuts: &[Cut], engine: &dyn Engine) -> anyhow::Result<Vec<f64>> {
     let inputs = random_inputs(&model.graph, 1)?;
     let mut loaded: Vec<Vec<Part>> =
         cuts.iter().map(|cut| parts::load(model, cut, engine)).collect::<Result<_, _>>()?;
-    loaded.push(vec![parts::whole(model, engine)?]);
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); loaded.len()];
-    // The whole is one of the turns, and has more of them than each cut.
-    let mut order = Vec::new();
-    for cut in 0..cuts.len() {
-        if cut % EVERY == 0 {
-            order.push(cuts.len());
-        }
-        order.push(cut);
-    }
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); cuts.len()];
     for _ in 0..TURNS {
-        for &at in &order {
-            let (parts, times) = (&mut loaded[at], &mut times[at]);
+        for (parts, times) in loaded.iter_mut().zip(&mut times) {
             for run in 0..=RUNS {
                 thread::sleep(REST);
                 let (time, _) = timed(|| Ok(run_parts(parts, &model.graph, &inputs)?))?;
@@ -131,7 +107,5 @@ fn measure(model: &Model, cuts: &[Cut], engine: &dyn Engine) -> anyhow::Result<(
             }
         }
     }
-    let mut medians: Vec<f64> = times.iter().map(|times| median(times)).collect();
-    let whole = medians.pop().unwrap_or_default();
-    Ok((whole, medians))
+    Ok(times.iter().map(|times| median(times)).collect())
 }
