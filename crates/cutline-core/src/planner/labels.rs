@@ -127,6 +127,29 @@ struct Origin {
 
 const ROOT: u32 = u32::MAX;
 
+impl Origin {
+    /// A label on a device, from one that has used nothing but the source.
+    fn new(parent: u32, device: DeviceId, option: usize, codec: usize, border: usize) -> Self {
+        Origin {
+            parent,
+            border: border as u32,
+            device: device.index() as u8,
+            option: option as u8,
+            codec: codec as u8,
+            alive: true,
+            used: 1,
+        }
+    }
+
+    fn device(&self) -> DeviceId {
+        DeviceId::new(self.device.into())
+    }
+
+    fn border(&self) -> usize {
+        self.border as usize
+    }
+}
+
 /// Label ends here: it is a whole plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
@@ -250,7 +273,7 @@ impl Table<'_> {
                     self.scratch.fill(0);
                     if self.add_stage(source, option, [0, to], stage) {
                         self.count(1, Bytes::ZERO);
-                        self.keep(ROOT, source, option, codec, to, 1);
+                        self.keep(Origin::new(ROOT, source, option, codec, to));
                     }
                 }
             }
@@ -258,7 +281,7 @@ impl Table<'_> {
         let stage = steps.forward_only();
         self.scratch.fill(0);
         self.add_busy(stage);
-        self.keep(ROOT, source, 0, 0, 0, 1);
+        self.keep(Origin::new(ROOT, source, 0, 0, 0));
     }
 
     /// Codecs do not matter where nothing is sent on.
@@ -341,7 +364,8 @@ impl Table<'_> {
                             let Some((_, cost)) = stage else { break };
                             for &label in labels {
                                 since += 1;
-                                self.extend(label, device, option, codec, [border, to], cost, hop);
+                                let next = Origin::new(label, device, option, codec, to);
+                                self.extend(next, cost, hop);
                             }
                         }
                     }
@@ -396,26 +420,17 @@ impl Table<'_> {
         })
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn extend(
-        &mut self,
-        label: u32,
-        device: DeviceId,
-        option: usize,
-        codec: usize,
-        borders: [usize; 2],
-        stage: StageCost,
-        hop: &HopCost,
-    ) {
-        let start = label as usize * self.width;
+    /// Goes on from a label by a hop and a stage; `next` is what comes of it.
+    fn extend(&mut self, next: Origin, stage: StageCost, hop: &HopCost) {
+        let parent = self.origins[next.parent as usize];
+        let start = next.parent as usize * self.width;
         self.scratch.copy_from_slice(&self.values[start..start + self.width]);
         self.add_hop(hop);
-        if !self.add_stage(device, option, borders, stage) {
-            return;
+        let borders = [parent.border(), next.border()];
+        if self.add_stage(next.device(), next.option.into(), borders, stage) {
+            self.count(1, hop.bytes);
+            self.keep(Origin { used: parent.used | 1 << next.device, ..next });
         }
-        self.count(1, hop.bytes);
-        let used = self.origins[label as usize].used | 1 << device.index();
-        self.keep(label, device, option, codec, borders[1], used);
     }
 
     fn count(&mut self, stages: u64, bytes: Bytes) {
@@ -516,19 +531,12 @@ impl Table<'_> {
     }
 
     /// Keeps the label in the scratch if it may lead to a plan that is asked for.
-    fn keep(
-        &mut self,
-        parent: u32,
-        device: DeviceId,
-        option: usize,
-        codec: usize,
-        border: usize,
-        used: u32,
-    ) {
+    fn keep(&mut self, origin: Origin) {
+        let (border, used) = (origin.border(), origin.used);
         let last = border == self.search.steps.ideals.last();
         if last
             && self.search.split
-            && used.count_ones() < 2 + u32::from(!self.source_works(parent, device))
+            && used.count_ones() < 2 + u32::from(!self.source_works(&origin))
         {
             return;
         }
@@ -539,17 +547,17 @@ impl Table<'_> {
             return;
         }
         let slack = self.search.effort.slack_ppm;
-        let list = self.list(border, device.index(), codec);
+        let list = self.list(border, origin.device.into(), origin.codec.into());
         if last {
             if self.search.layout.ties {
-                self.end_best(parent, device, option, codec, border, used);
+                self.end_best(origin);
                 return;
             }
             // Whole plans are compared by what was asked for; what they share is past.
             let asked = self.search.layout.quantities.len();
             let mut ends = std::mem::take(&mut self.ends);
             if !ends.beats(&self.scratch[..asked], 0, slack) {
-                let label = self.push(parent, device, option, codec, border, used);
+                let label = self.push(origin);
                 ends.insert(label, 0, &self.scratch[..asked], |_| {});
             }
             self.ends = ends;
@@ -560,41 +568,31 @@ impl Table<'_> {
         }
         let mut labels = std::mem::take(&mut self.at[list]);
         if !labels.beats(&self.scratch, used, slack) {
-            let label = self.push(parent, device, option, codec, border, used);
+            let label = self.push(origin);
             let origins = &mut self.origins;
             labels.insert(label, used, &self.scratch, |gone| origins[gone as usize].alive = false);
         }
         self.at[list] = labels;
     }
 
-    /// Whether the source runs a stage of the plan that a new label on `device` belongs to.
-    fn source_works(&self, mut parent: u32, device: DeviceId) -> bool {
-        if parent == ROOT {
-            return device == DeviceId::SOURCE;
+    /// Whether the source runs a stage of the plan that a new label belongs to.
+    fn source_works(&self, origin: &Origin) -> bool {
+        let mut first = *origin;
+        while first.parent != ROOT {
+            first = self.origins[first.parent as usize];
         }
-        while self.origins[parent as usize].parent != ROOT {
-            parent = self.origins[parent as usize].parent;
-        }
-        self.origins[parent as usize].border > 0
+        first.border > 0
     }
 
     /// Of whole plans only the best is kept: objective, stages, bytes, then the smaller mapping.
-    fn end_best(
-        &mut self,
-        parent: u32,
-        device: DeviceId,
-        option: usize,
-        codec: usize,
-        border: usize,
-        used: u32,
-    ) {
+    fn end_best(&mut self, origin: Origin) {
         let at = self.search.layout.ties_at();
         let key = vec![self.scratch[0], self.scratch[at], self.scratch[at + 1]];
         if self.best.as_ref().is_some_and(|best| key > *best) {
             return;
         }
         let tie = self.best.as_ref() == Some(&key);
-        let label = self.push(parent, device, option, codec, border, used);
+        let label = self.push(origin);
         if let (true, Some(&known)) = (tie, self.ends.labels().last()) {
             let order = |ended: Ended| (ended.mapping, ended.setting);
             if order(self.ended(known)) <= order(self.ended(label)) {
@@ -606,26 +604,10 @@ impl Table<'_> {
         self.ends.insert(label, 0, &[], |_| {});
     }
 
-    fn push(
-        &mut self,
-        parent: u32,
-        device: DeviceId,
-        option: usize,
-        codec: usize,
-        border: usize,
-        used: u32,
-    ) -> u32 {
+    fn push(&mut self, origin: Origin) -> u32 {
         let label = self.origins.len() as u32;
         self.values.extend_from_slice(&self.scratch);
-        self.origins.push(Origin {
-            parent,
-            border: border as u32,
-            device: device.index() as u8,
-            option: option as u8,
-            codec: codec as u8,
-            alive: true,
-            used,
-        });
+        self.origins.push(origin);
         label
     }
 
@@ -705,7 +687,7 @@ impl Table<'_> {
         let mut label = end;
         loop {
             let origin = &self.origins[label as usize];
-            let device = DeviceId::new(origin.device.into());
+            let device = origin.device();
             let from = match origin.parent {
                 ROOT => 0,
                 parent => self.origins[parent as usize].border as usize,
