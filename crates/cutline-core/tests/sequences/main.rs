@@ -41,7 +41,9 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 fn instance(random: &mut Random, most: u64) -> (Value, Value) {
     let devices = 2 + random.below(3);
     let mut layers = 1;
-    while layers < 12 && devices.pow(layers as u32 + 1) <= most && !random.one_in(7) {
+    // Large instances are as large as they may be; small ones of all sizes.
+    let full = most > 1 << 10;
+    while layers < 12 && devices.pow(layers as u32 + 1) <= most && (full || !random.one_in(7)) {
         layers += 1;
     }
     let coarse = 1 + random.below(4);
