@@ -16,24 +16,10 @@ use cutline_core::{
 use serde_json::{Value, json};
 
 mod brute;
+mod random;
 
 use brute::{Instance, Oracle};
-
-/// A small generator with a seed: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
+use random::Random;
 
 /// Costs drawn from few values, so that ties are common.
 fn random_costs(random: &mut Random) -> Value {

@@ -176,11 +176,18 @@ mod tests {
     #[test]
     fn networks_have_about_as_many_ideals_as_groups() {
         // Name, groups, ideals: branches of Inception multiply, all else is nearly a chain.
-        for name in ["vgg19", "resnet101", "densenet121", "inceptionv3"] {
+        let cases = [
+            ("vgg19", 24, 25),
+            ("resnet101", 107, 116),
+            ("densenet121", 246, 247),
+            ("inceptionv3", 120, 1208),
+        ];
+        for (name, groups, count) in cases {
             let model = zoo::outline(name, None).unwrap();
             let dag = group(&onnx::import(&model, &Default::default()).unwrap()).dag;
             let ideals = Ideals::new(&dag, 100_000);
-            println!("{name}: {} groups, {} ideals", dag.groups().len(), ideals.borders.len());
+            assert_eq!((dag.groups().len(), ideals.borders.len()), (groups, count), "{name}");
+            assert!(Ideals::new(&dag, count - 1).truncated, "{name}");
             assert!(!ideals.truncated);
         }
     }
