@@ -35,6 +35,12 @@ pub(super) struct Sequences<'a> {
     twins: Vec<Option<usize>>,
 }
 
+/// Costs of stages and hops under one input encoding, and the least that follows each border.
+struct Ground<'a> {
+    steps: Steps<'a>,
+    bounds: Bounds,
+}
+
 /// The best plan of a kind and how sure that is.
 pub(super) struct Best {
     pub(super) ended: Ended,
@@ -79,10 +85,12 @@ impl<'a> Sequences<'a> {
         let objective = objective.into();
         let mut best: Option<Ended> = None;
         let mut open: Option<u64> = None;
+        let layout = self.layout(&[objective], true);
+        let grounds: Vec<Ground> = self.grounds(&layout);
         for effort in [Effort { beam: Some(BEAM), slack_ppm: 0 }, Effort::EXACT] {
-            for &input in self.inputs {
+            for ground in &grounds {
                 let known = best.as_ref().map(|best| best.values[0]);
-                let found = self.search(&[objective], true, input, split, effort, known, stop);
+                let found = self.search(ground, &layout, split, effort, known, stop);
                 if effort == Effort::EXACT {
                     open = open.into_iter().chain(found.open).min();
                 }
@@ -107,11 +115,13 @@ impl<'a> Sequences<'a> {
         // Every stage may lose a factor, and there are at most as many as devices, and the end.
         let quantities: Vec<Quantity> = objectives.iter().map(|&o| o.into()).collect();
         let factors = self.costs.devices().len() as u64 + 1;
+        let layout = self.layout(&quantities, false);
+        let grounds = self.grounds(&layout);
         let mut points = None;
         for epsilon_ppm in [0, 1_000, 10_000] {
             let effort = Effort { beam: None, slack_ppm: epsilon_ppm / factors };
             let (mut all, mut labels, mut complete, mut too_many) = (Vec::new(), 0, true, false);
-            for &input in self.inputs {
+            for ground in &grounds {
                 let mut asked = 0usize;
                 let mut stopped = false;
                 let mut stop = || {
@@ -121,9 +131,9 @@ impl<'a> Sequences<'a> {
                 };
                 // A narrow search first, so that one that is stopped has good points all the same.
                 let narrow = Effort { beam: Some(NARROW), slack_ppm: 0 };
-                let quick = self.search(&quantities, false, input, false, narrow, None, &mut stop);
+                let quick = self.search(ground, &layout, false, narrow, None, &mut stop);
                 all.extend(quick.ended);
-                let found = self.search(&quantities, false, input, false, effort, None, &mut stop);
+                let found = self.search(ground, &layout, false, effort, None, &mut stop);
                 labels += quick.labels + found.labels;
                 complete &= found.open.is_none();
                 too_many |= found.open.is_some() && !stopped;
@@ -139,28 +149,33 @@ impl<'a> Sequences<'a> {
         points.unwrap_or(Points { ended: Vec::new(), epsilon_ppm: 0, complete: false, labels: 0 })
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// What searches rest on, for each input encoding.
+    fn grounds(&self, layout: &Layout) -> Vec<Ground<'_>> {
+        let ground = |&input: &usize| {
+            let steps = Steps::new(self.dag, self.costs, &self.ideals, input);
+            let bounds = Bounds::new(&steps, layout, self.codecs);
+            Ground { steps, bounds }
+        };
+        self.inputs.iter().map(ground).collect()
+    }
+
     fn search(
         &self,
-        objectives: &[Quantity],
-        ties: bool,
-        input: usize,
+        ground: &Ground,
+        layout: &Layout,
         split: bool,
         effort: Effort,
         known: Option<u64>,
         stop: &mut dyn FnMut() -> bool,
     ) -> super::labels::Found {
-        let layout = self.layout(objectives, ties);
-        let steps = Steps::new(self.dag, self.costs, &self.ideals, input);
-        let bounds = Bounds::new(&steps, &layout, self.codecs);
         let search = Search {
-            steps: &steps,
-            layout: &layout,
-            bounds: &bounds,
+            steps: &ground.steps,
+            layout,
+            bounds: &ground.bounds,
             codecs: self.codecs,
             twins: &self.twins,
             split,
-            most_labels: if ties { usize::MAX } else { MOST_LABELS },
+            most_labels: if layout.ties { usize::MAX } else { MOST_LABELS },
             effort,
         };
         search.run(known, stop)
