@@ -29,6 +29,7 @@ mod many;
 mod network;
 mod pair;
 mod reason;
+mod regions;
 mod request;
 mod search;
 mod sequence;

@@ -1,9 +1,8 @@
 //! The least that must follow a border, whoever comes before it.
 //!
-//! For every quantity by itself a backward pass over the borders, and over the sets of devices that
-//! are used up, lets a hop begin at whichever device is cheapest and leaves coding out: a relaxation,
-//! so nothing that is really possible costs less. Where there are too many sets, devices may be used
-//! again.
+//! For every quantity by itself a backward pass over the borders, the devices that may be there last,
+//! and the sets of devices that are used up, leaves coding out: a relaxation, so nothing that is
+//! really possible costs less. Where there are too many sets, devices may be used again.
 
 use super::{
     labels::{Layout, Quantity, Rule},
@@ -11,11 +10,17 @@ use super::{
 };
 use crate::platform::DeviceId;
 
-/// Lower bounds by quantity, border and devices used up.
+/// Lower bounds by quantity, border, last device and devices used up.
 pub(super) struct Bounds {
     rest: Vec<Vec<u64>>,
+    devices: usize,
     /// Sets of devices that are told apart: all of those without the source, or one.
     sets: usize,
+    /// Least and greatest energy that passing on over a border takes of a device, by border and
+    /// device.
+    send: Vec<[u64; 2]>,
+    /// Least energy that what comes over a border takes of a device, by border and device.
+    receive: Vec<u64>,
     /// Time of all groups behind each border, each on the device that is fastest for it.
     work: Vec<u64>,
     /// How much of that a device does in its own time, at most, in millionths.
@@ -25,6 +30,9 @@ pub(super) struct Bounds {
 /// Beyond this many pairs of borders times sets of devices, bounds cost more than they save.
 const MOST_WORK: usize = 60_000_000;
 
+/// The hop from one device to another over a border: of each quantity the least of any codec.
+pub(super) type Hops = Vec<Option<Vec<u64>>>;
+
 impl Bounds {
     pub(super) fn new(steps: &Steps, layout: &Layout, codecs: &[usize]) -> Self {
         let borders = steps.ideals.borders.len();
@@ -33,21 +41,34 @@ impl Bounds {
         let all = 1usize.checked_shl(devices as u32 - 1).unwrap_or(usize::MAX);
         let sets = if work.saturating_mul(all) / 2 <= MOST_WORK { all } else { 1 };
         let mut bounds = Bounds {
-            rest: vec![vec![0; borders * sets]; layout.quantities.len()],
+            rest: vec![vec![0; borders * devices * sets]; layout.quantities.len()],
+            devices,
             sets,
+            send: Vec::new(),
+            receive: Vec::new(),
             work: Vec::new(),
             share: Vec::new(),
         };
         bounds.capacities(steps);
+        if layout.open_energy {
+            bounds.sending(steps, codecs);
+        }
         if work <= MOST_WORK {
             bounds.backward(steps, layout, codecs);
         }
         bounds
     }
 
-    /// The least that is still to come of a quantity behind a border, with these devices used up.
-    pub(super) fn rest(&self, quantity: usize, border: usize, used: u32) -> u64 {
-        self.rest[quantity][border * self.sets + (used as usize >> 1 & (self.sets - 1))]
+    /// The least that is still to come of a quantity behind a border, for who is there on one device
+    /// with these devices used up.
+    pub(super) fn rest(&self, quantity: usize, border: usize, last: usize, used: u32) -> u64 {
+        let set = used as usize >> 1 & (self.sets - 1);
+        self.rest[quantity][(border * self.devices + last) * self.sets + set]
+    }
+
+    /// The least and the greatest energy that passing on over a border takes of a device.
+    pub(super) fn send(&self, border: usize, device: usize) -> [u64; 2] {
+        self.send[border * self.devices + device]
     }
 
     /// Whether the devices not used yet can do what is left in this period.
@@ -55,6 +76,58 @@ impl Bounds {
         let shares = self.share.iter().enumerate().filter(|(device, _)| used >> device & 1 == 0);
         let share: u128 = shares.map(|(_, &share)| u128::from(share)).sum();
         u128::from(self.work[border]) * 1_000_000 <= u128::from(period) * share
+    }
+
+    /// How many sets of devices used up are told apart.
+    pub(super) fn sets(&self) -> usize {
+        self.sets
+    }
+
+    fn sending(&mut self, steps: &Steps, codecs: &[usize]) {
+        for border in 0..steps.ideals.last() {
+            let energy = |from: DeviceId, to: DeviceId| {
+                let link = steps.costs.link(from, to).filter(|_| from != to);
+                let hops = codecs.iter().filter_map(move |&codec| steps.hop(link?, border, codec));
+                hops.map(|hop| hop.energy.map(|energy| energy.0))
+            };
+            for here in steps.costs.device_ids() {
+                let sent = steps.costs.device_ids().skip(1).flat_map(|to| energy(here, to));
+                let both = sent.fold([u64::MAX, 0], |[least, most], [sender, _]| {
+                    [least.min(sender), most.max(sender)]
+                });
+                // Where nobody can be sent to, no plan goes on.
+                self.send.push(if both[0] > both[1] { [0, u64::MAX] } else { both });
+                let received = steps.costs.device_ids().flat_map(|from| energy(from, here));
+                let least = received.map(|[_, receiver]| receiver).min();
+                self.receive.push(least.unwrap_or(0));
+            }
+        }
+        self.send.resize(steps.ideals.borders.len() * self.devices, [0, 0]);
+    }
+
+    /// The least of a quantity that a stage takes between two borders.
+    pub(super) fn alone(
+        &self,
+        steps: &Steps,
+        quantity: Quantity,
+        (device, option): (DeviceId, usize),
+        [from, to]: [usize; 2],
+    ) -> u64 {
+        let bare = || steps.bare_stage(device, option, from, to);
+        match quantity {
+            Quantity::Latency | Quantity::Period => {
+                steps.compute(device, option, from, to).map_or(u64::MAX, |time| time.0)
+            }
+            Quantity::Memory => steps.memory(device, option, from, to).0,
+            Quantity::DeviceEnergy => {
+                let [send, _] = self.send(to, device.index());
+                let receive = self.receive[from * self.devices + device.index()];
+                bare().energy.0.saturating_add(send).saturating_add(receive)
+            }
+            Quantity::Energy => bare().energy.0,
+            Quantity::Money => bare().money,
+            Quantity::Excess => 0,
+        }
     }
 
     fn capacities(&mut self, steps: &Steps) {
@@ -87,95 +160,108 @@ impl Bounds {
 
     fn backward(&mut self, steps: &Steps, layout: &Layout, codecs: &[usize]) {
         let last = steps.ideals.last();
-        let devices: Vec<DeviceId> = steps.costs.device_ids().skip(1).collect();
+        let row = self.devices * self.sets;
         for rest in &mut self.rest {
-            rest[..last * self.sets].fill(u64::MAX);
+            rest[..last * row].fill(u64::MAX);
         }
+        let mut via = vec![vec![0; self.sets]; layout.quantities.len()];
         for from in (0..last).rev() {
             let here = &steps.ideals.borders[from];
             let next: Vec<usize> =
                 (from + 1..=last).filter(|&to| here.is_within(&steps.ideals.borders[to])).collect();
-            for &device in &devices {
-                let Some(hop) = cheapest_hop(steps, layout, codecs, from, device) else { continue };
+            for device in steps.costs.device_ids().skip(1) {
+                let hops = hops_into(steps, layout, codecs, from, device);
+                if hops.iter().all(Option::is_none) {
+                    continue;
+                }
+                via.iter_mut().for_each(|via| via.fill(u64::MAX));
                 for option in 0..steps.costs.device(device).options.len() {
                     for &to in &next {
-                        self.relax(steps, layout, (device, option), [from, to], &hop);
+                        self.relax(steps, layout, (device, option), [from, to], &mut via);
+                    }
+                }
+                for (sender, hop) in hops.iter().enumerate() {
+                    let Some(hop) = hop else { continue };
+                    for (at, &quantity) in layout.quantities.iter().enumerate() {
+                        let start = from * row + sender * self.sets;
+                        let least = &mut self.rest[at][start..start + self.sets];
+                        for (least, &via) in least.iter_mut().zip(&via[at]) {
+                            let value = match Layout::rule(quantity) {
+                                Rule::Sum => via.saturating_add(hop[at]),
+                                Rule::Max => via.max(hop[at]),
+                            };
+                            *least = (*least).min(value);
+                        }
                     }
                 }
             }
         }
     }
 
+    /// Lowers what a device can begin at a border with, for every set of devices used up before it,
+    /// by one stage and the least that follows it.
     fn relax(
-        &mut self,
+        &self,
         steps: &Steps,
         layout: &Layout,
         (device, option): (DeviceId, usize),
         [from, to]: [usize; 2],
-        hop: &[u64],
+        via: &mut [Vec<u64>],
     ) {
-        let Some(compute) = steps.compute(device, option, from, to) else { return };
-        let mut stage = None;
+        if steps.compute(device, option, from, to).is_none() {
+            return;
+        }
+        // The bit of the device in a set; none where devices may be used again.
+        let bit = if self.sets > 1 { 1 << (device.index() - 1) } else { 0 };
         for (at, &quantity) in layout.quantities.iter().enumerate() {
-            let alone = match quantity {
-                Quantity::Latency | Quantity::Period => compute.0,
-                Quantity::Memory => steps.memory(device, option, from, to).0,
-                Quantity::DeviceEnergy | Quantity::Excess => 0,
-                Quantity::Energy | Quantity::Money => {
-                    let cost =
-                        stage.get_or_insert_with(|| steps.bare_stage(device, option, from, to));
-                    if quantity == Quantity::Energy { cost.energy.0 } else { cost.money }
+            let here = self.alone(steps, quantity, (device, option), [from, to]);
+            let start = (to * self.devices + device.index()) * self.sets;
+            let rest = &self.rest[at][start..start + self.sets];
+            let rule = Layout::rule(quantity);
+            let lower = |least: &mut [u64], rest: &[u64]| {
+                for (least, &rest) in least.iter_mut().zip(rest) {
+                    let value = match rule {
+                        Rule::Sum => here.saturating_add(rest),
+                        Rule::Max => here.max(rest),
+                    };
+                    *least = (*least).min(value);
                 }
             };
-            let rule = Layout::rule(quantity);
-            let here = match rule {
-                Rule::Sum => alone.saturating_add(hop[at]),
-                Rule::Max => alone.max(hop[at]),
-            };
-            // Borders are in order, so what comes later is in the second half.
-            let (before, after) = self.rest[at].split_at_mut((from + 1) * self.sets);
-            let least = &mut before[from * self.sets..];
-            let rest = &after[(to - from - 1) * self.sets..][..self.sets];
-            // The bit of the device in a set; none where devices may be used again.
-            let bit = if self.sets > 1 { 1 << (device.index() - 1) } else { 0 };
-            for used in (0..self.sets).filter(|used| used & bit == 0) {
-                let value = match rule {
-                    Rule::Sum => here.saturating_add(rest[used | bit]),
-                    Rule::Max => here.max(rest[used | bit]),
-                };
-                least[used] = least[used].min(value);
+            match bit {
+                0 => lower(&mut via[at], rest),
+                // Sets without the device, and the same sets with it.
+                _ => {
+                    let halves = via[at].chunks_exact_mut(2 * bit).zip(rest.chunks_exact(2 * bit));
+                    halves.for_each(|(least, rest)| lower(&mut least[..bit], &rest[bit..]));
+                }
             }
         }
     }
 }
 
-/// Of every quantity the least that a hop into a device costs, whoever sends; `None` where nobody
-/// can.
-fn cheapest_hop(
+/// Of every quantity the least that a hop into a device costs, by sender.
+pub(super) fn hops_into(
     steps: &Steps,
     layout: &Layout,
     codecs: &[usize],
     border: usize,
     to: DeviceId,
-) -> Option<Vec<u64>> {
-    let mut least: Option<Vec<u64>> = None;
-    for from in steps.costs.device_ids().filter(|&from| from != to) {
-        let Some(link) = steps.costs.link(from, to) else { continue };
-        for &codec in codecs {
-            let Some(hop) = steps.hop(link, border, codec) else { continue };
+) -> Hops {
+    let from = |from: DeviceId| {
+        let link = steps.costs.link(from, to).filter(|_| from != to)?;
+        let hops = codecs.iter().filter_map(|&codec| steps.hop(link, border, codec));
+        let costs = hops.map(|hop| -> Vec<u64> {
             let of = |quantity: &Quantity| match quantity {
                 Quantity::Latency => hop.latency.0,
                 Quantity::Period => hop.out.max(hop.back).0,
                 Quantity::Energy => (hop.energy[0] + hop.energy[1]).0,
                 Quantity::Money => hop.money,
-                Quantity::Memory | Quantity::DeviceEnergy | Quantity::Excess => 0,
+                Quantity::DeviceEnergy => hop.energy[1].0,
+                Quantity::Memory | Quantity::Excess => 0,
             };
-            let costs: Vec<u64> = layout.quantities.iter().map(of).collect();
-            least = Some(match least {
-                None => costs,
-                Some(least) => least.into_iter().zip(costs).map(|(a, b)| a.min(b)).collect(),
-            });
-        }
-    }
-    least
+            layout.quantities.iter().map(of).collect()
+        });
+        costs.reduce(|a, b| a.into_iter().zip(b).map(|(a, b)| a.min(b)).collect())
+    };
+    steps.costs.device_ids().map(from).collect()
 }

@@ -19,6 +19,7 @@ use super::{
     Objective,
     bounds::Bounds,
     kept::Kept,
+    regions::Regions,
     steps::{HopCost, StageCost, Steps},
 };
 use crate::{
@@ -126,6 +127,8 @@ struct Origin {
 }
 
 const ROOT: u32 = u32::MAX;
+/// Stands for a whole plan that was known before the search.
+const KNOWN: u32 = u32::MAX;
 
 impl Origin {
     /// A label on a device, from one that has used nothing but the source.
@@ -189,6 +192,11 @@ pub(super) struct Search<'a> {
     /// Labels after which it stops by itself.
     pub(super) most_labels: usize,
     pub(super) effort: Effort,
+    /// Whole plans that are known already, by what is asked for: what they are as good as in
+    /// everything is not looked for.
+    pub(super) known: &'a [Vec<u64>],
+    /// Where a front is searched for: what those leave open.
+    pub(super) regions: Option<&'a Regions>,
 }
 
 /// What was found, and what is known of the rest.
@@ -217,13 +225,13 @@ struct Table<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Finds all whole plans that no other dominates; with one objective and ties, the best. `known`
-    /// is the objective of a plan known already, and what exceeds it is not looked for. `stop` is
-    /// asked now and then whether to give up.
-    pub(super) fn run(&self, known: Option<u64>, stop: &mut dyn FnMut() -> bool) -> Found {
+    /// Finds all whole plans that no other dominates; with one objective and ties, the best, and what
+    /// exceeds a known one is not looked for. `stop` is asked now and then whether to give up.
+    pub(super) fn run(&self, stop: &mut dyn FnMut() -> bool) -> Found {
         let width = self.layout.width();
         let borders = self.steps.ideals.borders.len();
         let lists = borders * self.steps.costs.devices().len() * self.codecs.len();
+        let known = self.known.iter().map(|known| known[0]).min();
         let best = known.filter(|_| self.layout.ties).map(|known| vec![known, u64::MAX, u64::MAX]);
         let mut table = Table {
             search: self,
@@ -236,8 +244,16 @@ impl<'a> Search<'a> {
             scratch: vec![0; width],
             least: Vec::new(),
         };
+        if !self.layout.ties {
+            for values in self.known {
+                if !table.ends.beats(values, 0, 0) {
+                    table.ends.insert(KNOWN, 0, values, |_| {});
+                }
+            }
+        }
         let open = table.fill(stop);
-        let ended = table.ends.labels().iter().map(|&end| table.ended(end)).collect();
+        let ends = table.ends.labels().iter().filter(|&&end| end != KNOWN);
+        let ended = ends.map(|&end| table.ended(end)).collect();
         Found { ended, open, labels: table.origins.len() }
     }
 }
@@ -305,7 +321,23 @@ impl Table<'_> {
             for codec in 0..self.search.codecs.len() {
                 let list = self.list(border, device, codec);
                 let mut labels = self.at[list].labels().to_vec();
-                labels.sort_by_key(|&label| self.values[label as usize * self.width]);
+                if labels.len() <= beam {
+                    continue;
+                }
+                // The best by each quantity in turn, so that a front is broad.
+                for turn in 0..beam {
+                    let at = turn % self.search.layout.quantities.len();
+                    let key = |label: u32| {
+                        let start = label as usize * self.width;
+                        let values = &self.values[start..start + self.width];
+                        let sum = values.iter().fold(0u64, |sum, v| sum.saturating_add(*v));
+                        (self.least(at, label), sum)
+                    };
+                    let best = (turn..labels.len()).min_by_key(|&i| key(labels[i]));
+                    if let Some(best) = best {
+                        labels.swap(turn, best);
+                    }
+                }
                 for &label in labels.iter().skip(beam) {
                     self.origins[label as usize].alive = false;
                 }
@@ -407,12 +439,16 @@ impl Table<'_> {
         {
             return false;
         }
+        let rest = |at| bounds.rest(at, to, device.index(), 1 << device.index());
+        if let Some(regions) = self.search.regions
+            && !regions.may_hold_stage(steps, layout, bounds, (device, option), [from, to])
+        {
+            return false;
+        }
         layout.quantities.iter().enumerate().all(|(at, &quantity)| {
             let least = match quantity {
-                Quantity::Latency => {
-                    compute.0.saturating_add(bounds.rest(at, to, 1 << device.index()))
-                }
-                Quantity::Period => compute.0.max(bounds.rest(at, to, 1 << device.index())),
+                Quantity::Latency => compute.0.saturating_add(rest(at)),
+                Quantity::Period => compute.0.max(rest(at)),
                 _ => 0,
             };
             least <= layout.limits[at]
@@ -540,10 +576,8 @@ impl Table<'_> {
         {
             return;
         }
-        if !self.within_limits(border, used)
-            || !self.beats_known(border, used)
-            || !self.has_capacity(border, used)
-        {
+        self.lift(&origin);
+        if !self.may_be_asked_for(&origin) || !self.has_capacity(border, used) {
             return;
         }
         let slack = self.search.effort.slack_ppm;
@@ -563,7 +597,7 @@ impl Table<'_> {
             self.ends = ends;
             return;
         }
-        if self.beaten_by_end(border, used) {
+        if !self.search.layout.ties && self.ends.beats(&self.least, 0, slack) {
             return;
         }
         let mut labels = std::mem::take(&mut self.at[list]);
@@ -611,48 +645,50 @@ impl Table<'_> {
         label
     }
 
-    fn within_limits(&self, border: usize, used: u32) -> bool {
-        let Search { layout, bounds, .. } = self.search;
-        layout.quantities.iter().enumerate().all(|(at, &quantity)| {
-            let rest = bounds.rest(at, border, used);
-            let least = match Layout::rule(quantity) {
-                Rule::Sum => self.scratch[at].saturating_add(rest),
-                Rule::Max => self.scratch[at].max(rest),
-            };
-            least <= layout.limits[at]
-        })
-    }
-
-    /// The least objective that a plan beginning with this label can have.
-    fn least(&self, value: u64, border: usize, used: u32) -> u64 {
-        let Search { layout, bounds, .. } = self.search;
-        match Layout::rule(layout.quantities[0]) {
-            Rule::Sum => value.saturating_add(bounds.rest(0, border, used)),
-            Rule::Max => value.max(bounds.rest(0, border, used)),
+    /// Raises what the label in the scratch has cost to what every plan that begins with it will
+    /// cost, where that is a maximum: what is lost in the maximum anyhow tells no labels apart. Notes
+    /// the least that each quantity comes to.
+    fn lift(&mut self, origin: &Origin) {
+        let Search { steps, layout, bounds, .. } = self.search;
+        let (border, device) = (origin.border(), usize::from(origin.device));
+        let open = (layout.open_energy && border != steps.ideals.last())
+            .then(|| (layout.open_at(), bounds.send(border, device)));
+        if let Some((at, [send, _])) = open {
+            self.raise(Quantity::DeviceEnergy, self.scratch[at].saturating_add(send));
         }
-    }
-
-    fn beats_known(&self, border: usize, used: u32) -> bool {
-        let Some(best) = &self.best else { return true };
-        self.least(self.scratch[0], border, used) <= best[0]
-    }
-
-    /// Whether a whole plan is as good in everything as the best that this label can become.
-    fn beaten_by_end(&mut self, border: usize, used: u32) -> bool {
-        let Search { layout, bounds, effort, .. } = self.search;
-        if layout.ties {
-            return false;
-        }
-        let least = (0..layout.quantities.len()).map(|at| {
-            let rest = bounds.rest(at, border, used);
-            match Layout::rule(layout.quantities[at]) {
-                Rule::Sum => self.scratch[at].saturating_add(rest),
-                Rule::Max => self.scratch[at].max(rest),
-            }
-        });
         self.least.clear();
-        self.least.extend(least);
-        self.ends.beats(&self.least, 0, effort.slack_ppm)
+        for (at, &quantity) in layout.quantities.iter().enumerate() {
+            let rest = bounds.rest(at, border, device, origin.used);
+            let value = &mut self.scratch[at];
+            self.least.push(match Layout::rule(quantity) {
+                Rule::Sum => value.saturating_add(rest),
+                Rule::Max => {
+                    *value = rest.max(*value);
+                    *value
+                }
+            });
+            if let (Some((at, [_, send])), Quantity::DeviceEnergy) = (open, quantity) {
+                // Whatever the last device spends on sending, it is not the one that spends most.
+                let harmless = self.least[self.least.len() - 1].saturating_sub(send);
+                self.scratch[at] = harmless.max(self.scratch[at]);
+            }
+        }
+        if layout.open_energy && open.is_none() {
+            self.scratch[layout.open_at()] = 0;
+        }
+    }
+
+    /// Whether the least that the label in the scratch comes to is within the limits, and not more
+    /// than a plan that is known.
+    fn may_be_asked_for(&self, origin: &Origin) -> bool {
+        let limits = &self.search.layout.limits;
+        let device = usize::from(origin.device);
+        let open = |regions: &Regions| {
+            regions.may_hold(&self.least, [origin.border(), device], origin.used)
+        };
+        self.least.iter().zip(limits).all(|(least, limit)| least <= limit)
+            && self.best.as_ref().is_none_or(|best| self.least[0] <= best[0])
+            && self.search.regions.is_none_or(open)
     }
 
     /// Whether the devices that are left can do the rest in the period that is known already.
@@ -671,10 +707,19 @@ impl Table<'_> {
                 && origin.border as usize >= border
                 && origin.border as usize != self.search.steps.ideals.last()
         });
-        let least = open.map(|(label, origin)| {
-            self.least(self.values[label * self.width], origin.border as usize, origin.used)
-        });
-        least.min().unwrap_or(u64::MAX)
+        open.map(|(label, _)| self.least(0, label as u32)).min().unwrap_or(u64::MAX)
+    }
+
+    /// The least that a quantity comes to in a plan that begins with a label.
+    fn least(&self, at: usize, label: u32) -> u64 {
+        let Search { layout, bounds, .. } = self.search;
+        let origin = &self.origins[label as usize];
+        let value = self.values[label as usize * self.width + at];
+        let rest = bounds.rest(at, origin.border(), origin.device.into(), origin.used);
+        match Layout::rule(layout.quantities[at]) {
+            Rule::Sum => value.saturating_add(rest),
+            Rule::Max => value.max(rest),
+        }
     }
 
     /// The plan that ends with a label.

@@ -8,6 +8,7 @@ use super::{
     bounds::Bounds,
     ideals::Ideals,
     labels::{Effort, Ended, Layout, Quantity, Search},
+    regions::Regions,
     steps::Steps,
 };
 use crate::{cost::Costs, dag::Dag, platform::DeviceId, units::Bytes};
@@ -16,8 +17,8 @@ use crate::{cost::Costs, dag::Dag, platform::DeviceId, units::Bytes};
 const MOST_IDEALS: usize = 20_000;
 /// Labels kept at each place by the search that comes first.
 const BEAM: usize = 4;
-/// The same of a front, whose labels differ in more than one way.
-const NARROW: usize = 16;
+/// The same of the searches before a front, whose labels differ in more than one way.
+const NARROW: [usize; 3] = [8, 32, 128];
 /// Labels after which a front is searched for again with more slack.
 const MOST_LABELS: usize = 4_000_000;
 
@@ -39,6 +40,27 @@ pub(super) struct Sequences<'a> {
 struct Ground<'a> {
     steps: Steps<'a>,
     bounds: Bounds,
+}
+
+impl Ground<'_> {
+    fn regions(
+        &self,
+        layout: &Layout,
+        codecs: &[usize],
+        known: &[Vec<u64>],
+        width: usize,
+    ) -> Option<Regions> {
+        Regions::new(&self.steps, layout, &self.bounds, codecs, known, width)
+    }
+}
+
+/// What is asked of one search.
+struct Task<'a> {
+    split: bool,
+    effort: Effort,
+    /// Whole plans that are known, by the quantities that are asked for.
+    known: &'a [Vec<u64>],
+    regions: Option<&'a Regions>,
 }
 
 /// The best plan of a kind and how sure that is.
@@ -89,8 +111,9 @@ impl<'a> Sequences<'a> {
         let grounds: Vec<Ground> = self.grounds(&layout);
         for effort in [Effort { beam: Some(BEAM), slack_ppm: 0 }, Effort::EXACT] {
             for ground in &grounds {
-                let known = best.as_ref().map(|best| best.values[0]);
-                let found = self.search(ground, &layout, split, effort, known, stop);
+                let known: Vec<Vec<u64>> = best.iter().map(|best| vec![best.values[0]]).collect();
+                let task = Task { split, effort, known: &known, regions: None };
+                let found = self.search(ground, &layout, task, stop);
                 if effort == Effort::EXACT {
                     open = open.into_iter().chain(found.open).min();
                 }
@@ -117,36 +140,50 @@ impl<'a> Sequences<'a> {
         let factors = self.costs.devices().len() as u64 + 1;
         let layout = self.layout(&quantities, false);
         let grounds = self.grounds(&layout);
-        let mut points = None;
+        let width = objectives.len();
+        let asked = |all: &[Ended]| -> Vec<Vec<u64>> {
+            all.iter().map(|ended| ended.values[..width].to_vec()).collect()
+        };
+        // Narrow searches first, so that one that is stopped has good points all the same, and that
+        // labels are measured against these from the beginning.
+        let (mut all, mut labels) = (Vec::new(), 0);
+        for beam in NARROW {
+            for ground in &grounds {
+                let known = asked(&all);
+                let regions = ground.regions(&layout, self.codecs, &known, width);
+                let effort = Effort { beam: Some(beam), slack_ppm: 0 };
+                let task = Task { split: false, effort, known: &known, regions: regions.as_ref() };
+                let quick = self.search(ground, &layout, task, stop);
+                labels += quick.labels;
+                all = non_dominated(all.into_iter().chain(quick.ended).collect(), width);
+            }
+        }
+        let mut points = Points { ended: Vec::new(), epsilon_ppm: 0, complete: false, labels };
         for epsilon_ppm in [0, 1_000, 10_000] {
             let effort = Effort { beam: None, slack_ppm: epsilon_ppm / factors };
-            let (mut all, mut labels, mut complete, mut too_many) = (Vec::new(), 0, true, false);
+            (points.epsilon_ppm, points.complete) = (epsilon_ppm, true);
+            let mut too_many = false;
             for ground in &grounds {
-                let mut asked = 0usize;
                 let mut stopped = false;
                 let mut stop = || {
-                    asked += 1;
                     stopped |= stop();
                     stopped
                 };
-                // A narrow search first, so that one that is stopped has good points all the same.
-                let narrow = Effort { beam: Some(NARROW), slack_ppm: 0 };
-                let quick = self.search(ground, &layout, false, narrow, None, &mut stop);
-                all.extend(quick.ended);
-                let found = self.search(ground, &layout, false, effort, None, &mut stop);
-                labels += quick.labels + found.labels;
-                complete &= found.open.is_none();
+                let known = asked(&all);
+                let regions = ground.regions(&layout, self.codecs, &known, width);
+                let task = Task { split: false, effort, known: &known, regions: regions.as_ref() };
+                let found = self.search(ground, &layout, task, &mut stop);
+                points.labels += found.labels;
+                points.complete &= found.open.is_none();
                 too_many |= found.open.is_some() && !stopped;
-                all.extend(found.ended);
+                all = non_dominated(all.into_iter().chain(found.ended).collect(), width);
             }
-            let width = objectives.len();
-            let ended = non_dominated(all, width);
-            points = Some(Points { ended, epsilon_ppm, complete, labels });
             if !too_many {
                 break;
             }
         }
-        points.unwrap_or(Points { ended: Vec::new(), epsilon_ppm: 0, complete: false, labels: 0 })
+        points.ended = non_dominated(all, width);
+        points
     }
 
     /// What searches rest on, for each input encoding.
@@ -163,11 +200,10 @@ impl<'a> Sequences<'a> {
         &self,
         ground: &Ground,
         layout: &Layout,
-        split: bool,
-        effort: Effort,
-        known: Option<u64>,
+        task: Task,
         stop: &mut dyn FnMut() -> bool,
     ) -> super::labels::Found {
+        let Task { split, effort, known, regions } = task;
         let search = Search {
             steps: &ground.steps,
             layout,
@@ -177,8 +213,10 @@ impl<'a> Sequences<'a> {
             split,
             most_labels: if layout.ties { usize::MAX } else { MOST_LABELS },
             effort,
+            known,
+            regions,
         };
-        search.run(known, stop)
+        search.run(stop)
     }
 
     fn layout(&self, objectives: &[Quantity], ties: bool) -> Layout {
