@@ -28,7 +28,9 @@ pub(super) struct Bounds {
 }
 
 /// Beyond this many pairs of borders times sets of devices, bounds cost more than they save.
-const MOST_WORK: usize = 60_000_000;
+const MOST_WORK: usize = 400_000_000;
+/// The same of numbers to be held.
+const MOST_BOUNDS: usize = 1 << 24;
 
 /// The hop from one device to another over a border: of each quantity the least of any codec.
 pub(super) type Hops = Vec<Option<Vec<u64>>>;
@@ -39,7 +41,9 @@ impl Bounds {
         let devices = steps.costs.devices().len();
         let work = borders * borders / 2 * devices * layout.quantities.len();
         let all = 1usize.checked_shl(devices as u32 - 1).unwrap_or(usize::MAX);
-        let sets = if work.saturating_mul(all) / 2 <= MOST_WORK { all } else { 1 };
+        let many = work.saturating_mul(all) / 2 > MOST_WORK
+            || (borders * devices * layout.quantities.len()).saturating_mul(all) > MOST_BOUNDS;
+        let sets = if many { 1 } else { all };
         let mut bounds = Bounds {
             rest: vec![vec![0; borders * devices * sets]; layout.quantities.len()],
             devices,

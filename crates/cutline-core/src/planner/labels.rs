@@ -166,6 +166,15 @@ pub(super) struct Ended {
     pub(super) setting: Setting,
 }
 
+/// How many stages a plan may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stages {
+    Any,
+    One,
+    /// Work on at least two devices.
+    Several,
+}
+
 /// What a search may spend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Effort {
@@ -187,8 +196,7 @@ pub(super) struct Search<'a> {
     pub(super) codecs: &'a [usize],
     /// A device of a lower number that is like it in everything, by device.
     pub(super) twins: &'a [Option<usize>],
-    /// Whether a plan must have work on two devices.
-    pub(super) split: bool,
+    pub(super) stages: Stages,
     /// Labels after which it stops by itself.
     pub(super) most_labels: usize,
     pub(super) effort: Effort,
@@ -263,7 +271,11 @@ impl Table<'_> {
     fn fill(&mut self, stop: &mut dyn FnMut() -> bool) -> Option<u64> {
         let steps = self.search.steps;
         self.first_stages();
-        for border in 0..steps.ideals.last() {
+        let borders = match self.search.stages {
+            Stages::One => 0..1,
+            Stages::Any | Stages::Several => 0..steps.ideals.last(),
+        };
+        for border in borders {
             if stop() || self.origins.len() > self.search.most_labels {
                 return Some(self.least_open(border));
             }
@@ -279,7 +291,7 @@ impl Table<'_> {
     fn first_stages(&mut self) {
         let steps = self.search.steps;
         let source = DeviceId::SOURCE;
-        for to in 1..steps.ideals.borders.len() {
+        for to in self.first_border(1)..steps.ideals.borders.len() {
             for option in 0..steps.costs.device(source).options.len() {
                 for codec in 0..self.codecs_at(to) {
                     let encode = self.search.codecs[codec];
@@ -298,6 +310,14 @@ impl Table<'_> {
         self.scratch.fill(0);
         self.add_busy(stage);
         self.keep(Origin::new(ROOT, source, 0, 0, 0));
+    }
+
+    /// The first border from one on that a stage may end at.
+    fn first_border(&self, from: usize) -> usize {
+        match self.search.stages {
+            Stages::One => self.search.steps.ideals.last(),
+            Stages::Any | Stages::Several => from,
+        }
     }
 
     /// Codecs do not matter where nothing is sent on.
@@ -350,7 +370,7 @@ impl Table<'_> {
         let steps = self.search.steps;
         let devices = steps.costs.devices().len();
         let here = &steps.ideals.borders[border];
-        let next: Vec<usize> = (border + 1..steps.ideals.borders.len())
+        let next: Vec<usize> = (self.first_border(border + 1)..steps.ideals.borders.len())
             .filter(|&to| here.is_within(&steps.ideals.borders[to]))
             .collect();
         let mut since = 0;
@@ -571,7 +591,7 @@ impl Table<'_> {
         let (border, used) = (origin.border(), origin.used);
         let last = border == self.search.steps.ideals.last();
         if last
-            && self.search.split
+            && self.search.stages == Stages::Several
             && used.count_ones() < 2 + u32::from(!self.source_works(&origin))
         {
             return;

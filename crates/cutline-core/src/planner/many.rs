@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Baseline, Choice, Front, Infeasible, Objective, PlannerError, Proof, Request,
-    labels::Ended,
+    labels::{Ended, Stages},
     reason::reason,
     request::Prepared,
     sequence::{Best, Sequences},
@@ -25,11 +25,22 @@ pub(super) fn solve(
     let sequences = Sequences::new(dag, costs, &prepared.inputs, &prepared.codecs, &request.limits);
     let task = Task { dag, costs, prepared, request, sequences: &sequences };
     let baselines = task.baselines();
-    let best_split = match costs.devices().len() {
-        1 => Err(Infeasible::NoOther),
-        _ => task.best(true, stop),
+    // What is not split runs on one device: all plans are these few and the splits.
+    let objective = request.objective;
+    let split = match costs.devices().len() {
+        1 => None,
+        _ => Some(sequences.best(objective, Stages::Several, stop)),
     };
-    let best = task.best(false, stop);
+    let one = sequences.best(objective, Stages::One, &mut || false);
+    let best = match &split {
+        None => one,
+        Some(split) => one.or(split),
+    };
+    let best_split = match split {
+        None => Err(Infeasible::NoOther),
+        Some(split) => task.choice(split, Stages::Several, stop),
+    };
+    let best = task.choice(best, Stages::Any, stop);
     let reason = reason(dag, costs, request.objective, &baselines, &best, &best_split);
     Ok(Answer { baselines, best, best_split, reason })
 }
@@ -66,19 +77,24 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// The best of all plans, or of those with work on two devices.
-    fn best(&self, split: bool, stop: &mut dyn FnMut() -> bool) -> Result<Choice, Infeasible> {
-        let (best, stopped) = self.sequences.best(self.request.objective, split, stop);
-        let Some(Best { ended, bound }) = best else {
-            return Err(match (stopped, split) {
-                (true, _) => Infeasible::Stopped,
-                (false, true) => Infeasible::NoSplit(
+    /// The best plan as an answer, or why there is none.
+    fn choice(
+        &self,
+        best: Best,
+        stages: Stages,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Choice, Infeasible> {
+        let Best { ended: Some(ended), open } = best else {
+            return Err(match (best.open, stages) {
+                (Some(_), _) => Infeasible::Stopped,
+                (None, Stages::Several) => Infeasible::NoSplit(
                     "limits, pins, layers that devices cannot run, memory, links or values of \
                      unknown size forbid every cut",
                 ),
-                (false, false) => self.sequences.infeasible(stop),
+                (None, _) => self.sequences.infeasible(stop),
             });
         };
+        let bound = open.map_or(ended.values[0], |open| open.min(ended.values[0]));
         let objective = ended.values[0];
         let proof = match objective - bound {
             0 if self.sequences.is_complete() => Proof::Optimal,

@@ -7,7 +7,7 @@ use super::{
     Infeasible, Objective,
     bounds::Bounds,
     ideals::Ideals,
-    labels::{Effort, Ended, Layout, Quantity, Search},
+    labels::{Effort, Ended, Layout, Quantity, Search, Stages},
     regions::Regions,
     steps::Steps,
 };
@@ -56,7 +56,7 @@ impl Ground<'_> {
 
 /// What is asked of one search.
 struct Task<'a> {
-    split: bool,
+    stages: Stages,
     effort: Effort,
     /// Whole plans that are known, by the quantities that are asked for.
     known: &'a [Vec<u64>],
@@ -65,9 +65,20 @@ struct Task<'a> {
 
 /// The best plan of a kind and how sure that is.
 pub(super) struct Best {
-    pub(super) ended: Ended,
-    /// The least objective that any plan could have.
-    pub(super) bound: u64,
+    pub(super) ended: Option<Ended>,
+    /// Where a search was stopped: the least objective that a plan not seen could have.
+    pub(super) open: Option<u64>,
+}
+
+impl Best {
+    /// The best of two kinds.
+    pub(super) fn or(self, other: &Best) -> Best {
+        let ended = self.ended.into_iter().chain(other.ended.clone());
+        Best {
+            ended: ended.min_by(|a, b| key(a).cmp(&key(b))),
+            open: self.open.into_iter().chain(other.open).min(),
+        }
+    }
 }
 
 /// A front, and how exact it is.
@@ -97,13 +108,13 @@ impl<'a> Sequences<'a> {
         !self.ideals.truncated
     }
 
-    /// The best plan; with `split`, of those with work on two devices. `None` if there is none.
+    /// The best plan with so many stages.
     pub(super) fn best(
         &self,
         objective: impl Into<Quantity>,
-        split: bool,
+        stages: Stages,
         stop: &mut dyn FnMut() -> bool,
-    ) -> (Option<Best>, bool) {
+    ) -> Best {
         let objective = objective.into();
         let mut best: Option<Ended> = None;
         let mut open: Option<u64> = None;
@@ -112,7 +123,7 @@ impl<'a> Sequences<'a> {
         for effort in [Effort { beam: Some(BEAM), slack_ppm: 0 }, Effort::EXACT] {
             for ground in &grounds {
                 let known: Vec<Vec<u64>> = best.iter().map(|best| vec![best.values[0]]).collect();
-                let task = Task { split, effort, known: &known, regions: None };
+                let task = Task { stages, effort, known: &known, regions: None };
                 let found = self.search(ground, &layout, task, stop);
                 if effort == Effort::EXACT {
                     open = open.into_iter().chain(found.open).min();
@@ -124,12 +135,7 @@ impl<'a> Sequences<'a> {
                 }
             }
         }
-        let stopped = open.is_some();
-        let best = best.map(|ended| {
-            let bound = open.map_or(ended.values[0], |open| open.min(ended.values[0]));
-            Best { ended, bound }
-        });
-        (best, stopped)
+        Best { ended: best, open }
     }
 
     /// All plans that no other betters in every one of these objectives. Where there are too many,
@@ -152,7 +158,8 @@ impl<'a> Sequences<'a> {
                 let known = asked(&all);
                 let regions = ground.regions(&layout, self.codecs, &known, width);
                 let effort = Effort { beam: Some(beam), slack_ppm: 0 };
-                let task = Task { split: false, effort, known: &known, regions: regions.as_ref() };
+                let task =
+                    Task { stages: Stages::Any, effort, known: &known, regions: regions.as_ref() };
                 let quick = self.search(ground, &layout, task, stop);
                 labels += quick.labels;
                 all = non_dominated(all.into_iter().chain(quick.ended).collect(), width);
@@ -171,7 +178,8 @@ impl<'a> Sequences<'a> {
                 };
                 let known = asked(&all);
                 let regions = ground.regions(&layout, self.codecs, &known, width);
-                let task = Task { split: false, effort, known: &known, regions: regions.as_ref() };
+                let task =
+                    Task { stages: Stages::Any, effort, known: &known, regions: regions.as_ref() };
                 let found = self.search(ground, &layout, task, &mut stop);
                 points.labels += found.labels;
                 points.complete &= found.open.is_none();
@@ -203,14 +211,14 @@ impl<'a> Sequences<'a> {
         task: Task,
         stop: &mut dyn FnMut() -> bool,
     ) -> super::labels::Found {
-        let Task { split, effort, known, regions } = task;
+        let Task { stages, effort, known, regions } = task;
         let search = Search {
             steps: &ground.steps,
             layout,
             bounds: &ground.bounds,
             codecs: self.codecs,
             twins: &self.twins,
-            split,
+            stages,
             most_labels: if layout.ties { usize::MAX } else { MOST_LABELS },
             effort,
             known,
@@ -255,7 +263,7 @@ impl<'a> Sequences<'a> {
                      limits: &[(Objective, u64)],
                      stop: &mut dyn FnMut() -> bool| {
             let without = Sequences::new(self.dag, self.costs, self.inputs, self.codecs, limits);
-            without.best(quantity, false, stop).0.map(|best| best.ended.values[0])
+            without.best(quantity, Stages::Any, stop).ended.map(|ended| ended.values[0])
         };
         let mut broken = Vec::new();
         for (at, &(quantity, limit)) in self.limits.iter().enumerate() {
@@ -288,18 +296,14 @@ impl<'a> Sequences<'a> {
     /// Without any limit there is no plan: memory, pins, links or missing operators forbid it.
     fn cannot_run(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
         let without = Sequences::new(self.dag, self.costs, self.inputs, self.codecs, &[]);
-        let Some(best) = without.best(Quantity::Excess, false, stop).0 else {
+        let Some(ended) = without.best(Quantity::Excess, Stages::Any, stop).ended else {
             return Infeasible::NoPlan;
         };
         let uses = crate::evaluate::memory(
             self.dag,
             self.costs,
-            &crate::partition::derive_in_order(
-                self.dag,
-                &best.ended.mapping,
-                &best.ended.setting.order,
-            ),
-            &best.ended.setting,
+            &crate::partition::derive_in_order(self.dag, &ended.mapping, &ended.setting.order),
+            &ended.setting,
         );
         let most = uses.iter().max_by_key(|used| used.excess());
         match most.and_then(|used| Some((used, used.excess()?))) {
