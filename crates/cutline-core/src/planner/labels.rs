@@ -6,11 +6,14 @@
 //! other devices than it has, costs no more in anything: whatever completes the one completes the
 //! other as well (label setting for the multi-criteria shortest path problem: Hansen 1980, Martins
 //! 1984; over ideals and sets of devices as in PipeEdge, Hu et al. 2022). It is dropped, too, where
-//! even the least that can follow breaks a limit, or exceeds a plan that is known already.
+//! even the least that can follow breaks a limit, or exceeds a plan that is known already; and where
+//! what known plans leave open of a front cannot be reached ([`Regions`]).
 //!
 //! The cost of a label is a vector of integers: the quantities asked for, then what couples later
 //! stages to earlier ones (network cards and memories that several devices share). A sum only
-//! grows by what is added and a maximum by what is larger, which is why dominance holds.
+//! grows by what is added and a maximum by what is larger, which is why dominance holds. A maximum is
+//! raised to the least that must follow before labels are compared: it is reached in any case, and
+//! what differs below it tells no labels apart.
 //!
 //! Time and space grow with the number of labels; it is small for one objective, and for a front it
 //! is of the order of the front times borders and devices.

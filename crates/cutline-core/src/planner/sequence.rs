@@ -7,7 +7,7 @@ use super::{
     Infeasible, Objective,
     bounds::Bounds,
     ideals::Ideals,
-    labels::{Effort, Ended, Layout, Quantity, Search, Stages},
+    labels::{Effort, Ended, Layout, Quantity, Rule, Search, Stages},
     regions::Regions,
     steps::Steps,
 };
@@ -17,8 +17,11 @@ use crate::{cost::Costs, dag::Dag, platform::DeviceId, units::Bytes};
 const MOST_IDEALS: usize = 20_000;
 /// Labels kept at each place by the search that comes first.
 const BEAM: usize = 4;
-/// The same of the searches before a front, whose labels differ in more than one way.
-const NARROW: [usize; 3] = [8, 32, 128];
+/// The same of the search before a front, whose labels differ in more than one way.
+const NARROW: usize = 8;
+/// The most of the searches before a front whose regions direct them. The more of the front is known,
+/// the fewer labels the exact search needs.
+const WIDEST: usize = 128;
 /// Labels after which a front is searched for again with more slack.
 const MOST_LABELS: usize = 4_000_000;
 
@@ -150,22 +153,34 @@ impl<'a> Sequences<'a> {
         let asked = |all: &[Ended]| -> Vec<Vec<u64>> {
             all.iter().map(|ended| ended.values[..width].to_vec()).collect()
         };
-        // Narrow searches first, so that one that is stopped has good points all the same, and that
-        // labels are measured against these from the beginning.
-        let (mut all, mut labels) = (Vec::new(), 0);
-        for beam in NARROW {
+        // Plans of one stage first, then narrow searches, so that one that is stopped has good points
+        // all the same, and that labels are measured against these from the beginning.
+        let mut points = Points { ended: Vec::new(), epsilon_ppm: 0, complete: false, labels: 0 };
+        let mut all: Vec<Ended> = Vec::new();
+        let maxima = quantities.iter().all(|quantity| Layout::rule(*quantity) == Rule::Max);
+        let (mut stages, mut beam) = (Stages::One, if maxima { 1 } else { NARROW });
+        while beam <= WIDEST && (stages == Stages::One || !stop()) {
+            let mut found = 0;
             for ground in &grounds {
                 let known = asked(&all);
                 let regions = ground.regions(&layout, self.codecs, &known, width);
                 let effort = Effort { beam: Some(beam), slack_ppm: 0 };
-                let task =
-                    Task { stages: Stages::Any, effort, known: &known, regions: regions.as_ref() };
-                let quick = self.search(ground, &layout, task, stop);
-                labels += quick.labels;
+                let task = Task { stages, effort, known: &known, regions: regions.as_ref() };
+                // Plans of one stage are few, and better than none.
+                let mut stop = || stages != Stages::One && stop();
+                let quick = self.search(ground, &layout, task, &mut stop);
+                points.labels += quick.labels;
+                found += quick.ended.len();
                 all = non_dominated(all.into_iter().chain(quick.ended).collect(), width);
             }
+            match stages {
+                Stages::One => stages = Stages::Any,
+                _ if !maxima => break,
+                // A narrow search in the regions that are left is worth repeating while it finds much.
+                _ if found > 0 && found * 8 >= all.len() => {}
+                _ => beam *= 2,
+            }
         }
-        let mut points = Points { ended: Vec::new(), epsilon_ppm: 0, complete: false, labels };
         for epsilon_ppm in [0, 1_000, 10_000] {
             let effort = Effort { beam: None, slack_ppm: epsilon_ppm / factors };
             (points.epsilon_ppm, points.complete) = (epsilon_ppm, true);
