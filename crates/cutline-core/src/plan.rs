@@ -30,8 +30,10 @@ use crate::{
 };
 
 mod layers;
+mod refinement;
 
 pub use layers::LayerMap;
+pub use refinement::{Correction, Refinement, Trial};
 
 /// The model that a plan was made for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,41 +71,6 @@ pub struct Plan {
     /// What was measured and corrected on the way, where the plan was refined on its agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refinement: Option<Refinement>,
-}
-
-/// Rounds of planning, measuring and correcting.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refinement {
-    /// What happened, round by round.
-    pub rounds: Vec<Round>,
-    /// Whether the plan is one that was measured and whose prediction held.
-    pub holds: bool,
-}
-
-/// One plan that was run, and what the table learnt from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Round {
-    /// Hash of its decision.
-    pub plan: String,
-    /// By the table before the round.
-    pub predicted: Figures,
-    /// Medians over its frames.
-    pub measured: Figures,
-    /// What was corrected.
-    pub corrections: Vec<Correction>,
-    /// How far the predicted latency was off, in thousandths of the measured one.
-    pub error_permille: u64,
-}
-
-/// A stage or a message whose time was replaced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Correction {
-    /// Which one.
-    pub what: String,
-    /// By the table before.
-    pub predicted_ns: Nanos,
-    /// By the table from then on.
-    pub measured_ns: Nanos,
 }
 
 /// A plain alternative.

@@ -146,23 +146,25 @@ pub(crate) fn write_plan(
 }
 
 fn write_refinement(refinement: &Refinement, out: &mut dyn std::io::Write) -> std::io::Result<()> {
-    let rows = refinement.rounds.iter().enumerate().map(|(at, round)| {
+    let rows = refinement.trials.iter().map(|trial| {
         [
-            (at + 1).to_string(),
-            round.plan.clone(),
-            round.predicted.latency_ns.to_string(),
-            round.measured.latency_ns.to_string(),
-            format!("{:.1} %", round.error_permille as f64 / 10.0),
-            round.corrections.len().to_string(),
+            trial.round.to_string(),
+            trial.plan.clone(),
+            trial.predicted.latency_ns.to_string(),
+            trial.measured.latency_ns.to_string(),
+            format!("{:.1} %", trial.error_permille() as f64 / 10.0),
+            trial.corrections.len().to_string(),
         ]
     });
     let header = ["round", "plan", "predicted", "measured", "off by", "corrections"];
     writeln!(out, "\n{}", table(header, rows))?;
     let verdict = match refinement.holds {
-        true => "the last plan is the best by the corrected table, and its prediction holds",
+        true => {
+            "the winner of the last round is the best by the corrected table, and its prediction holds"
+        }
         false => "the prediction does not hold yet; allow more --rounds, or more --frames",
     };
-    writeln!(out, "{verdict}")
+    writeln!(out, "{} frames measured; {verdict}", refinement.frames)
 }
 
 /// The encoding in which a choice sends the network's input, where that may change the answer. An

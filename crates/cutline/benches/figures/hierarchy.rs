@@ -1,11 +1,11 @@
 //! Planning, measuring, correcting, planning again: does the winner's prediction hold on its agents?
 
 use anyhow::Context;
-use cutline::refine::{self, Subject, TOLERANCE_PERMILLE};
+use cutline::refine::{self, Budget, Subject, TOLERANCE_PERMILLE};
 use cutline_core::{
     cost::Costs,
     onnx::ImportOptions,
-    plan::{Figures, ModelRef, Plan},
+    plan::{Figures, ModelRef, Plan, Trial},
     planner::{Objective, Request},
     units::{BytesPerSec, Nanos},
 };
@@ -28,8 +28,9 @@ const NETWORKS: [&str; 2] = ["mobilenetv2", "resnet18"];
 const OBJECTIVES: [Objective; 2] = [Objective::Latency, Objective::Period];
 const RATE: BytesPerSec = BytesPerSec(50 * 125_000);
 const DELAY: Nanos = Nanos(5_000_000);
-/// Most plans that are run while planning.
-const ROUNDS: usize = 6;
+/// What refining may spend.
+const BUDGET: Budget = Budget { rounds: 6, plans: 3, frames: 12 };
+/// Frames of one run of the winner.
 const FRAMES: usize = 10;
 /// Runs of the winner afterwards.
 const RUNS: usize = 5;
@@ -73,20 +74,19 @@ fn network(model: &Model, name: &str, engine: &str) -> anyhow::Result<Verdict> {
         platform: &platform,
         picture: None,
         frame: Frame::Tensors(random_inputs(&model.graph, 1)?.into_iter().collect()),
-        frames: FRAMES,
     };
     let mut met = true;
     for objective in OBJECTIVES {
         let request = Request { objective, ..Request::default() };
         let mut costs = costs.clone();
         let (answer, refinement) =
-            refine::refine(&subject, &mut costs, &request, ROUNDS, &mut || false, &mut |_| {})?;
+            refine::refine(&subject, &mut costs, &request, BUDGET, &mut || false, &mut |_| {})?;
         let best = answer.best.as_ref().ok().context("no plan")?;
         let predicted = Figures::from(&best.evaluation);
         let plan = Plan::new(subject.name.clone(), dag, &costs, &platform, &request, &answer, None);
         let mut runs = Vec::new();
         for _ in 0..RUNS {
-            runs.push(refine::measure(&subject, &plan, &fleet.runtime)?.figures);
+            runs.push(refine::measure(&subject, &plan, FRAMES, &fleet.runtime)?.figures);
         }
         let off = |of: fn(&Figures) -> Nanos| {
             let times: Vec<f64> = runs.iter().map(|run| of(run).0 as f64).collect();
@@ -96,11 +96,12 @@ fn network(model: &Model, name: &str, engine: &str) -> anyhow::Result<Verdict> {
         let (latency, period) = (off(|f| f.latency_ns), off(|f| f.period_ns));
         let tolerance = TOLERANCE_PERMILLE as f64 / 1000.0;
         met &= latency <= tolerance && period <= tolerance;
-        let first = refinement.rounds.first().map_or(0, |round| round.error_permille);
+        let first = refinement.trials.first().map_or(0, Trial::error_permille);
+        let rounds = refinement.trials.last().map_or(0, |trial| trial.round);
         println!(
             "| {name} | {} | {} | {:.1} % | {:.1} % | {:.1} % | 5 % |",
             objective.name(),
-            refinement.rounds.len(),
+            rounds,
             first as f64 / 10.0,
             latency * 100.0,
             period * 100.0

@@ -11,7 +11,7 @@ use cutline_core::{
     autodice::{self, MappingFile},
     evaluate::settle,
     partition::Mapping,
-    plan::{Correction, Plan, Refinement, Round},
+    plan::{Correction, Plan, Refinement, Trial},
     planner::{self, Answer, Choice, Proof, Request},
     platform::DeviceId,
     scarce::{self, EnergyPrices, Resource},
@@ -22,7 +22,7 @@ use crate::{
     frames,
     output::Output,
     planning::{self, Problem, ProblemArgs},
-    refine::{self, Subject},
+    refine::{self, Budget, Subject},
 };
 
 /// Find the best plan: baselines first, then the best plan, the best split, why, and the proof.
@@ -44,15 +44,18 @@ pub(crate) struct Args {
     /// Evaluate this mapping, a file of AutoDiCE, beside the best plan.
     #[arg(long, value_name = "autodice.json")]
     mapping: Option<PathBuf>,
-    /// Run the winner on its agents, correct the table by what its stages and messages take, and plan
-    /// again, until the prediction holds.
+    /// Run the best plans on their agents, correct the table by what their stages and messages take,
+    /// and plan again, until the winner's prediction holds.
     #[arg(long, conflicts_with_all = ["costs", "scarce", "mapping"])]
     refine: bool,
-    /// With --refine: most plans to run.
+    /// With --refine: most rounds of measuring and planning again.
     #[arg(long, value_name = "N", default_value_t = 5, requires = "refine")]
     rounds: usize,
-    /// With --refine: frames of each plan.
-    #[arg(long, value_name = "N", default_value_t = 10, requires = "refine")]
+    /// With --refine: plans to run in a round, the winner and the best that were not run yet.
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "refine")]
+    plans: usize,
+    /// With --refine: frames of each plan in a round.
+    #[arg(long, value_name = "N", default_value_t = 12, requires = "refine")]
     frames: usize,
     /// With --refine: the picture or tensor to run [default: seeded random numbers].
     #[arg(long, value_name = "PATH", requires = "refine")]
@@ -106,7 +109,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Plans, runs the winner, corrects and plans again.
+/// Plans, runs the best plans, corrects and plans again.
 fn refined(
     args: &Args,
     problem: &mut Problem,
@@ -121,23 +124,22 @@ fn refined(
         None => frames::random(&model.graph, 1)?,
     };
     let picture = picture.clone();
-    let subject =
-        Subject { model, name: name.clone(), platform, picture, frame, frames: args.frames };
-    let mut count = 0;
-    let mut note = |round: &Round| {
-        count += 1;
+    let subject = Subject { model, name: name.clone(), platform, picture, frame };
+    let mut note = |trial: &Trial| {
         output.note(format!(
-            "round {count}: predicted {}, measured {}, off by {:.1} %",
-            round.predicted.latency_ns,
-            round.measured.latency_ns,
-            round.error_permille as f64 / 10.0
+            "round {}, plan {}: predicted {}, measured {}, off by {:.1} %",
+            trial.round,
+            trial.plan,
+            trial.predicted.latency_ns,
+            trial.measured.latency_ns,
+            trial.error_permille() as f64 / 10.0
         ));
-        for correction in &round.corrections {
-            let Correction { what, predicted_ns, measured_ns } = correction;
+        for Correction { what, predicted_ns, measured_ns } in &trial.corrections {
             output.note(format!("  {what}: {measured_ns} in place of {predicted_ns}"));
         }
     };
-    refine::refine(&subject, costs, request, args.rounds, stop, &mut note)
+    let budget = Budget { rounds: args.rounds, plans: args.plans, frames: args.frames };
+    refine::refine(&subject, costs, request, budget, stop, &mut note)
 }
 
 /// A mapping that the planner did not choose, and what to call it.
