@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cost::table;
+use crate::{cost::table, evaluate::evaluate, platform::DeviceId};
 
 /// A chain a → b → c of 100, 10 and 5 bytes behind an input of 200 (fp32) or 40 (jpeg) bytes.
 fn chain() -> Value {
@@ -213,4 +213,61 @@ fn finished_plans_are_compared_by_the_measured_table() {
     assert_eq!(places(&answer.best.unwrap()), "eee");
     let split = answer.best_split.unwrap().evaluation;
     assert_eq!((split.latency, split.solver_latency), (Nanos(1280), Nanos(480)));
+}
+
+#[test]
+fn plans_made_by_hand_meet_the_checks_of_searched_ones() {
+    let with = |set: &dyn Fn(&mut Request)| {
+        let mut request = Request::default();
+        set(&mut request);
+        request
+    };
+    let pin = |layer: &str, device: &str| {
+        with(&|request| request.pins.push((layer.into(), device.into())))
+    };
+    let ban =
+        |what: &str, device: &str| with(&|request| request.bans.push((what.into(), device.into())));
+    let private = |layer: &str| with(&|request| request.private = Some(layer.into()));
+    let limit = |limit| with(&|request| request.limits.push((Objective::Latency, limit)));
+    // Request, where a, b and c run, what is said of it.
+    let cases = [
+        (Request::default(), "ece", None),
+        (pin("b", "edge"), "eec", None),
+        (pin("b", "edge"), "ecc", Some("pinned")),
+        (pin("c", "cloud"), "eee", Some("pinned")),
+        (ban("c", "edge"), "eec", None),
+        (ban("c", "cloud"), "eec", Some("`c`")),
+        // What b makes may leave, what comes before it may not.
+        (private("b"), "eec", None),
+        (private("b"), "eee", None),
+        (private("b"), "ecc", Some("`a`")),
+        (private("a"), "ecc", None),
+        (private("a"), "ccc", Some("`input`")),
+        // 50 + 60 + 200 + 70 + 100, as above.
+        (limit(480), "eec", None),
+        (limit(479), "eec", Some("480 ns")),
+    ];
+    let parsed = serde_json::from_value(platform(50)).unwrap();
+    let file: table::CostsFile = serde_json::from_value(chain()).unwrap();
+    let (dag, mut costs) = table::read(&file, &parsed, &[None]).unwrap();
+    let check = |costs: &Costs, request: &Request, on: &str| {
+        let device = |place| DeviceId::new(usize::from(place == 'c'));
+        let mapping = Mapping(on.chars().map(device).collect());
+        let setting = Setting::first(costs);
+        let evaluation = evaluate(&dag, costs, &mapping, &setting).unwrap();
+        let choice = Choice { mapping, setting, evaluation, proof: Proof::Optimal };
+        violation(&dag, costs, request, &choice).map(|why| why.to_string())
+    };
+    for (request, on, expected) in cases {
+        let found = check(&costs, &request, on);
+        match (&found, expected) {
+            (None, None) => {}
+            (Some(found), Some(expected)) if found.contains(expected) => {}
+            _ => panic!("{on}, {request:?}: {found:?}, expected {expected:?}"),
+        }
+    }
+    // Weights of 1000 per layer, live values of 110.
+    costs.devices[1].memory = Some(Bytes(2109));
+    let found = check(&costs, &Request::default(), "ecc").unwrap();
+    assert!(found.contains("`cloud`") && found.contains("2.1"), "{found}");
 }
