@@ -41,7 +41,11 @@ fn costs() -> Value {
 }
 
 fn explore(folder: &Path, more: &[&str]) -> Output {
-    fs::write(folder.join("platform.toml"), PLATFORM).unwrap();
+    explore_on(PLATFORM, folder, more)
+}
+
+fn explore_on(platform: &str, folder: &Path, more: &[&str]) -> Output {
+    fs::write(folder.join("platform.toml"), platform).unwrap();
     fs::write(folder.join("costs.json"), costs().to_string()).unwrap();
     Command::new(env!("CARGO_BIN_EXE_cutline"))
         .args(["explore", "--costs", "costs.json", "--platform", "platform.toml", "-o", "out"])
@@ -153,6 +157,44 @@ fn the_bandwidth_table_is_the_best_of_its_row() {
     }
     assert!(rates.is_sorted() && rates.len() > 50);
     assert!(plans.len() > 1, "slow links and fast ones have other best plans");
+}
+
+/// A third device behind a link of its own.
+const RELAY: &str = r#"
+[[device]]
+name = "hub"
+power = "20W"
+[[link]]
+between = ["hub", "pi"]
+up = "32mbit"
+down = "32mbit"
+"#;
+
+#[test]
+fn the_link_that_is_varied_can_be_named() {
+    // What is asked for, the position of the link or what the error says.
+    let cases = [
+        (None, Ok(0)),
+        (Some("cloud,pi"), Ok(0)),
+        (Some("pi, hub"), Ok(1)),
+        (Some("cloud,hub"), Err("it has pi,cloud and hub,pi")),
+        (Some("hub"), Err("`--link hub` is no link")),
+    ];
+    for (link, expected) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let platform = format!("{PLATFORM}{RELAY}");
+        let more: Vec<&str> = link.iter().flat_map(|link| ["--link", link]).collect();
+        let output = explore_on(&platform, folder.path(), &more);
+        let said = String::from_utf8(output.stderr).unwrap();
+        match expected {
+            Ok(position) => {
+                let json: Value =
+                    serde_json::from_str(&read(folder.path(), "explore.json")).unwrap();
+                assert_eq!(json["bandwidth"]["link"], position, "{link:?}: {said}");
+            }
+            Err(words) => assert!(said.contains(words) && !folder.path().join("out").exists()),
+        }
+    }
 }
 
 #[test]

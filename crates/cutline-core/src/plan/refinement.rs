@@ -32,11 +32,15 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// How far the predicted latency was off, in thousandths of the measured one.
+    /// How far the prediction was off, in thousandths of what was measured: latency or period,
+    /// whichever was predicted worse.
     pub fn error_permille(&self) -> u64 {
-        let (predicted, measured) = (self.predicted.latency_ns.0, self.measured.latency_ns.0);
-        let off = u128::from(measured.abs_diff(predicted)) * 1000 / u128::from(measured.max(1));
-        u64::try_from(off).unwrap_or(u64::MAX)
+        let off = |predicted: Nanos, measured: Nanos| {
+            u128::from(measured.0.abs_diff(predicted.0)) * 1000 / u128::from(measured.0.max(1))
+        };
+        let latency = off(self.predicted.latency_ns, self.measured.latency_ns);
+        let period = off(self.predicted.period_ns, self.measured.period_ns);
+        u64::try_from(latency.max(period)).unwrap_or(u64::MAX)
     }
 }
 

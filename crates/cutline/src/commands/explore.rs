@@ -2,7 +2,8 @@
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use cutline_core::cost::Costs;
 
 use crate::{
     output::Output,
@@ -20,6 +21,10 @@ left alone.\n\nExamples:\n  cutline explore net.onnx --platform platform.toml -o
 pub(crate) struct Args {
     #[command(flatten)]
     problem: ProblemArgs,
+    /// The link over whose rates the best plan is shown, by its two devices [default: the source's
+    /// first].
+    #[arg(long, value_name = "A,B")]
+    link: Option<String>,
     /// The folder to write.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -28,7 +33,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let problem = args.problem.open(output)?;
     let request = args.problem.request()?;
-    let data = report::build(&problem, &request, output, &mut args.problem.stop())?;
+    let link = match &args.link {
+        Some(ends) => Some(named_link(&problem.costs, ends)?),
+        None => None,
+    };
+    let data = report::build(&problem, &request, link, output, &mut args.problem.stop())?;
     let folder = &args.output;
     fs::create_dir_all(folder).with_context(|| {
         format!("cannot make folder `{}`; choose another with -o", folder.display())
@@ -49,4 +58,23 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         Some(_) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
     })
+}
+
+/// Position of the link between two devices, in either order.
+fn named_link(costs: &Costs, ends: &str) -> anyhow::Result<usize> {
+    let between = |link: &cutline_core::cost::LinkCosts| {
+        link.between.map(|id| costs.device(id).name.as_str())
+    };
+    let names = ends.split_once(',').map(|(a, b)| [a.trim(), b.trim()]);
+    let asked = |[a, b]: [&str; 2]| names.is_some_and(|names| names == [a, b] || names == [b, a]);
+    if let Some(link) = costs.links().iter().position(|link| asked(between(link))) {
+        return Ok(link);
+    }
+    let known: Vec<String> = costs.links().iter().map(|link| between(link).join(",")).collect();
+    match known.is_empty() {
+        true => bail!("the platform declares no link, so `--link {ends}` names none"),
+        false => {
+            bail!("`--link {ends}` is no link of the platform; it has {}", known.join(" and "))
+        }
+    }
 }

@@ -29,11 +29,13 @@ const CUT: &str = "the fastest engines and encodings of this cut; other cuts may
 const OBJECTIVES: [Objective; 5] =
     [Objective::Latency, Objective::Period, Objective::Energy, Objective::Memory, Objective::Money];
 
-/// Searches for everything that a report shows. Progress goes to `output`; `stop` is asked now and
-/// then whether to give up what can be cut short.
+/// Searches for everything that a report shows; `link` is the one whose rates are varied, the
+/// source's first by default. Progress goes to `output`; `stop` is asked now and then whether to give
+/// up what can be cut short.
 pub(crate) fn build(
     problem: &Problem,
     request: &Request,
+    link: Option<usize>,
     output: &Output,
     stop: &mut dyn FnMut() -> bool,
 ) -> Result<Data, PlannerError> {
@@ -80,7 +82,7 @@ pub(crate) fn build(
         })
         .collect();
     output.note("searching for the best plan over the bandwidth");
-    let bandwidth = match swept_link(costs) {
+    let bandwidth = match link.or_else(|| first_link(costs)) {
         Some(link) => {
             let rates = search::rates(costs.links()[link].up.rate);
             let ends = [rates[0], rates[rates.len() - 1]];
@@ -131,7 +133,7 @@ fn front_words(front: &planner::Front) -> String {
 }
 
 /// The first link of the source.
-fn swept_link(costs: &Costs) -> Option<usize> {
+fn first_link(costs: &Costs) -> Option<usize> {
     costs.links().iter().position(|link| link.between.contains(&DeviceId::SOURCE))
 }
 
