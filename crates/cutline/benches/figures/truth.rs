@@ -1,8 +1,9 @@
 //! Predicted against measured: every part of ten cuts at three bandwidths, and the plan called best.
 //!
-//! What a user does, step by step: both agents profile the network, the link is measured, plans are
-//! deployed, and frames run through each, one after the other, as a deployed plan is used. Since the
-//! speed of a shared machine changes by the second, every plan has its turn several times.
+//! What a user does: both agents profile the network, the link is measured, plans are deployed, and
+//! frames run through each, one after the other, as a deployed plan is used. Since the speed of a
+//! shared machine changes by the second, every plan has its turn several times at every bandwidth,
+//! and the profiles are taken between turns. No profile sees a frame.
 
 use anyhow::Context;
 use cutline_core::{
@@ -11,6 +12,7 @@ use cutline_core::{
     evaluate::{Setting, evaluate},
     onnx::ImportOptions,
     plan::Figures,
+    profile::LinkTable,
     units::{BytesPerSec, Nanos},
 };
 use cutline_runtime::{
@@ -35,8 +37,11 @@ const MEGABITS: [u64; 3] = [5, 20, 100];
 const SLOWDOWN: u32 = 4;
 /// Candidate cuts, unless told otherwise; all in one place or the other come on top.
 const CUTS: usize = 10;
-/// Turns of each plan.
+/// Turns of each plan at each bandwidth.
 const TURNS: usize = 4;
+/// Turns before which the devices are profiled.
+const EDGE_PROFILED_BEFORE: usize = 1;
+const CLOUD_PROFILED_BEFORE: usize = 3;
 /// Counted frames of one turn; one more, before them, is not.
 const FRAMES: usize = 2;
 const DELAY: Nanos = Nanos(10_000_000);
@@ -114,12 +119,6 @@ fn over(
 fn network(model: &Model, name: &str, engine: &str, scene: &Scene) -> anyhow::Result<Verdict> {
     let fleet = &scene.fleet;
     let platform = fleet.platform(scene.via.clone())?;
-    let profiles = vec![
-        vec![fleet::profile(fleet, &fleet.edge, model, engine)?],
-        vec![fleet::profile(fleet, &fleet.cloud, model, engine)?],
-    ];
-    let frame = Frame::Tensors(random_inputs(&model.graph, 1)?.into_iter().collect());
-
     let dag = &model.grouping.dag;
     let groups = dag.groups().len();
     let mut befores: Vec<Vec<bool>> = vec![vec![true; groups], vec![false; groups]];
@@ -130,14 +129,32 @@ fn network(model: &Model, name: &str, engine: &str, scene: &Scene) -> anyhow::Re
         let staged = stage(model, &platform, &mapping(model, &platform, before))?;
         runners.push(fleet.deploy(&staged)?);
     }
-    let address = fleet.edge.address.to_string();
-    let source = AgentClient::connect("edge", &address, ClientOptions::default());
-    let source = fleet.runtime.block_on(source)?;
-    let target = scene.via.clone().unwrap_or_else(|| fleet.cloud.address.to_string());
+    let rates = rates(&MEGABITS);
+    let tables = link_tables(scene, &rates)?;
+
+    let frame = Frame::Tensors(random_inputs(&model.graph, 1)?.into_iter().collect());
+    let mut samples = vec![vec![Vec::new(); runners.len()]; rates.len()];
+    let mut profiles = Vec::new();
+    for turn in 0..TURNS {
+        // Each device is profiled between two turns, so that profile and frames meet the same good
+        // and bad moments of the machine.
+        match turn {
+            EDGE_PROFILED_BEFORE => {
+                profiles.push(vec![fleet::profile(fleet, &fleet.edge, model, engine)?]);
+            }
+            CLOUD_PROFILED_BEFORE => {
+                profiles.push(vec![fleet::profile(fleet, &fleet.cloud, model, engine)?]);
+            }
+            _ => {}
+        }
+        for (&megabits, samples) in rates.iter().zip(&mut samples) {
+            (scene.shape)(megabits)?;
+            take_turn(fleet, &runners, &frame, samples)?;
+        }
+    }
+
     let mut verdicts = Vec::new();
-    for megabits in rates(&MEGABITS) {
-        (scene.shape)(megabits)?;
-        let table = fleet.runtime.block_on(source.measure_link(&target, &[], 9, |_| {}))?;
+    for ((megabits, table), samples) in rates.into_iter().zip(tables).zip(samples) {
         let costs =
             Costs::from_profiles(dag, model.sha256()?, &platform, &profiles, &[Some(table)])?;
         let setting = Setting::first(&costs);
@@ -146,24 +163,40 @@ fn network(model: &Model, name: &str, engine: &str, scene: &Scene) -> anyhow::Re
             let mapping = mapping(model, &platform, before);
             predicted.push(Figures::from(&evaluate(dag, &costs, &mapping, &setting)?));
         }
-        let measured = measure(fleet, &runners, &frame)?;
+        let measured: Vec<Figures> = samples.iter().map(|samples| medians(samples)).collect();
         verdicts.push(report(name, megabits, &predicted, &measured));
     }
     Ok(Verdict::all(verdicts))
 }
 
-/// Medians of each plan's parts, over turns that are far apart.
-fn measure(fleet: &Fleet, runners: &[Runner], frame: &Frame) -> anyhow::Result<Vec<Figures>> {
-    let mut samples: Vec<Vec<Measured>> = vec![Vec::new(); runners.len()];
-    for _ in 0..TURNS {
-        for (runner, samples) in runners.iter().zip(&mut samples) {
-            fleet.infer(runner, frame)?;
-            for _ in 0..FRAMES {
-                samples.push(fleet.infer(runner, frame)?.measured);
-            }
+/// The cost of the link at each rate, measured as a user would.
+fn link_tables(scene: &Scene, rates: &[u64]) -> anyhow::Result<Vec<LinkTable>> {
+    let fleet = &scene.fleet;
+    let address = fleet.edge.address.to_string();
+    let source = AgentClient::connect("edge", &address, ClientOptions::default());
+    let source = fleet.runtime.block_on(source)?;
+    let target = scene.via.clone().unwrap_or_else(|| fleet.cloud.address.to_string());
+    let table = |&megabits: &u64| {
+        (scene.shape)(megabits)?;
+        Ok(fleet.runtime.block_on(source.measure_link(&target, &[], 9, |_| {}))?)
+    };
+    rates.iter().map(table).collect()
+}
+
+/// Adds the counted frames of one turn of every plan to its samples.
+fn take_turn(
+    fleet: &Fleet,
+    runners: &[Runner],
+    frame: &Frame,
+    samples: &mut [Vec<Measured>],
+) -> anyhow::Result<()> {
+    for (runner, samples) in runners.iter().zip(samples) {
+        fleet.infer(runner, frame)?;
+        for _ in 0..FRAMES {
+            samples.push(fleet.infer(runner, frame)?.measured);
         }
     }
-    Ok(samples.iter().map(|samples| medians(samples)).collect())
+    Ok(())
 }
 
 fn medians(samples: &[Measured]) -> Figures {
