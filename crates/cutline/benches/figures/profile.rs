@@ -1,6 +1,10 @@
 //! What a profile says of cuts against the same cuts measured directly, held-out ones included.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+    time::Duration,
+};
 
 use cutline_core::{
     cut::{Cut, candidate_cuts},
@@ -11,6 +15,7 @@ use cutline_runtime::{
     engine::{self, Engine},
     model::Model,
     profiler::{self, ProfileJob},
+    tensor::Tensor,
     verify::{Part, random_inputs, run_parts},
 };
 
@@ -24,9 +29,18 @@ use super::{
 const NETWORKS: [&str; 3] = ["mobilenetv2", "squeezenet", "resnet18"];
 /// Candidate cuts, unless told otherwise.
 const CUTS: usize = 24;
-/// Turns of each cut; in each, one run that is not counted and two that are.
-const TURNS: usize = 4;
+/// Inferences of the profile after which some cuts are visited: both sides then meet the same good
+/// and bad moments of the machine, and the profile never sees what it is compared to.
+const EVERY: u32 = 5;
+/// Cuts that are visited then; the next ones the next time.
+const AT_A_TIME: usize = 6;
+/// Runs of a visit that are counted, after one that is not.
 const RUNS: usize = 2;
+/// Visits that make a turn. A shared machine has two speeds, which alternate within seconds; the
+/// median of single runs jumps between them, the median of means over several moments does not.
+const VISITS: usize = 5;
+/// Least number of turns; what is missing when the profile is done comes after it.
+const TURNS: usize = 3;
 /// Rest before each run, about as long as a device waits for its next frame.
 const REST: Duration = Duration::from_millis(30);
 
@@ -51,11 +65,21 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
 }
 
 fn network(model: &Model, name: &str, engine: &dyn Engine) -> anyhow::Result<Verdict> {
-    let job = ProfileJob { threads: ONE_THREAD.threads, ..ProfileJob::default() };
-    let profile = profiler::profile(model, engine, &job, &mut |_| {})?;
     let dag = &model.grouping.dag;
     let cuts = sample(candidate_cuts(dag), cut_limit(CUTS));
-    let measured = measure(model, &cuts, engine)?;
+    let mut direct = Direct::load(model, &cuts, engine)?;
+    let mut outcome = Ok(());
+    let job = ProfileJob { threads: ONE_THREAD.threads, ..ProfileJob::default() };
+    let profile = profiler::profile(model, engine, &job, &mut |progress| {
+        if progress.done % EVERY == 0 && outcome.is_ok() {
+            outcome = direct.visit();
+        }
+    })?;
+    outcome?;
+    while direct.rounds() < TURNS * VISITS {
+        direct.visit()?;
+    }
+    let measured = direct.medians();
     let known: BTreeSet<&[String]> = profile
         .segments
         .iter()
@@ -90,22 +114,53 @@ fn predicted(profile: &Profile) -> f64 {
     (groups + 2 * profile.call_ns.0) as f64 / 1e6
 }
 
-/// Milliseconds of both parts of each cut, medians of turns taken one cut after the other.
-fn measure(model: &Model, cuts: &[Cut], engine: &dyn Engine) -> anyhow::Result<Vec<f64>> {
-    let inputs = random_inputs(&model.graph, 1)?;
-    let mut loaded: Vec<Vec<Part>> =
-        cuts.iter().map(|cut| parts::load(model, cut, engine)).collect::<Result<_, _>>()?;
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); cuts.len()];
-    for _ in 0..TURNS {
-        for (parts, times) in loaded.iter_mut().zip(&mut times) {
+/// Cuts that are measured directly.
+struct Direct<'a> {
+    model: &'a Model,
+    inputs: BTreeMap<String, Tensor>,
+    cuts: Vec<Vec<Part>>,
+    /// Milliseconds of each cut's counted runs.
+    times: Vec<Vec<f64>>,
+    /// Visits of all cuts together.
+    visits: usize,
+}
+
+impl<'a> Direct<'a> {
+    fn load(model: &'a Model, cuts: &[Cut], engine: &dyn Engine) -> anyhow::Result<Self> {
+        let loaded: Vec<Vec<Part>> =
+            cuts.iter().map(|cut| parts::load(model, cut, engine)).collect::<Result<_, _>>()?;
+        let inputs = random_inputs(&model.graph, 1)?;
+        Ok(Self { model, inputs, times: vec![Vec::new(); loaded.len()], cuts: loaded, visits: 0 })
+    }
+
+    /// The next cuts, both parts of each run one after the other.
+    fn visit(&mut self) -> anyhow::Result<()> {
+        for _ in 0..AT_A_TIME {
+            let cut = self.visits % self.cuts.len();
             for run in 0..=RUNS {
                 thread::sleep(REST);
-                let (time, _) = timed(|| Ok(run_parts(parts, &model.graph, &inputs)?))?;
+                let parts = &mut self.cuts[cut];
+                let (time, _) = timed(|| Ok(run_parts(parts, &self.model.graph, &self.inputs)?))?;
                 if run > 0 {
-                    times.push(millis(time));
+                    self.times[cut].push(millis(time));
                 }
             }
+            self.visits += 1;
         }
+        Ok(())
     }
-    Ok(times.iter().map(|times| median(times)).collect())
+
+    /// How often every cut was visited.
+    fn rounds(&self) -> usize {
+        self.visits / self.cuts.len()
+    }
+
+    /// Medians over turns of the mean of each turn.
+    fn medians(&self) -> Vec<f64> {
+        let mean = |runs: &[f64]| runs.iter().sum::<f64>() / runs.len() as f64;
+        let of = |times: &Vec<f64>| {
+            median(&times.chunks_exact(VISITS * RUNS).map(mean).collect::<Vec<f64>>())
+        };
+        self.times.iter().map(of).collect()
+    }
 }
