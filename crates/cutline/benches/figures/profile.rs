@@ -97,12 +97,18 @@ fn network(model: &Model, name: &str, engine: &dyn Engine) -> anyhow::Result<Ver
         }
     }
     let figures = |errors: &[f64]| (median(errors) * 100.0, quantile(errors, 0.9) * 100.0);
-    let ((middle, p90), (held_middle, held_p90)) = (figures(&all), figures(&held_out));
+    let (middle, p90) = figures(&all);
+    let unseen = match held_out.is_empty() {
+        true => "0 | - | -".to_owned(),
+        false => {
+            let (middle, p90) = figures(&held_out);
+            format!("{} | {middle:.1} % | {p90:.1} %", held_out.len())
+        }
+    };
     println!(
-        "| {name} | {} | {} | {middle:.1} % | {p90:.1} % | {} | {held_middle:.1} % | {held_p90:.1} % | 5 %, 12 % | {:+.1} % |",
+        "| {name} | {} | {} | {middle:.1} % | {p90:.1} % | {unseen} | 5 %, 12 % | {:+.1} % |",
         engine.name(),
         all.len(),
-        held_out.len(),
         median(&signed) * 100.0,
     );
     Ok(Verdict::of(middle <= 5.0 && p90 <= 12.0))
