@@ -1,7 +1,7 @@
 //! What a plan costs, part by part, by the rules of `docs/cost-model.md`.
 //!
-//! Evaluation knows any number of stages in sequence, devices visited again included. It is a pure
-//! function of the table: every message is rounded up once, nothing is a float.
+//! Evaluation knows any number of stages in sequence, devices visited again included, and scatter
+//! groups. It is a pure function of the table: every message is rounded up once, nothing is a float.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,17 @@ use thiserror::Error;
 use crate::{
     cost::{Costs, EngineOption, InputEncoding, TENSOR},
     dag::{Dag, FlowId},
-    partition::{Hop, Mapping, Partition, Stage, derive_in_order},
+    partition::{
+        Helper, Hop, Mapping, Misplaced, Partition, ScatterFault, Stage, derive_with_helpers,
+    },
     platform::DeviceId,
     units::{Bytes, Money, Nanos},
 };
 
 mod energy;
 mod memory;
+#[cfg(test)]
+mod scattered;
 mod settle;
 
 pub use energy::{EnergyUse, Rented, rents};
@@ -37,13 +41,27 @@ pub struct Setting {
     pub codecs: Vec<usize>,
     /// Devices in the order in which a frame visits them; empty: as follows from the mapping.
     pub order: Vec<DeviceId>,
+    /// Devices that run branches of a block for another device, each with that one, ascending; they
+    /// are not in the order.
+    pub helpers: Vec<Helper>,
 }
 
 impl Setting {
     /// The first engine of every device and the first codec, in the order of the mapping.
     pub fn first(costs: &Costs) -> Self {
         let devices = costs.devices().len();
-        Setting { engines: vec![0; devices], input: 0, codecs: vec![0; devices], order: Vec::new() }
+        Setting {
+            engines: vec![0; devices],
+            input: 0,
+            codecs: vec![0; devices],
+            order: Vec::new(),
+            helpers: Vec::new(),
+        }
+    }
+
+    /// Stages and messages of a mapping under it; an error where a helper cannot be one.
+    pub fn partition(&self, dag: &Dag, mapping: &Mapping) -> Result<Partition, Misplaced> {
+        derive_with_helpers(dag, mapping, &self.order, &self.helpers)
     }
 }
 
@@ -78,18 +96,20 @@ pub struct Part {
     pub nanos: Nanos,
     /// Bytes that travel; 0 for what happens on one device.
     pub bytes: Bytes,
+    /// Whether it happens beside something slower, so that the frame does not wait for it.
+    pub beside: bool,
 }
 
 /// What a plan costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
-    /// One frame in an empty system: the sum of the parts.
+    /// One frame in an empty system: the sum of the parts that it waits for.
     pub latency: Nanos,
     /// The same by the affine costs of links that solvers see; differs only under measured tables.
     pub solver_latency: Nanos,
     /// The busiest resource's time per frame.
     pub period: Nanos,
-    /// Everything that a frame waits for, in order.
+    /// Everything that happens to a frame, in order; members of a scatter group one after another.
     pub parts: Vec<Part>,
     /// Bytes over all links, answers included.
     pub bytes: Bytes,
@@ -113,6 +133,8 @@ pub enum EvaluateError {
     NoLink { from: String, to: String },
     #[error("value `{value}` would cross from `{from}` to `{to}`, but its size is not known")]
     UnknownSize { value: String, from: String, to: String },
+    #[error("`{helper}` cannot run a part of what `{joiner}` runs at the same time: {why}")]
+    Helper { helper: String, joiner: String, why: ScatterFault },
 }
 
 impl Evaluation {
@@ -146,7 +168,8 @@ impl Evaluation {
     }
 
     fn sum(&self, which: impl Fn(&Part) -> bool) -> Nanos {
-        self.parts.iter().filter(|part| which(part)).map(|part| part.nanos).sum()
+        let waited = self.parts.iter().filter(|part| !part.beside && which(part));
+        waited.map(|part| part.nanos).sum()
     }
 }
 
@@ -157,14 +180,18 @@ pub fn evaluate(
     mapping: &Mapping,
     setting: &Setting,
 ) -> Result<Evaluation, EvaluateError> {
-    let partition = derive_in_order(dag, mapping, &setting.order);
     let frame = Frame { dag, costs, setting };
-    let parts = frame.parts(&partition)?;
-    let solver_latency = parts.iter().map(|part| frame.solver_nanos(part)).sum();
+    let partition = setting.partition(dag, mapping).map_err(|misplaced| {
+        let Misplaced { helper, joiner, why } = misplaced;
+        EvaluateError::Helper { helper: frame.name(helper), joiner: frame.name(joiner), why }
+    })?;
+    let tracks = frame.tracks(&partition)?;
+    let solver_latency = latency(&tracks, |part| frame.solver_nanos(part));
+    let parts = in_order(tracks);
     let energy = energy::energy(costs, &partition, setting, &parts);
     let money = energy::money(costs, &partition, setting, &parts);
     Ok(Evaluation {
-        latency: parts.iter().map(|part| part.nanos).sum(),
+        latency: parts.iter().filter(|part| !part.beside).map(|part| part.nanos).sum(),
         solver_latency,
         period: frame.period(&parts),
         bytes: parts.iter().map(|part| part.bytes).sum(),
@@ -173,6 +200,32 @@ pub fn evaluate(
         energy,
         money,
     })
+}
+
+/// What happens one after another, each with the tracks that run at the same time in it.
+type Tracks = Vec<Vec<Vec<Part>>>;
+
+fn latency(tracks: &Tracks, nanos: impl Fn(&Part) -> Nanos) -> Nanos {
+    let slowest = |together: &Vec<Vec<Part>>| {
+        together.iter().map(|track| track.iter().map(&nanos).sum()).max().unwrap_or_default()
+    };
+    tracks.iter().map(slowest).sum::<Nanos>()
+}
+
+/// The parts of all tracks; those of the first slowest track of several are what is waited for.
+fn in_order(tracks: Tracks) -> Vec<Part> {
+    let time = |track: &Vec<Part>| track.iter().map(|part| part.nanos).sum::<Nanos>();
+    let mut parts = Vec::new();
+    for together in tracks {
+        let times: Vec<Nanos> = together.iter().map(time).collect();
+        let slowest = times.iter().max().and_then(|most| times.iter().position(|t| t == most));
+        for (at, track) in together.into_iter().enumerate() {
+            let beside = Some(at) != slowest;
+            parts.extend(track.into_iter().map(|part| Part { beside, ..part }));
+        }
+    }
+    parts.retain(|part| part.to.is_some() || part.nanos > Nanos::ZERO);
+    parts
 }
 
 /// What can be busy.
@@ -193,24 +246,41 @@ struct Frame<'a> {
 
 impl Frame<'_> {
     /// The parts in the order in which a frame meets them.
-    fn parts(&self, partition: &Partition) -> Result<Vec<Part>, EvaluateError> {
-        let mut parts = vec![self.prepare(partition)];
-        let mut hops = partition.hops.iter().peekable();
-        for (index, stage) in partition.stages.iter().enumerate() {
-            if let Some(hop) = hops.next_if(|hop| hop.into == index) {
-                parts.extend(self.hop(hop)?);
+    fn tracks(&self, partition: &Partition) -> Result<Tracks, EvaluateError> {
+        let mut tracks = vec![vec![vec![self.prepare(partition)]]];
+        for index in 0..partition.stages.len() {
+            let Some((members, _)) = partition.scatter_of(index) else {
+                tracks.push(vec![self.stage(partition, index)?]);
+                continue;
+            };
+            if index == members.start {
+                let member = |index| {
+                    let mut track = self.stage(partition, index)?;
+                    let back = partition.hop_back(index).map(|hop| self.hop(hop)).transpose()?;
+                    track.extend(back.into_iter().flatten());
+                    Ok(track)
+                };
+                tracks.push(members.clone().map(member).collect::<Result<_, _>>()?);
             }
-            if stage.device != DeviceId::SOURCE && self.reads_input(stage) {
-                let nanos = self.input().decode[stage.device.index()];
-                parts.push(local(PartKind::Prepare, stage.device, nanos));
-            }
-            parts.push(self.compute(stage)?);
         }
         for hop in partition.hops.iter().rev().filter(|hop| !hop.returns.is_empty()) {
             let bytes = self.declared(&hop.returns, hop.to, hop.from)?;
-            parts.push(self.transfer(PartKind::Return, hop.to, hop.from, bytes)?);
+            tracks.push(vec![vec![self.transfer(PartKind::Return, hop.to, hop.from, bytes)?]]);
         }
-        parts.retain(|part| part.to.is_some() || part.nanos > Nanos::ZERO);
+        Ok(tracks)
+    }
+
+    /// A stage and the hop onto its device.
+    fn stage(&self, partition: &Partition, index: usize) -> Result<Vec<Part>, EvaluateError> {
+        let stage = &partition.stages[index];
+        let hop = partition.hop_into(index);
+        let mut parts: Vec<Part> =
+            hop.map(|hop| self.hop(hop)).transpose()?.into_iter().flatten().collect();
+        if stage.device != DeviceId::SOURCE && self.reads_input(stage) {
+            let nanos = self.input().decode[stage.device.index()];
+            parts.push(local(PartKind::Prepare, stage.device, nanos));
+        }
+        parts.push(self.compute(stage)?);
         Ok(parts)
     }
 
@@ -271,7 +341,7 @@ impl Frame<'_> {
     ) -> Result<Part, EvaluateError> {
         let no_link = || EvaluateError::NoLink { from: self.name(device), to: self.name(to) };
         let direction = self.costs.direction(device, to).ok_or_else(no_link)?;
-        Ok(Part { kind, device, to: Some(to), nanos: direction.time(bytes), bytes })
+        Ok(Part { kind, device, to: Some(to), nanos: direction.time(bytes), bytes, beside: false })
     }
 
     fn solver_nanos(&self, part: &Part) -> Nanos {
@@ -345,7 +415,7 @@ impl Frame<'_> {
 }
 
 fn local(kind: PartKind, device: DeviceId, nanos: Nanos) -> Part {
-    Part { kind, device, to: None, nanos, bytes: Bytes::ZERO }
+    Part { kind, device, to: None, nanos, bytes: Bytes::ZERO, beside: false }
 }
 
 #[cfg(test)]

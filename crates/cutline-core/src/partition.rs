@@ -6,11 +6,22 @@
 //! ```text
 //! source ──hop──► stage 0 ──hop──► stage 1        (no first hop when stage 0 is on the source)
 //! ```
+//!
+//! With [`derive_with_helpers()`] devices may also give branches of a block ([`blocks()`]) to others,
+//! which run them at the same time.
+
+use std::ops::Range;
 
 use crate::{
     dag::{Dag, FlowId, GroupId},
     platform::DeviceId,
 };
+
+mod blocks;
+mod scatter;
+
+pub use blocks::{Block, Branch, blocks};
+pub use scatter::{Helper, Misplaced, ScatterFault, derive_with_helpers};
 
 /// One device per group of a [`Dag`], by group index.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +52,9 @@ pub struct Stage {
     pub sends: Vec<FlowId>,
     /// Answers of the network that it makes.
     pub answers: Vec<FlowId>,
+    /// Values that its device holds besides while it runs: they wait for the join of its scatter
+    /// group.
+    pub holds: Vec<FlowId>,
 }
 
 /// The passage of a frame into a stage on another device.
@@ -61,10 +75,60 @@ pub struct Hop {
 /// What a mapping amounts to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// Stages in the order of a frame's way.
+    /// Stages in the order of a frame's way; members of a scatter group follow each other, then comes
+    /// the stage that joins them.
     pub stages: Vec<Stage>,
-    /// Hops in the same order; each joins two devices.
+    /// Hops in the same order; each joins two devices. To a helper one leads out, and one back into
+    /// the stage that joins.
     pub hops: Vec<Hop>,
+    /// Scatter groups, each as the positions of its members, which run at the same time.
+    pub scatters: Vec<Range<usize>>,
+}
+
+impl Partition {
+    /// The scatter group that a stage is a member of, and the device that joins it.
+    pub fn scatter_of(&self, stage: usize) -> Option<(&Range<usize>, DeviceId)> {
+        let members = self.scatters.iter().find(|members| members.contains(&stage))?;
+        Some((members, self.stages[members.end].device))
+    }
+
+    /// The device that a stage helps: it is a member of a scatter group that another device joins.
+    pub fn helps(&self, stage: usize) -> Option<DeviceId> {
+        let (_, joiner) = self.scatter_of(stage)?;
+        (joiner != self.stages[stage].device).then_some(joiner)
+    }
+
+    /// The hop that brings a frame to the device of a stage; `None` where it is there already.
+    pub fn hop_into(&self, stage: usize) -> Option<&Hop> {
+        let joins = self.scatters.iter().any(|members| members.end == stage);
+        self.hops.iter().find(|hop| hop.into == stage && !joins)
+    }
+
+    /// The hop by which the results of a helper's stage return.
+    pub fn hop_back(&self, stage: usize) -> Option<&Hop> {
+        let (members, _) = self.scatter_of(stage)?;
+        let from = self.stages[stage].device;
+        self.hops.iter().find(|hop| hop.into == members.end && hop.from == from)
+    }
+}
+
+/// What happens after what is before it.
+enum Step {
+    /// Groups that one device runs.
+    Stage(DeviceId, Vec<GroupId>),
+    /// Groups that several run at the same time, for the device that joins: its own come first.
+    Scatter(DeviceId, Vec<(DeviceId, Vec<GroupId>)>),
+}
+
+impl Step {
+    fn groups(&self) -> impl Iterator<Item = &GroupId> {
+        let (one, several) = match self {
+            Step::Stage(_, groups) => (Some(groups), None),
+            Step::Scatter(_, members) => (None, Some(members)),
+        };
+        let several = several.into_iter().flatten().map(|(_, groups)| groups);
+        one.into_iter().chain(several).flatten()
+    }
 }
 
 /// Stages and messages of a mapping. O(groups x stages + reads).
@@ -89,36 +153,112 @@ pub fn derive(dag: &Dag, mapping: &Mapping) -> Partition {
 /// If the mapping is not of the length of the DAG.
 pub fn derive_in_order(dag: &Dag, mapping: &Mapping, order: &[DeviceId]) -> Partition {
     assert_eq!(mapping.0.len(), dag.groups().len(), "a mapping has one device per group");
-    let order = stages_in_order(dag, mapping, order).unwrap_or_else(|| stage_groups(dag, mapping));
-    let mut stage_of = vec![0; dag.groups().len()];
-    for (stage, (_, groups)) in order.iter().enumerate() {
-        for group in groups {
-            stage_of[group.index()] = stage;
+    let steps = steps_in_order(dag, mapping, order);
+    assemble(dag, steps.into_iter().map(|(device, groups)| Step::Stage(device, groups)).collect())
+}
+
+fn steps_in_order(
+    dag: &Dag,
+    mapping: &Mapping,
+    order: &[DeviceId],
+) -> Vec<(DeviceId, Vec<GroupId>)> {
+    stages_in_order(dag, mapping, order).unwrap_or_else(|| stage_groups(dag, mapping))
+}
+
+/// Stages and hops of what happens one after another.
+fn assemble(dag: &Dag, steps: Vec<Step>) -> Partition {
+    let mut step_of = vec![0; dag.groups().len()];
+    for (at, step) in steps.iter().enumerate() {
+        for group in step.groups() {
+            step_of[group.index()] = at;
         }
     }
-    let mut partition = Partition { stages: Vec::with_capacity(order.len()), hops: Vec::new() };
+    let mut partition = Partition { stages: Vec::new(), hops: Vec::new(), scatters: Vec::new() };
     let mut at = DeviceId::SOURCE;
-    for (into, (device, groups)) in order.into_iter().enumerate() {
-        let crossing = crossing(dag, &stage_of, into);
-        if let Some(last) = partition.stages.last_mut() {
+    // Hops that answers of later stages return over.
+    let mut line = Vec::new();
+    let mut joiner = None;
+    for (number, step) in steps.into_iter().enumerate() {
+        let crossing = crossing(dag, &step_of, number);
+        let into = partition.stages.len();
+        if let Some(joiner) = joiner {
+            partition.gather(joiner, into);
+        } else if let Some(last) = partition.stages.last_mut() {
             last.sends = crossing.clone();
         }
-        if device != at {
-            let message = crossing.clone();
-            partition.hops.push(Hop { from: at, to: device, into, message, returns: Vec::new() });
+        joiner = None;
+        match step {
+            Step::Stage(device, groups) => {
+                if device != at {
+                    let (message, returns) = (crossing.clone(), Vec::new());
+                    line.push(partition.hops.len());
+                    partition.hops.push(Hop { from: at, to: device, into, message, returns });
+                }
+                partition.stages.push(stage(dag, device, groups, crossing));
+                at = device;
+            }
+            Step::Scatter(device, members) => {
+                let waiting = self::crossing(dag, &step_of, number + 1);
+                partition.scatter(dag, device, members, &crossing, &waiting);
+                joiner = Some(device);
+            }
         }
-        let makes = groups.iter().flat_map(|&group| dag.group(group).makes.iter().copied());
-        let answers = makes.filter(|&flow| dag.flow(flow).is_output).collect();
-        partition.stages.push(Stage { device, groups, receives: crossing, sends: vec![], answers });
-        at = device;
     }
-    for hop in &mut partition.hops {
+    for hop in line {
+        let hop = &mut partition.hops[hop];
         let later = &partition.stages[hop.into..];
         let remote = later.iter().filter(|stage| stage.device != DeviceId::SOURCE);
         hop.returns = remote.flat_map(|stage| stage.answers.iter().copied()).collect();
         hop.returns.sort_unstable();
     }
     partition
+}
+
+impl Partition {
+    /// Adds the members of a scatter group, and the hops out to helpers. `crossing` is what is there
+    /// before, `waiting` what is there when all have ended.
+    fn scatter(
+        &mut self,
+        dag: &Dag,
+        joiner: DeviceId,
+        members: Vec<(DeviceId, Vec<GroupId>)>,
+        crossing: &[FlowId],
+        waiting: &[FlowId],
+    ) {
+        let first = self.stages.len();
+        for (device, groups) in members {
+            let reads = |flow: &&FlowId| dag.flow(**flow).to.iter().any(|to| groups.contains(to));
+            let receives: Vec<FlowId> = crossing.iter().filter(reads).copied().collect();
+            let made_here =
+                |flow: &&FlowId| dag.flow(**flow).from.is_some_and(|from| groups.contains(&from));
+            let (sends, others): (Vec<FlowId>, Vec<FlowId>) =
+                waiting.iter().partition(|flow| made_here(flow));
+            if device != joiner {
+                let (into, message) = (self.stages.len(), receives.clone());
+                let (from, to, returns) = (joiner, device, Vec::new());
+                self.hops.push(Hop { from, to, into, message, returns });
+            }
+            let holds = if device == joiner { others } else { Vec::new() };
+            let stage = stage(dag, device, groups, receives);
+            self.stages.push(Stage { sends, holds, ..stage });
+        }
+        self.scatters.push(first..self.stages.len());
+    }
+
+    /// Adds the hops back from the helpers of the last scatter group into the stage that joins.
+    fn gather(&mut self, joiner: DeviceId, into: usize) {
+        let members = self.scatters.last().cloned().unwrap_or_default();
+        for stage in self.stages[members].iter().filter(|stage| stage.device != joiner) {
+            let (from, message, returns) = (stage.device, stage.sends.clone(), Vec::new());
+            self.hops.push(Hop { from, to: joiner, into, message, returns });
+        }
+    }
+}
+
+fn stage(dag: &Dag, device: DeviceId, groups: Vec<GroupId>, receives: Vec<FlowId>) -> Stage {
+    let makes = groups.iter().flat_map(|&group| dag.group(group).makes.iter().copied());
+    let answers = makes.filter(|&flow| dag.flow(flow).is_output).collect();
+    Stage { device, groups, receives, sends: Vec::new(), answers, holds: Vec::new() }
 }
 
 /// Values made before a stage (inputs: before all) and read in it or later.

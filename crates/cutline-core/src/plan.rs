@@ -22,7 +22,7 @@ use crate::{
     dag::{Dag, FlowId, GroupId},
     evaluate::{Evaluation, PartKind},
     hex::hex,
-    partition::{Mapping, Partition, Stage, derive_in_order},
+    partition::{Helper, Mapping, Misplaced, Partition, ScatterFault, Stage, derive_with_helpers},
     picture::PictureSpec,
     planner::{Answer, Baseline, Choice, Infeasible, Objective, Proof, Request},
     platform::{DeviceId, Platform},
@@ -106,7 +106,7 @@ pub struct PlannedChoice {
     /// Predicted costs; absent once the decision was edited.
     #[serde(flatten)]
     pub predicted: Option<Figures>,
-    /// Everything that a frame waits for, as predicted.
+    /// Everything that happens to a frame, as predicted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PlannedPart>,
     /// Predicted memory by device.
@@ -157,6 +157,9 @@ pub struct PlannedStage {
     /// Threads; 0: the device's own choice.
     #[serde(default)]
     pub threads: u32,
+    /// The device that gives it its part and joins the results, where both run at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_by: Option<String>,
     /// Layers, in topological order.
     pub layers: Vec<String>,
     /// Values that it receives.
@@ -198,6 +201,9 @@ pub struct PlannedPart {
     pub time_ns: Nanos,
     /// Bytes that travel.
     pub bytes: Bytes,
+    /// Whether it happens beside something slower, so that the frame does not wait for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
 }
 
 /// A decision in the planner's terms.
@@ -258,6 +264,10 @@ pub enum PlanError {
         "the plan passes from `{from}` to `{to}`, but its platform declares no link between them"
     )]
     NoLink { from: String, to: String },
+    #[error("the plan lets `{helper}` run a part of what `{joiner}` joins, but {why}")]
+    Helper { helper: String, joiner: String, why: ScatterFault },
+    #[error("a stage on `{helper}` is joined by `{joiner}`, which its platform does not declare")]
+    UnknownJoiner { helper: String, joiner: String },
 }
 
 impl Plan {
@@ -377,8 +387,10 @@ impl PlannedChoice {
             let device = name(mapping.device(id));
             dag.group(id).layers.iter().map(move |layer| (layer.clone(), device.clone()))
         });
-        let partition = derive_in_order(dag, mapping, &setting.order);
-        let stages = partition.stages.iter().map(|stage| {
+        let partition = setting
+            .partition(dag, mapping)
+            .expect("a choice was evaluated, so that its helpers can be such");
+        let stages = partition.stages.iter().enumerate().map(|(position, stage)| {
             let at = stage.device.index();
             let option = &costs.device(stage.device).options[setting.engines[at]];
             let how = How {
@@ -387,7 +399,8 @@ impl PlannedChoice {
                 cut_encoding: costs.codecs()[setting.codecs[at]].name.clone(),
                 origin: Some(option.origin),
             };
-            planned_stage(dag, stage, name(stage.device), how)
+            let joined_by = partition.helps(position).map(name);
+            planned_stage(dag, stage, name(stage.device), joined_by, how)
         });
         let source = &costs.device(DeviceId::SOURCE).options;
         let part = |part: &crate::evaluate::Part| PlannedPart {
@@ -396,6 +409,7 @@ impl PlannedChoice {
             to: part.to.map(name),
             time_ns: part.nanos,
             bytes: part.bytes,
+            beside: part.beside,
         };
         PlannedChoice {
             id: String::new(),
@@ -422,12 +436,26 @@ impl PlannedChoice {
     /// The decision in the planner's terms; an error where it does not fit model and platform.
     pub fn resolve(&self, dag: &Dag, platform: &Platform) -> Result<Resolved, PlanError> {
         let mapping = self.mapping.resolve(dag, platform)?;
-        let order: Vec<DeviceId> =
-            self.stages.iter().filter_map(|stage| platform.find_device(&stage.device)).collect();
-        let partition = derive_in_order(dag, &mapping, &order);
+        let (mut order, mut helpers): (Vec<DeviceId>, Vec<Helper>) = Default::default();
+        for stage in &self.stages {
+            let Some(device) = platform.find_device(&stage.device) else { continue };
+            let Some(name) = &stage.joined_by else {
+                order.push(device);
+                continue;
+            };
+            let joiner = platform.find_device(name).ok_or_else(|| {
+                let (helper, joiner) = (stage.device.clone(), name.clone());
+                PlanError::UnknownJoiner { helper, joiner }
+            })?;
+            helpers.push((device, joiner));
+        }
+        let name = |id| platform.device(id).name.clone();
+        let partition = derive_with_helpers(dag, &mapping, &order, &helpers);
+        let partition = partition.map_err(|Misplaced { helper, joiner, why }| {
+            PlanError::Helper { helper: name(helper), joiner: name(joiner), why }
+        })?;
         for hop in &partition.hops {
             if platform.find_link(hop.from, hop.to).is_none() {
-                let name = |id| platform.device(id).name.clone();
                 return Err(PlanError::NoLink { from: name(hop.from), to: name(hop.to) });
             }
         }
@@ -448,10 +476,11 @@ impl PlannedChoice {
                 (device, How { engine, threads, cut_encoding, origin })
             })
             .collect();
-        let stages = partition.stages.iter().map(|stage| {
+        let stages = partition.stages.iter().enumerate().map(|(position, stage)| {
             let device = platform.device(stage.device).name.clone();
             let how = how.get(&device).cloned().unwrap_or_default();
-            planned_stage(dag, stage, device, how)
+            let joiner = partition.helps(position).map(|id| platform.device(id).name.clone());
+            planned_stage(dag, stage, device, joiner, how)
         });
         self.stages = stages.collect();
         self.cut = cut_values(dag, &partition);
@@ -472,19 +501,27 @@ impl PlannedChoice {
     }
 
     /// First 16 hex digits of the SHA-256 of the decision as canonical JSON: model, mapping, engines,
-    /// encodings, picture.
+    /// encodings, picture, and who joins what helpers do.
     pub fn content_id(&self, model: &ModelRef, picture: Option<&PictureSpec>) -> String {
         let how = |stage: &PlannedStage| {
             (stage.device.clone(), stage.engine.clone(), stage.threads, stage.cut_encoding.clone())
         };
         let stages: Vec<_> = self.stages.iter().map(how).collect();
-        let decision = serde_json::json!({
+        let helpers: Vec<_> = self
+            .stages
+            .iter()
+            .filter_map(|stage| Some((&stage.device, stage.joined_by.as_ref()?)))
+            .collect();
+        let mut decision = serde_json::json!({
             "model": model.sha256,
             "mapping": self.mapping.0,
             "stages": stages,
             "input_encoding": self.input_encoding,
             "picture": picture,
         });
+        if !helpers.is_empty() {
+            decision["joined_by"] = serde_json::json!(helpers);
+        }
         hex(&Sha256::digest(decision.to_string().as_bytes())[..8])
     }
 
@@ -545,7 +582,13 @@ impl Default for How {
     }
 }
 
-fn planned_stage(dag: &Dag, stage: &Stage, device: String, how: How) -> PlannedStage {
+fn planned_stage(
+    dag: &Dag,
+    stage: &Stage,
+    device: String,
+    joined_by: Option<String>,
+    how: How,
+) -> PlannedStage {
     let names = |flows: &[FlowId]| -> Vec<String> {
         flows.iter().map(|&flow| dag.flow(flow).name.clone()).collect()
     };
@@ -558,6 +601,7 @@ fn planned_stage(dag: &Dag, stage: &Stage, device: String, how: How) -> PlannedS
         device,
         engine: how.engine,
         threads: how.threads,
+        joined_by,
         layers: stage.groups.iter().flat_map(layers).collect(),
         inputs: names(&stage.receives),
         outputs,

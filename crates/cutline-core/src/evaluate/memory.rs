@@ -65,8 +65,12 @@ pub fn memory(
 
 /// Largest sum of live values while the stage runs group after group.
 fn peak(dag: &Dag, stage: &Stage) -> Bytes {
-    let kept: Vec<FlowId> = stage.sends.iter().chain(&stage.answers).copied().collect();
-    peak_of(dag, &stage.groups, &stage.receives, &kept)
+    let kept =
+        stage.sends.iter().chain(&stage.answers).chain(&stage.holds).copied().collect::<Vec<_>>();
+    let mut there: Vec<FlowId> = stage.receives.iter().chain(&stage.holds).copied().collect();
+    there.sort_unstable();
+    there.dedup();
+    peak_of(dag, &stage.groups, &there, &kept)
 }
 
 /// The same of groups in topological order, the values that they receive, and those that stay to

@@ -4,7 +4,6 @@ use super::{Choice, Infeasible, Objective, Request, request::inside};
 use crate::{
     cost::Costs,
     dag::{Dag, Group},
-    partition::derive_in_order,
     platform::DeviceId,
 };
 
@@ -40,7 +39,7 @@ fn leaked(dag: &Dag, request: &Request, plan: &Choice) -> Option<Infeasible> {
     let at = dag.groups().iter().position(|group| group.layers.contains(layer))?;
     let inside = inside(dag, at);
     let private = |group: usize| inside[group] && group != at;
-    let partition = derive_in_order(dag, &plan.mapping, &plan.setting.order);
+    let partition = plan.setting.partition(dag, &plan.mapping).ok()?;
     let mut sent = partition.hops.iter().flat_map(|hop| &hop.message);
     let value =
         sent.find(|&&flow| dag.flow(flow).from.is_none_or(|group| private(group.index())))?;

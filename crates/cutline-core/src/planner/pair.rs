@@ -174,7 +174,9 @@ impl Problem<'_> {
                 for &input in self.inputs {
                     for &codec in self.codecs {
                         let (engines, codecs) = (vec![edge, cloud], vec![codec; 2]);
-                        settings.push(Setting { engines, input, codecs, order: Vec::new() });
+                        let setting =
+                            Setting { engines, input, codecs, ..Setting::first(self.costs) };
+                        settings.push(setting);
                     }
                 }
             }
