@@ -1,13 +1,14 @@
 //! How long planning over many devices takes: `cargo bench -p cutline-core --bench devices`.
 //!
 //! Networks of the zoo on invented, unlike devices (`invented`): the optimum of the period over eight
-//! devices, the front of five objectives over four, the best plan over all bandwidths, and how time
-//! grows with layers and devices. `-- SECTION` runs one of `pair`, `eight`, `front`, `growth`.
+//! devices, the same and the latency with scatter groups, the front of five objectives over four, the
+//! best plan over all bandwidths, and how time grows with layers and devices. `-- SECTION` runs one of
+//! `pair`, `eight`, `scatter`, `front`, `growth`.
 
 use std::time::{Duration, Instant};
 
 use cutline_core::{
-    planner::{Objective, Proof, Request, front, solve, sweep},
+    planner::{Objective, Proof, Request, front, solve, solve_until, sweep},
     units::{BytesPerSec, Nanos},
 };
 
@@ -17,8 +18,13 @@ use invented::{on_devices, synthetic, zoo_network};
 fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let sections: [(&str, fn()); 4] =
-        [("pair", pair), ("eight", eight), ("front", fronts), ("growth", growth)];
+    let sections: [(&str, fn()); 5] = [
+        ("pair", pair),
+        ("eight", eight),
+        ("scatter", scatter),
+        ("front", fronts),
+        ("growth", growth),
+    ];
     for (name, section) in sections {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             section();
@@ -74,6 +80,40 @@ fn eight() {
     }
 }
 
+/// Eight unlike devices: what scatter groups gain, and how long their search takes, with at most half
+/// a minute for each.
+fn scatter() {
+    println!("eight unlike devices: without and with scatter groups\n");
+    println!("| network | objective | without | time | with | time | gain | helpers | proof |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for name in ["resnet101", "vgg19", "densenet121", "inceptionv3"] {
+        let network = zoo_network(name);
+        let (dag, costs) = on_devices(&network, 8);
+        for objective in [Objective::Latency, Objective::Period] {
+            let [without, with] = [false, true].map(|scatter| {
+                let request = Request { objective, scatter, ..Request::default() };
+                let start = Instant::now();
+                let mut stop = || start.elapsed() > Duration::from_secs(30);
+                let answer = solve_until(&dag, &costs, &request, &mut stop).expect("eight devices");
+                let best = answer.best.expect("no limits");
+                let value = objective.of(&best.evaluation, &costs).expect("times are known");
+                (best, value, start.elapsed())
+            });
+            let gain = (1.0 - with.1 as f64 / without.1 as f64) * 100.0;
+            println!(
+                "| {name} | {} | {} | {} | {} | {} | {gain:.1} % | {} | {} |",
+                objective.name(),
+                Nanos(without.1),
+                millis(without.2),
+                Nanos(with.1),
+                millis(with.2),
+                with.0.setting.helpers.len(),
+                proof(with.0.proof)
+            );
+        }
+    }
+}
+
 /// Four unlike devices: the front of five objectives.
 fn fronts() {
     println!("four unlike devices: the front of latency, period, energy, memory and money\n");
@@ -119,8 +159,8 @@ fn growth() {
             let request = Request { objective: Objective::Period, ..Request::default() };
             let start = Instant::now();
             let mut stop = || start.elapsed() > Duration::from_secs(10);
-            let answer = cutline_core::planner::solve_until(&dag, &costs, &request, &mut stop)
-                .expect("at most 32 devices");
+            let answer =
+                solve_until(&dag, &costs, &request, &mut stop).expect("at most 32 devices");
             let time = start.elapsed();
             match answer.best.map(|best| best.proof) {
                 Ok(Proof::Optimal) => millis(time),

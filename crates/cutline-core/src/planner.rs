@@ -21,16 +21,19 @@ use crate::{
 mod bounds;
 mod check;
 mod exact;
+mod floors;
 mod flow;
 mod ideals;
 mod kept;
 mod labels;
+mod layout;
 mod many;
 mod network;
 mod pair;
 mod reason;
 mod regions;
 mod request;
+mod scatter;
 mod search;
 mod sequence;
 mod steps;
@@ -148,6 +151,9 @@ pub struct Request {
     /// The layer whose result is the first that may leave the source; neither the input nor anything
     /// before that result may.
     pub private: Option<String>,
+    /// Whether branches of a block may run on several devices at once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub scatter: bool,
     /// Subproblems after which branch and bound gives up and answers with a bound.
     pub node_limit: u64,
 }
@@ -162,6 +168,7 @@ impl Default for Request {
             pins: Vec::new(),
             bans: Vec::new(),
             private: None,
+            scatter: false,
             node_limit: 2_000,
         }
     }
@@ -335,12 +342,13 @@ pub fn solve_until(
     }
 }
 
-/// Two devices, and a sum to minimise: a minimum cut, whatever the network's shape.
+/// Two devices, and a sum over stages and hops to minimise: a minimum cut, whatever the network's shape.
 fn is_pair(costs: &Costs, request: &Request) -> bool {
     let [first, rest @ ..] = costs.devices() else { return true };
     rest.len() < 2
         && request.objective == Objective::Latency
         && request.limits.is_empty()
+        && !request.scatter
         && rest.iter().all(|device| device.host != first.host)
 }
 

@@ -1,7 +1,7 @@
 //! Where a network does several things that do not wait for each other: blocks and their branches.
 //!
 //! An articulation value is one over which everything passes: what its group makes besides, and what
-//! comes before, is read by nobody behind it. The network's input is one where it is the only input,
+//! comes before, is read by nobody behind it; its size is known. The network's input is one where it is the only input,
 //! and the end of the network counts as one where a single group ends it. Two that follow each other
 //! enclose a block.
 //!
@@ -74,7 +74,8 @@ fn articulations(dag: &Dag) -> Vec<(usize, Option<FlowId>)> {
             None => dag.flow_ids().find(|&id| dag.flow(id).from.is_none() && read(&id)),
             Some(group) => group.makes.iter().copied().find(read),
         };
-        if before == count && crossing == 0 || crossing == 1 && value.is_some() {
+        let known = |flow: FlowId| last.is_none() || dag.flow(flow).bytes.is_some();
+        if before == count && crossing == 0 || crossing == 1 && value.is_some_and(known) {
             found.push((before, value));
         }
         if last.is_some() && value.is_none() {

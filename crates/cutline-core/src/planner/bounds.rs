@@ -5,7 +5,9 @@
 //! really possible costs less. Where there are too many sets, devices may be used again.
 
 use super::{
-    labels::{Layout, Quantity, Rule},
+    floors::{Floor, Floors},
+    layout::{Layout, Quantity, Rule},
+    scatter::Scatters,
     steps::Steps,
 };
 use crate::platform::DeviceId;
@@ -25,6 +27,9 @@ pub(super) struct Bounds {
     work: Vec<u64>,
     /// How much of that a device does in its own time, at most, in millionths.
     share: Vec<u64>,
+    /// As `rest`, where the last device goes on: by quantity, then border and device; empty where
+    /// none does.
+    going: Vec<Vec<Vec<u64>>>,
 }
 
 /// Beyond this many pairs of borders times sets of devices, bounds cost more than they save.
@@ -36,7 +41,13 @@ const MOST_BOUNDS: usize = 1 << 24;
 pub(super) type Hops = Vec<Option<Vec<u64>>>;
 
 impl Bounds {
-    pub(super) fn new(steps: &Steps, layout: &Layout, codecs: &[usize]) -> Self {
+    /// `scatters`: ways to run blocks on several devices at once, where they may be taken.
+    pub(super) fn new(
+        steps: &Steps,
+        layout: &Layout,
+        codecs: &[usize],
+        scatters: Option<&Scatters>,
+    ) -> Self {
         let borders = steps.ideals.borders.len();
         let devices = steps.costs.devices().len();
         let work = borders * borders / 2 * devices * layout.quantities.len();
@@ -52,13 +63,18 @@ impl Bounds {
             receive: Vec::new(),
             work: Vec::new(),
             share: Vec::new(),
+            going: Vec::new(),
         };
         bounds.capacities(steps);
         if layout.open_energy {
             bounds.sending(steps, codecs);
         }
         if work <= MOST_WORK {
-            bounds.backward(steps, layout, codecs);
+            let floors = scatters.map(|s| Floors::new(steps, layout, s, codecs.len()));
+            bounds.backward(steps, layout, codecs, floors.as_ref());
+            if let (Some(scatters), Some(floors)) = (scatters, &floors) {
+                bounds.going_on(steps, layout, scatters, floors);
+            }
         }
         bounds
     }
@@ -70,6 +86,13 @@ impl Bounds {
         self.rest[quantity][(border * self.devices + last) * self.sets + set]
     }
 
+    /// The same where the last device goes on behind the border.
+    pub(super) fn rest_going(&self, quantity: usize, border: usize, last: usize, used: u32) -> u64 {
+        let set = used as usize >> 1 & (self.sets - 1);
+        let sets = self.going.get(quantity).map(|all| &all[border * self.devices + last]);
+        sets.and_then(|sets| sets.get(set)).copied().unwrap_or(0)
+    }
+
     /// The least and the greatest energy that passing on over a border takes of a device.
     pub(super) fn send(&self, border: usize, device: usize) -> [u64; 2] {
         self.send[border * self.devices + device]
@@ -77,9 +100,26 @@ impl Bounds {
 
     /// Whether the devices not used yet can do what is left in this period.
     pub(super) fn fits(&self, border: usize, used: u32, period: u64) -> bool {
+        // The source runs the first stage or none: behind a border it does nothing more.
+        let used = used | 1 << DeviceId::SOURCE.index();
         let shares = self.share.iter().enumerate().filter(|(device, _)| used >> device & 1 == 0);
         let share: u128 = shares.map(|(_, &share)| u128::from(share)).sum();
         u128::from(self.work[border]) * 1_000_000 <= u128::from(period) * share
+    }
+
+    /// As [`Self::fits`], with what is left of the time of a device that goes on.
+    pub(super) fn fits_going(
+        &self,
+        border: usize,
+        used: u32,
+        period: u64,
+        (device, busy): (DeviceId, u64),
+    ) -> bool {
+        let shares = self.share.iter().enumerate().skip(1);
+        let free = shares.filter(|&(at, _)| used >> at & 1 == 0);
+        let free: u128 = free.map(|(_, &share)| u128::from(share)).sum();
+        let own = u128::from(period.saturating_sub(busy)) * u128::from(self.share[device.index()]);
+        u128::from(self.work[border]) * 1_000_000 <= u128::from(period) * free + own
     }
 
     /// How many sets of devices used up are told apart.
@@ -158,11 +198,15 @@ impl Bounds {
             });
             self.share.push(share.max().unwrap_or(0));
         }
-        // The source runs the first stage or none: behind a border it does nothing more.
-        self.share[DeviceId::SOURCE.index()] = 0;
     }
 
-    fn backward(&mut self, steps: &Steps, layout: &Layout, codecs: &[usize]) {
+    fn backward(
+        &mut self,
+        steps: &Steps,
+        layout: &Layout,
+        codecs: &[usize],
+        floors: Option<&Floors>,
+    ) {
         let last = steps.ideals.last();
         let row = self.devices * self.sets;
         for rest in &mut self.rest {
@@ -181,7 +225,8 @@ impl Bounds {
                 via.iter_mut().for_each(|via| via.fill(u64::MAX));
                 for option in 0..steps.costs.device(device).options.len() {
                     for &to in &next {
-                        self.relax(steps, layout, (device, option), [from, to], &mut via);
+                        let floors = floors.filter(|floors| floors.may_scatter(from, to));
+                        self.relax(steps, layout, (device, option), [from, to], floors, &mut via);
                     }
                 }
                 for (sender, hop) in hops.iter().enumerate() {
@@ -210,15 +255,29 @@ impl Bounds {
         layout: &Layout,
         (device, option): (DeviceId, usize),
         [from, to]: [usize; 2],
+        floors: Option<&Floors>,
         via: &mut [Vec<u64>],
     ) {
-        if steps.compute(device, option, from, to).is_none() {
+        let is_possible = match floors {
+            Some(floors) => floors.between(device, option, [from, to]).is_some(),
+            None => steps.compute(device, option, from, to).is_some(),
+        };
+        if !is_possible {
             return;
         }
         // The bit of the device in a set; none where devices may be used again.
         let bit = if self.sets > 1 { 1 << (device.index() - 1) } else { 0 };
         for (at, &quantity) in layout.quantities.iter().enumerate() {
-            let here = self.alone(steps, quantity, (device, option), [from, to]);
+            let here = match (floors, quantity) {
+                (None, _) => self.alone(steps, quantity, (device, option), [from, to]),
+                (Some(_), Quantity::DeviceEnergy) => {
+                    let receive = self.receive[from * self.devices + device.index()];
+                    self.send(to, device.index())[0].saturating_add(receive)
+                }
+                (Some(floors), _) => {
+                    floors.stage(quantity, (device, option), [from, to]).unwrap_or(0)
+                }
+            };
             let start = (to * self.devices + device.index()) * self.sets;
             let rest = &self.rest[at][start..start + self.sets];
             let rule = Layout::rule(quantity);
@@ -238,6 +297,61 @@ impl Bounds {
                     let halves = via[at].chunks_exact_mut(2 * bit).zip(rest.chunks_exact(2 * bit));
                     halves.for_each(|(least, rest)| lower(&mut least[..bit], &rest[bit..]));
                 }
+            }
+        }
+    }
+}
+
+impl Bounds {
+    /// The least behind every border at which a device may go on, before a scatter group or behind it.
+    fn going_on(&mut self, steps: &Steps, layout: &Layout, scatters: &Scatters, floors: &Floors) {
+        let borders = &steps.ideals.borders;
+        let mut places: Vec<usize> = scatters.places.iter().flat_map(|p| [p.from, p.to]).collect();
+        places.sort_unstable();
+        places.dedup();
+        self.going = vec![vec![Vec::new(); borders.len() * self.devices]; layout.quantities.len()];
+        for from in places {
+            for device in steps.costs.device_ids() {
+                let mut least = vec![vec![u64::MAX; self.sets]; layout.quantities.len()];
+                let ends =
+                    (from..borders.len()).filter(|&to| borders[from].is_within(&borders[to]));
+                for to in ends {
+                    let options = 0..steps.costs.device(device).options.len();
+                    let floor =
+                        options.filter_map(|option| floors.between(device, option, [from, to]));
+                    if let Some(floor) = floor.reduce(Floor::or) {
+                        self.lower_going(layout, floor, (to, device), &mut least);
+                    }
+                }
+                for (going, least) in self.going.iter_mut().zip(least) {
+                    going[from * self.devices + device.index()] = least;
+                }
+            }
+        }
+    }
+
+    /// Lowers what is still to come by what a device does up to a border, and what follows that.
+    fn lower_going(
+        &self,
+        layout: &Layout,
+        floor: Floor,
+        (to, device): (usize, DeviceId),
+        least: &mut [Vec<u64>],
+    ) {
+        for (at, &quantity) in layout.quantities.iter().enumerate() {
+            let here = match quantity {
+                Quantity::Latency => floor.latency,
+                Quantity::Period => floor.busy,
+                Quantity::Energy => floor.energy,
+                // What the device has cost so far counts already, and these are no sums of parts.
+                _ => 0,
+            };
+            let start = (to * self.devices + device.index()) * self.sets;
+            let rest = &self.rest[at][start..start + self.sets];
+            for (least, &rest) in least[at].iter_mut().zip(rest) {
+                let mut value = here;
+                Layout::rule(quantity).apply(&mut value, rest);
+                *least = (*least).min(value);
             }
         }
     }

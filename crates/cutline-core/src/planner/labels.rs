@@ -19,10 +19,11 @@
 //! is of the order of the front times borders and devices.
 
 use super::{
-    Objective,
     bounds::Bounds,
     kept::Kept,
+    layout::{Layout, Quantity, Rule},
     regions::Regions,
+    scatter::Scatters,
     steps::{HopCost, StageCost, Steps},
 };
 use crate::{
@@ -32,89 +33,17 @@ use crate::{
     units::{Bytes, Nanos},
 };
 
-/// What a component of a label counts.
+mod going;
+
+/// How far the last device of a label is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quantity {
-    Latency,
-    Period,
-    Energy,
-    DeviceEnergy,
-    Memory,
-    Money,
-    /// By how much a host's memory is exceeded, at most; where it is asked for, memory is no limit.
-    Excess,
-}
-
-impl From<Objective> for Quantity {
-    fn from(objective: Objective) -> Self {
-        match objective {
-            Objective::Latency => Quantity::Latency,
-            Objective::Period => Quantity::Period,
-            Objective::Energy => Quantity::Energy,
-            Objective::DeviceEnergy => Quantity::DeviceEnergy,
-            Objective::Memory => Quantity::Memory,
-            Objective::Money => Quantity::Money,
-        }
-    }
-}
-
-/// How a component of a label grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rule {
-    Sum,
-    Max,
-}
-
-/// What the components of a label are.
-#[derive(Clone, Debug)]
-pub(super) struct Layout {
-    /// Quantities asked for, the objective first.
-    pub(super) quantities: Vec<Quantity>,
-    /// Largest admissible value of each quantity.
-    pub(super) limits: Vec<u64>,
-    /// Whether stages and bytes follow the quantities: they decide ties.
-    pub(super) ties: bool,
-    /// Shared network cards: out and in of each.
-    pub(super) cards: usize,
-    /// Hosts of several devices, by the number of their device that gives the host its number.
-    pub(super) hosts: Vec<usize>,
-    /// Whether the energy of the last device so far is carried: a hop adds to it.
-    pub(super) open_energy: bool,
-}
-
-impl Layout {
-    pub(super) fn rule(quantity: Quantity) -> Rule {
-        match quantity {
-            Quantity::Latency | Quantity::Energy | Quantity::Money => Rule::Sum,
-            Quantity::Period | Quantity::DeviceEnergy | Quantity::Memory | Quantity::Excess => {
-                Rule::Max
-            }
-        }
-    }
-
-    fn has(&self, quantity: Quantity) -> bool {
-        self.quantities.contains(&quantity)
-    }
-
-    fn ties_at(&self) -> usize {
-        self.quantities.len()
-    }
-
-    fn cards_at(&self) -> usize {
-        self.ties_at() + if self.ties { 2 } else { 0 }
-    }
-
-    fn hosts_at(&self) -> usize {
-        self.cards_at() + 2 * self.cards
-    }
-
-    fn open_at(&self) -> usize {
-        self.hosts_at() + self.hosts.len()
-    }
-
-    pub(super) fn width(&self) -> usize {
-        self.open_at() + usize::from(self.open_energy)
-    }
+enum State {
+    /// Its last stage has ended, and what crosses is encoded for the next device.
+    Ended,
+    /// It goes on; the block that begins here is to be scattered.
+    Paused,
+    /// It goes on in the stage that joined the block that ends here.
+    Joined,
 }
 
 /// How a label came about.
@@ -126,7 +55,10 @@ struct Origin {
     option: u8,
     codec: u8,
     alive: bool,
+    state: State,
     used: u32,
+    /// For what is joined: by which way of the block.
+    way: u32,
 }
 
 const ROOT: u32 = u32::MAX;
@@ -143,7 +75,9 @@ impl Origin {
             option: option as u8,
             codec: codec as u8,
             alive: true,
+            state: State::Ended,
             used: 1,
+            way: 0,
         }
     }
 
@@ -197,6 +131,8 @@ pub(super) struct Search<'a> {
     pub(super) layout: &'a Layout,
     pub(super) bounds: &'a Bounds,
     pub(super) codecs: &'a [usize],
+    /// Ways to run blocks on several devices at once, where they are searched.
+    pub(super) scatters: Option<&'a Scatters>,
     /// A device of a lower number that is like it in everything, by device.
     pub(super) twins: &'a [Option<usize>],
     pub(super) stages: Stages,
@@ -227,12 +163,16 @@ struct Table<'a> {
     origins: Vec<Origin>,
     /// Labels by border, last device and codec.
     at: Vec<Kept>,
+    /// Labels whose last device goes on, by state, place, device, option and codec.
+    going: Vec<Kept>,
     /// Whole plans.
     ends: Kept,
     /// Least objective, stages and bytes of a whole plan; what is worse is of no use.
     best: Option<Vec<u64>>,
     scratch: Vec<u64>,
     least: Vec<u64>,
+    /// A label while the scratch holds what it would be if its device ended.
+    held: Vec<u64>,
 }
 
 impl<'a> Search<'a> {
@@ -250,10 +190,12 @@ impl<'a> Search<'a> {
             values: Vec::new(),
             origins: Vec::new(),
             at: vec![Kept::default(); lists],
+            going: vec![Kept::default(); self.scatters.map_or(0, |s| 2 * s.combinations())],
             ends: Kept::default(),
             best,
             scratch: vec![0; width],
             least: Vec::new(),
+            held: Vec::new(),
         };
         if !self.layout.ties {
             for values in self.known {
@@ -274,6 +216,7 @@ impl Table<'_> {
     fn fill(&mut self, stop: &mut dyn FnMut() -> bool) -> Option<u64> {
         let steps = self.search.steps;
         self.first_stages();
+        self.first_pauses();
         let borders = match self.search.stages {
             Stages::One => 0..1,
             Stages::Any | Stages::Several => 0..steps.ideals.last(),
@@ -283,11 +226,12 @@ impl Table<'_> {
                 return Some(self.least_open(border));
             }
             self.thin(border);
-            if self.extend_all(border, stop) {
+            if self.scatter_at(border, stop) || self.extend_all(border, stop) {
                 return Some(self.least_open(border));
             }
         }
-        None
+        let last = steps.ideals.last();
+        self.scatter_at(last, stop).then(|| self.least_open(last))
     }
 
     /// Plans whose first stage is on the source; and the one label of a source without a stage.
@@ -396,6 +340,7 @@ impl Table<'_> {
             if hops.is_empty() {
                 continue;
             }
+            self.pauses(border, device, &hops);
             for option in 0..steps.costs.device(device).options.len() {
                 for &to in &next {
                     if !self.may_matter(device, option, border, to) {
@@ -543,32 +488,45 @@ impl Table<'_> {
         stage: StageCost,
     ) -> bool {
         let Search { steps, layout, .. } = self.search;
-        let costs = steps.costs.device(device);
-        let roomy = layout.has(Quantity::Excess);
-        if layout.has(Quantity::Memory) || costs.memory.is_some() || !layout.hosts.is_empty() {
-            let mut bytes = steps.memory(device, option, from, to).0;
-            if let Some(position) = layout.hosts.iter().position(|&host| host == costs.host) {
-                let at = layout.hosts_at() + position;
-                bytes = bytes.saturating_add(self.scratch[at]);
-                self.scratch[at] = bytes;
-            }
-            let excess = costs.memory.map_or(0, |limit| bytes.saturating_sub(limit.0));
-            if excess > 0 && !roomy {
+        if layout.counts_memory(steps.costs.device(device)) {
+            let bytes = steps.memory(device, option, from, to).0;
+            if !self.add_memory(device, bytes) {
                 return false;
             }
-            self.raise(Quantity::Memory, bytes);
-            self.raise(Quantity::Excess, excess);
         }
         self.add_busy(stage);
         true
     }
 
+    /// Adds what a device occupies; false where its host's memory is exceeded.
+    fn add_memory(&mut self, device: DeviceId, mut bytes: u64) -> bool {
+        let Search { steps, layout, .. } = self.search;
+        let costs = steps.costs.device(device);
+        if let Some(position) = layout.hosts.iter().position(|&host| host == costs.host) {
+            let at = layout.hosts_at() + position;
+            bytes = bytes.saturating_add(self.scratch[at]);
+            self.scratch[at] = bytes;
+        }
+        let excess = costs.memory.map_or(0, |limit| bytes.saturating_sub(limit.0));
+        if excess > 0 && !layout.has(Quantity::Excess) {
+            return false;
+        }
+        self.raise(Quantity::Memory, bytes);
+        self.raise(Quantity::Excess, excess);
+        true
+    }
+
     fn add_busy(&mut self, stage: StageCost) {
+        self.add_cost(stage, stage.busy);
+    }
+
+    /// What a device does in all, of which the frame has not yet waited for `latency`.
+    fn add_cost(&mut self, stage: StageCost, latency: Nanos) {
         let layout = self.search.layout;
         for (at, quantity) in layout.quantities.iter().enumerate() {
             let value = &mut self.scratch[at];
             match quantity {
-                Quantity::Latency => *value = value.saturating_add(stage.busy.0),
+                Quantity::Latency => *value = value.saturating_add(latency.0),
                 Quantity::Period => *value = (*value).max(stage.busy.0),
                 Quantity::Energy => *value = value.saturating_add(stage.energy.0),
                 Quantity::Money => *value = value.saturating_add(stage.money),
@@ -638,7 +596,7 @@ impl Table<'_> {
         while first.parent != ROOT {
             first = self.origins[first.parent as usize];
         }
-        first.border > 0
+        first.border > 0 || first.state == State::Paused
     }
 
     /// Of whole plans only the best is kept: objective, stages, bytes, then the smaller mapping.
@@ -728,7 +686,8 @@ impl Table<'_> {
         let open = self.origins.iter().enumerate().filter(|(_, origin)| {
             origin.alive
                 && origin.border as usize >= border
-                && origin.border as usize != self.search.steps.ideals.last()
+                && (origin.border() != self.search.steps.ideals.last()
+                    || origin.state != State::Ended)
         });
         open.map(|(label, _)| self.least(0, label as u32)).min().unwrap_or(u64::MAX)
     }
@@ -738,7 +697,11 @@ impl Table<'_> {
         let Search { layout, bounds, .. } = self.search;
         let origin = &self.origins[label as usize];
         let value = self.values[label as usize * self.width + at];
-        let rest = bounds.rest(at, origin.border(), origin.device.into(), origin.used);
+        let (border, device) = (origin.border(), usize::from(origin.device));
+        let rest = match origin.state {
+            State::Ended => bounds.rest(at, border, device, origin.used),
+            State::Paused | State::Joined => bounds.rest_going(at, border, device, origin.used),
+        };
         match Layout::rule(layout.quantities[at]) {
             Rule::Sum => value.saturating_add(rest),
             Rule::Max => value.max(rest),
@@ -765,11 +728,14 @@ impl Table<'_> {
             for group in first.until(second) {
                 mapping.0[group.index()] = device;
             }
+            if origin.state == State::Joined {
+                self.give_to_helpers(origin, &mut mapping, &mut setting);
+            }
             if second.size > first.size {
                 setting.engines[device.index()] = origin.option.into();
                 setting.order.push(device);
             }
-            if origin.border as usize != steps.ideals.last() {
+            if origin.border() != steps.ideals.last() || origin.state != State::Ended {
                 setting.codecs[device.index()] = self.search.codecs[usize::from(origin.codec)];
             }
             if origin.parent == ROOT {
@@ -778,6 +744,8 @@ impl Table<'_> {
             label = origin.parent;
         }
         setting.order.reverse();
+        setting.order.dedup();
+        setting.helpers.sort_unstable();
         Ended { values, ties_at: self.search.layout.ties_at(), mapping, setting }
     }
 }

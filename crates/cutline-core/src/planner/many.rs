@@ -22,7 +22,8 @@ pub(super) fn solve(
     stop: &mut dyn FnMut() -> bool,
 ) -> Result<Answer, PlannerError> {
     let (dag, costs) = (&*prepared.dag, &*prepared.costs);
-    let sequences = Sequences::new(dag, costs, &prepared.inputs, &prepared.codecs, &request.limits);
+    let Prepared { inputs, codecs, .. } = prepared;
+    let sequences = Sequences::new(dag, costs, inputs, codecs, &request.limits, request.scatter);
     let task = Task { dag, costs, prepared, request, sequences: &sequences };
     let baselines = task.baselines();
     // What is not split runs on one device: all plans are these few and the splits.
@@ -53,7 +54,8 @@ pub(super) fn front(
     stop: &mut dyn FnMut() -> bool,
 ) -> Front {
     let (dag, costs) = (&*prepared.dag, &*prepared.costs);
-    let sequences = Sequences::new(dag, costs, &prepared.inputs, &prepared.codecs, &request.limits);
+    let Prepared { inputs, codecs, .. } = prepared;
+    let sequences = Sequences::new(dag, costs, inputs, codecs, &request.limits, request.scatter);
     let found = sequences.front(objectives, stop);
     let complete = found.complete && sequences.is_complete();
     let proof = Proof::Front(found.epsilon_ppm);

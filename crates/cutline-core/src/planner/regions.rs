@@ -14,7 +14,7 @@
 use super::{
     Objective,
     bounds::{Bounds, hops_into},
-    labels::{Layout, Rule},
+    layout::{Layout, Rule},
     steps::Steps,
 };
 use crate::platform::DeviceId;

@@ -7,11 +7,13 @@ use super::{
     Infeasible, Objective,
     bounds::Bounds,
     ideals::Ideals,
-    labels::{Effort, Ended, Layout, Quantity, Rule, Search, Stages},
+    labels::{Effort, Ended, Search, Stages},
+    layout::{Layout, Own, Quantity, Rule},
     regions::Regions,
+    scatter::{Scatters, is_too_wide},
     steps::Steps,
 };
-use crate::{cost::Costs, dag::Dag, platform::DeviceId, units::Bytes};
+use crate::{cost::Costs, dag::Dag, partition::blocks, platform::DeviceId, units::Bytes};
 
 /// More ideals than this are not enumerated; prefixes of the topological order stand for them.
 const MOST_IDEALS: usize = 20_000;
@@ -35,6 +37,8 @@ pub(super) struct Sequences<'a> {
     pub(super) codecs: &'a [usize],
     /// Largest admissible values.
     pub(super) limits: &'a [(Objective, u64)],
+    /// Whether branches of a block may run on several devices at once.
+    pub(super) scatter: bool,
     ideals: Ideals,
     twins: Vec<Option<usize>>,
 }
@@ -42,6 +46,7 @@ pub(super) struct Sequences<'a> {
 /// Costs of stages and hops under one input encoding, and the least that follows each border.
 struct Ground<'a> {
     steps: Steps<'a>,
+    scatters: Option<Scatters>,
     bounds: Bounds,
 }
 
@@ -53,6 +58,10 @@ impl Ground<'_> {
         known: &[Vec<u64>],
         width: usize,
     ) -> Option<Regions> {
+        if self.scatters.is_some() {
+            // They know of stages only.
+            return None;
+        }
         Regions::new(&self.steps, layout, &self.bounds, codecs, known, width)
     }
 }
@@ -101,14 +110,23 @@ impl<'a> Sequences<'a> {
         inputs: &'a [usize],
         codecs: &'a [usize],
         limits: &'a [(Objective, u64)],
+        scatter: bool,
     ) -> Self {
         let ideals = Ideals::new(dag, MOST_IDEALS);
-        Sequences { dag, costs, inputs, codecs, limits, ideals, twins: twins(costs) }
+        Sequences { dag, costs, inputs, codecs, limits, scatter, ideals, twins: twins(costs) }
     }
 
-    /// Whether every cut is searched, or only the prefixes of the topological order.
+    /// Whether every cut is searched, or only the prefixes of the topological order; and every
+    /// assignment of branches to devices.
     pub(super) fn is_complete(&self) -> bool {
-        !self.ideals.truncated
+        let devices = self.costs.devices().len();
+        let all_tried = || blocks(self.dag).iter().all(|block| !is_too_wide(block, devices));
+        !self.ideals.truncated && (!self.scatter || all_tried())
+    }
+
+    /// The same problem with other limits.
+    fn with_limits<'b>(&'b self, limits: &'b [(Objective, u64)]) -> Sequences<'b> {
+        Sequences::new(self.dag, self.costs, self.inputs, self.codecs, limits, self.scatter)
     }
 
     /// The best plan with so many stages.
@@ -213,8 +231,9 @@ impl<'a> Sequences<'a> {
     fn grounds(&self, layout: &Layout) -> Vec<Ground<'_>> {
         let ground = |&input: &usize| {
             let steps = Steps::new(self.dag, self.costs, &self.ideals, input);
-            let bounds = Bounds::new(&steps, layout, self.codecs);
-            Ground { steps, bounds }
+            let scatters = self.scatter.then(|| Scatters::new(&steps, layout, self.codecs));
+            let bounds = Bounds::new(&steps, layout, self.codecs, scatters.as_ref());
+            Ground { steps, scatters, bounds }
         };
         self.inputs.iter().map(ground).collect()
     }
@@ -232,6 +251,7 @@ impl<'a> Sequences<'a> {
             layout,
             bounds: &ground.bounds,
             codecs: self.codecs,
+            scatters: ground.scatters.as_ref().filter(|_| stages != Stages::One),
             twins: &self.twins,
             stages,
             most_labels: if layout.ties { usize::MAX } else { MOST_LABELS },
@@ -261,7 +281,17 @@ impl<'a> Sequences<'a> {
         let memory = quantities.contains(&Quantity::Memory)
             || devices.iter().any(|device| device.memory.is_some() && shared(device.host));
         let hosts = (0..devices.len()).filter(|&host| memory && shared(host)).collect();
+        let has = |quantity| quantities.contains(&quantity);
+        let limited = devices.iter().any(|device| device.memory.is_some());
+        let own = Own {
+            busy: has(Quantity::Period) || has(Quantity::Money),
+            energy: [Quantity::Energy, Quantity::DeviceEnergy, Quantity::Money]
+                .into_iter()
+                .any(has),
+            memory: has(Quantity::Memory) || limited,
+        };
         Layout {
+            own: if self.scatter { own } else { Own::default() },
             limits: quantities.iter().map(limit).collect(),
             open_energy: quantities.contains(&Quantity::DeviceEnergy),
             cards: if period { cards.map_or(0, |card| card + 1) } else { 0 },
@@ -274,12 +304,11 @@ impl<'a> Sequences<'a> {
     /// What broke: for each limit the least value that is possible while the others hold; where no
     /// single one helps, the least of each by itself.
     pub(super) fn infeasible(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
-        let least = |quantity: Objective,
-                     limits: &[(Objective, u64)],
-                     stop: &mut dyn FnMut() -> bool| {
-            let without = Sequences::new(self.dag, self.costs, self.inputs, self.codecs, limits);
-            without.best(quantity, Stages::Any, stop).ended.map(|ended| ended.values[0])
-        };
+        let least =
+            |quantity: Objective, limits: &[(Objective, u64)], stop: &mut dyn FnMut() -> bool| {
+                let without = self.with_limits(limits);
+                without.best(quantity, Stages::Any, stop).ended.map(|ended| ended.values[0])
+            };
         let mut broken = Vec::new();
         for (at, &(quantity, limit)) in self.limits.iter().enumerate() {
             let others: Vec<_> =
@@ -310,16 +339,13 @@ impl<'a> Sequences<'a> {
 
     /// Without any limit there is no plan: memory, pins, links or missing operators forbid it.
     fn cannot_run(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
-        let without = Sequences::new(self.dag, self.costs, self.inputs, self.codecs, &[]);
-        let Some(ended) = without.best(Quantity::Excess, Stages::Any, stop).ended else {
+        let Some(ended) = self.with_limits(&[]).best(Quantity::Excess, Stages::Any, stop).ended
+        else {
             return Infeasible::NoPlan;
         };
-        let uses = crate::evaluate::memory(
-            self.dag,
-            self.costs,
-            &crate::partition::derive_in_order(self.dag, &ended.mapping, &ended.setting.order),
-            &ended.setting,
-        );
+        let Ended { mapping, setting, .. } = &ended;
+        let Ok(partition) = setting.partition(self.dag, mapping) else { return Infeasible::NoPlan };
+        let uses = crate::evaluate::memory(self.dag, self.costs, &partition, setting);
         let most = uses.iter().max_by_key(|used| used.excess());
         match most.and_then(|used| Some((used, used.excess()?))) {
             Some((used, excess)) => Infeasible::Memory {

@@ -41,6 +41,16 @@ pub(super) struct Steps<'a> {
     peaks: RefCell<Vec<u64>>,
 }
 
+/// What a device does before it is known all that it does.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
+    /// For how long.
+    pub(super) busy: Nanos,
+    /// The part of it whose energy is given, and that energy.
+    pub(super) given_time: Nanos,
+    pub(super) given: Nanojoules,
+}
+
 /// What a stage does to its device.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StageCost {
@@ -121,7 +131,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    fn encoding(&self) -> &'a InputEncoding {
+    pub(super) fn encoding(&self) -> &'a InputEncoding {
         &self.costs.inputs()[self.input]
     }
 
@@ -144,6 +154,33 @@ impl<'a> Steps<'a> {
         let sums = &self.sums[device.index()][option];
         let call = self.costs.device(device).options[option].call;
         (sums.unable[from] == sums.unable[to]).then(|| call + (sums.time[to] - sums.time[from]))
+    }
+
+    /// The groups between two borders, without an engine's call; `None` where the device lacks one.
+    pub(super) fn work(
+        &self,
+        device: DeviceId,
+        option: usize,
+        [from, to]: [usize; 2],
+    ) -> Option<Work> {
+        let sums = &self.sums[device.index()][option];
+        let ((early, spent), (late, total)) = (sums.given[from], sums.given[to]);
+        (sums.unable[from] == sums.unable[to]).then(|| Work {
+            busy: sums.time[to] - sums.time[from],
+            given_time: late - early,
+            given: total - spent,
+        })
+    }
+
+    /// Parameters of the groups between two borders.
+    pub(super) fn parameters(&self, from: usize, to: usize) -> Bytes {
+        self.parameters[to] - self.parameters[from]
+    }
+
+    /// Time to encode what crosses a border, or to decode it.
+    pub(super) fn coding(&self, border: usize, codec: usize) -> [Nanos; 2] {
+        let (codec, values) = (self.codec(codec), self.border(border).values);
+        [codec.encode_time(values), codec.decode_time(values)]
     }
 
     /// What the source does before anything else where it runs no stage: it prepares what it sends.
@@ -197,7 +234,7 @@ impl<'a> Steps<'a> {
         self.cost_of(device, busy, late - early, total - spent)
     }
 
-    fn prepare(&self, device: DeviceId, from: usize, to: usize) -> Nanos {
+    pub(super) fn prepare(&self, device: DeviceId, from: usize, to: usize) -> Nanos {
         let reads = self.input_readers[to] > self.input_readers[from];
         if device != DeviceId::SOURCE {
             return if reads { self.encoding().decode[device.index()] } else { Nanos::ZERO };
@@ -214,7 +251,7 @@ impl<'a> Steps<'a> {
         time
     }
 
-    fn cost_of(
+    pub(super) fn cost_of(
         &self,
         device: DeviceId,
         busy: Nanos,
@@ -268,7 +305,7 @@ impl<'a> Steps<'a> {
         Some(hop)
     }
 
-    fn electricity_of(&self, ends: [DeviceId; 2], energy: [Nanojoules; 2]) -> u64 {
+    pub(super) fn electricity_of(&self, ends: [DeviceId; 2], energy: [Nanojoules; 2]) -> u64 {
         ends.into_iter()
             .zip(energy)
             .map(|(end, energy)| electricity(self.costs, end, energy).0)
@@ -281,7 +318,7 @@ impl<'a> Steps<'a> {
         engine + (self.parameters[to] - self.parameters[from]) + self.peak(from, to)
     }
 
-    fn peak(&self, from: usize, to: usize) -> Bytes {
+    pub(super) fn peak(&self, from: usize, to: usize) -> Bytes {
         let borders = self.ideals.borders.len();
         let mut peaks = self.peaks.borrow_mut();
         if peaks.is_empty() {

@@ -28,7 +28,8 @@ pub struct Regime {
 
 /// The plan of least latency for every up rate of a link between two rates; its down rate keeps its ratio to the
 /// up rate. Links count by their rates here, not by measured tables. Where no plan is possible the
-/// table is empty. `stop` is asked now and then whether to give up; then plans are the best found.
+/// table is empty. Scatter groups are left out: the slowest member changes with the rate, and the latency
+/// of such a plan is no straight line. `stop` is asked now and then whether to give up; then plans are the best found.
 pub fn sweep(
     dag: &Dag,
     costs: &Costs,
@@ -39,7 +40,7 @@ pub fn sweep(
 ) -> Result<Vec<Regime>, PlannerError> {
     let Some(known) = costs.links().get(link) else { return Ok(Vec::new()) };
     let ratio = [known.up.rate.0.max(1), known.down.rate.0.max(1)];
-    let request = Request { objective: Objective::Latency, ..request.clone() };
+    let request = Request { objective: Objective::Latency, scatter: false, ..request.clone() };
     let mut sweep = Sweep { dag, costs, request: &request, link, ratio, stop };
     let (Some(first), Some(last)) = (sweep.best(low)?, sweep.best(high)?) else {
         return Ok(Vec::new());

@@ -1,4 +1,5 @@
-//! The planner of many devices against an oracle that tries every sequence of stages.
+//! The planner of many devices against an oracle that tries every sequence of stages, and of scatter
+//! groups.
 //!
 //! For every objective, under random limits, pins, encodings, shared memories and network cards, the
 //! least value must be the oracle's, its ties (fewer stages, then fewer bytes) too, the plan found must
@@ -8,7 +9,8 @@
 use cutline_core::{
     cost::{Costs, table, table::CostsFile},
     dag::Dag,
-    evaluate::evaluate,
+    evaluate::{Setting, evaluate},
+    partition::Mapping,
     planner::{self, Choice, Infeasible, Objective, Proof, Request, sweep},
     platform::Platform,
     units::BytesPerSec,
@@ -24,8 +26,9 @@ use random::Random;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Costs and platform of a random instance with at most so many mappings.
-fn instance(random: &mut Random, most: u64) -> (Value, Value) {
+/// Costs and platform of a random instance with at most so many mappings; with `blocks`, of a network
+/// most of whose layers lie in blocks of several branches.
+fn instance(random: &mut Random, most: u64, blocks: bool) -> (Value, Value) {
     let devices = 2 + random.below(3);
     let mut layers = 1;
     // Large instances are as large as they may be; small ones of all sizes.
@@ -35,16 +38,10 @@ fn instance(random: &mut Random, most: u64) -> (Value, Value) {
     }
     let coarse = 1 + random.below(4);
     let mut list = Vec::new();
-    let mut read = vec![false; layers];
-    for layer in 0..layers {
-        let mut inputs = Vec::new();
-        for (earlier, read) in read.iter_mut().enumerate().take(layer) {
-            let near = layer - earlier <= 2;
-            if near && random.below(10) < 6 || random.one_in(8) {
-                inputs.push(format!("l{earlier}"));
-                *read = true;
-            }
-        }
+    let reads = if blocks { blocks_of(random, layers) } else { any_reads(random, layers) };
+    let read = |layer: usize| reads.iter().any(|reads| reads.contains(&layer));
+    for (layer, reads) in reads.iter().enumerate() {
+        let inputs: Vec<String> = reads.iter().map(|earlier| format!("l{earlier}")).collect();
         let mut time = serde_json::Map::new();
         let mut energy = serde_json::Map::new();
         for (device, name) in NAMES.iter().enumerate().take(devices as usize) {
@@ -63,7 +60,7 @@ fn instance(random: &mut Random, most: u64) -> (Value, Value) {
             "time_ns": time, "energy_nj": energy }));
     }
     let mut outputs: Vec<String> =
-        (0..layers).filter(|&layer| !read[layer]).map(|layer| format!("l{layer}")).collect();
+        (0..layers).filter(|&layer| !read(layer)).map(|layer| format!("l{layer}")).collect();
     let extra = format!("l{}", random.below(layers as u64));
     if random.one_in(3) && !outputs.contains(&extra) {
         outputs.push(extra);
@@ -85,6 +82,59 @@ fn instance(random: &mut Random, most: u64) -> (Value, Value) {
             "uint8": { "a": random.below(4) * 5, "c": random.below(4) * 5 } });
     }
     (costs, platform(random, devices as usize))
+}
+
+/// What each layer reads; nothing stands for the network's input.
+fn any_reads(random: &mut Random, layers: usize) -> Vec<Vec<usize>> {
+    let reads = |layer: usize| {
+        let near = |earlier: usize, random: &mut Random| {
+            layer - earlier <= 2 && random.below(10) < 6 || random.one_in(8)
+        };
+        (0..layer).filter(|&earlier| near(earlier, random)).collect()
+    };
+    (0..layers).map(reads).collect()
+}
+
+/// The same of blocks that follow each other, and now and then a layer between them.
+fn blocks_of(random: &mut Random, layers: usize) -> Vec<Vec<usize>> {
+    let mut reads: Vec<Vec<usize>> = Vec::new();
+    let mut enters: Vec<usize> = Vec::new();
+    while reads.len() < layers {
+        let left = layers - reads.len();
+        if left == 1 || random.one_in(4) {
+            reads.push(enters);
+            enters = vec![reads.len() - 1];
+            continue;
+        }
+        let branches = 1 + random.below((left as u64 - 1).min(3)) as usize;
+        let inside = branches + random.below((left - branches) as u64) as usize;
+        let mut tips = Vec::new();
+        for _ in 0..branches {
+            tips.push(reads.len());
+            reads.push(enters.clone());
+        }
+        for _ in branches..inside {
+            let at = random.below(branches as u64) as usize;
+            let mut from = vec![tips[at]];
+            if random.one_in(4) {
+                from.extend(&enters);
+            }
+            if random.one_in(8) {
+                from.push(tips[(at + 1) % branches]);
+            }
+            from.sort_unstable();
+            from.dedup();
+            tips[at] = reads.len();
+            reads.push(from);
+        }
+        if random.one_in(4) {
+            tips.extend(&enters);
+        }
+        tips.sort_unstable();
+        reads.push(tips);
+        enters = vec![reads.len() - 1];
+    }
+    reads
 }
 
 fn platform(random: &mut Random, devices: usize) -> Value {
@@ -155,27 +205,35 @@ fn plan_of(instance: &Instance, dag: &Dag, choice: &Choice) -> Plan {
     };
     let mut order: Vec<usize> = choice.setting.order.iter().map(|id| id.index()).collect();
     order.dedup();
+    let helpers = choice.setting.helpers.iter();
     Plan {
         on: instance.names.iter().map(device).collect(),
         order,
+        helpers: helpers.map(|(helper, joiner)| (helper.index(), joiner.index())).collect(),
         input: choice.setting.input,
         codecs: choice.setting.codecs.clone(),
     }
 }
 
-fn found_values(choice: &Choice, costs: &Costs) -> Vec<u64> {
+fn found_values(choice: &Choice, dag: &Dag, costs: &Costs) -> Vec<u64> {
     let values = Objective::ALL.iter().map(|o| o.of(&choice.evaluation, costs).unwrap());
-    values.chain([choice.setting.order.len() as u64, choice.evaluation.bytes.0]).collect()
+    let stages = choice.setting.partition(dag, &choice.mapping).unwrap().stages.len();
+    values.chain([stages as u64, choice.evaluation.bytes.0]).collect()
 }
 
 /// Compares everything that can be asked of one instance.
-fn check(costs: &Value, platform: &Value, random: &mut Random) -> Result<Counts, String> {
+fn check(
+    costs: &Value,
+    platform: &Value,
+    scatter: bool,
+    random: &mut Random,
+) -> Result<Counts, String> {
     let (dag, table) = read(costs, platform);
     let instance = Instance::read(costs, platform);
-    let all = instance.all();
+    let all = instance.all(scatter);
     let mut counts = Counts::default();
     for (at, &objective) in Objective::ALL.iter().enumerate() {
-        let mut request = Request { objective, ..Request::default() };
+        let mut request = Request { objective, scatter, ..Request::default() };
         for (limited, &quantity) in Objective::ALL.iter().enumerate() {
             if random.one_in(4) && !all.is_empty() {
                 // Around what some plan needs, so that limits bind.
@@ -202,11 +260,12 @@ fn check(costs: &Value, platform: &Value, random: &mut Random) -> Result<Counts,
         };
         let key = |values: &Values| (values[at], values[6], values[7]);
         let best = all.iter().filter(admissible).map(|(_, values)| key(values)).min();
-        let split = |(plan, _): &&(Plan, Values)| plan.order.len() > 1;
+        let split = |(plan, _): &&(Plan, Values)| plan.order.len() + plan.helpers.len() > 1;
         let best_split = all.iter().filter(admissible).filter(split).map(|(_, v)| key(v)).min();
         if request.limits.is_empty()
             && request.objective == Objective::Latency
             && instance.devices.len() == 2
+            && !scatter
         {
             // Two devices are compared by exact fractions; the other oracle checks them.
             continue;
@@ -221,6 +280,8 @@ fn check(costs: &Value, platform: &Value, random: &mut Random) -> Result<Counts,
         counts.feasible += u32::from(best.is_some());
         counts.infeasible += u32::from(best.is_none());
         counts.split += u32::from(best.is_some() && best == best_split);
+        counts.scattered +=
+            u32::from(answer.best.as_ref().is_ok_and(|best| !best.setting.helpers.is_empty()));
         if let (None, Err(Infeasible::Limit { quantity, least, .. })) = (best, &answer.best) {
             relaxed(&all, &instance, &request, *quantity, *least)?;
             counts.relaxed += 1;
@@ -249,7 +310,7 @@ fn compare(
     let Some(values) = instance.values(&plan) else {
         return Err(format!("found {choice:?}, which cannot be run"));
     };
-    if found_values(choice, table) != values {
+    if found_values(choice, dag, table) != values {
         return Err(format!("{choice:?} costs {values:?}"));
     }
     if Some(key(&values)) != expected || choice.proof != Proof::Optimal {
@@ -292,10 +353,16 @@ fn relaxed(
     }
 }
 
-/// The front of some objectives is the oracle's.
-fn check_front(costs: &Value, platform: &Value, objectives: &[Objective]) -> Result<usize, String> {
+/// The front of some objectives is the oracle's; how many points it has, and how many of them with a
+/// scatter group.
+fn check_front(
+    costs: &Value,
+    platform: &Value,
+    scatter: bool,
+    objectives: &[Objective],
+) -> Result<[usize; 2], String> {
     let (dag, table) = read(costs, platform);
-    let all = Instance::read(costs, platform).all();
+    let all = Instance::read(costs, platform).all(scatter);
     let place = |objective| Objective::ALL.iter().position(|o| o == objective).unwrap();
     let asked = |values: &[u64]| objectives.iter().map(|o| values[place(o)]).collect();
     let mut values: Vec<Vec<u64>> = all.iter().map(|(_, values)| asked(values)).collect();
@@ -304,13 +371,17 @@ fn check_front(costs: &Value, platform: &Value, objectives: &[Objective]) -> Res
     let dominates = |a: &[u64], b: &[u64]| a.iter().zip(b).all(|(a, b)| a <= b) && a != b;
     let expected: Vec<&Vec<u64>> =
         values.iter().filter(|v| !values.iter().any(|other| dominates(other, v))).collect();
-    let front = planner::front(&dag, &table, &Request::default(), objectives, &mut || false)
+    let request = Request { scatter, ..Request::default() };
+    let front = planner::front(&dag, &table, &request, objectives, &mut || false)
         .map_err(|error| error.to_string())?;
     let mut found: Vec<Vec<u64>> =
-        front.points.iter().map(|choice| asked(&found_values(choice, &table))).collect();
+        front.points.iter().map(|choice| asked(&found_values(choice, &dag, &table))).collect();
     found.sort();
     match found.iter().eq(expected.iter().copied()) && front.epsilon_ppm == 0 && front.complete {
-        true => Ok(found.len()),
+        true => {
+            let scattered = |choice: &&Choice| !choice.setting.helpers.is_empty();
+            Ok([found.len(), front.points.iter().filter(scattered).count()])
+        }
         false => Err(format!("front {found:?}, expected {expected:?}")),
     }
 }
@@ -321,10 +392,50 @@ struct Counts {
     infeasible: u32,
     split: u32,
     relaxed: u32,
+    scattered: u32,
 }
 
 fn random_of(seed: u64) -> Random {
     Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// The mapping and the setting of a plan of the oracle.
+fn decided(instance: &Instance, dag: &Dag, table: &Costs, plan: &Plan) -> (Mapping, Setting) {
+    let device = |at: usize| table.find_device(&instance.devices[at].name).unwrap();
+    let group = |group: &cutline_core::dag::Group| {
+        let layer = instance.names.iter().position(|name| *name == group.name).unwrap();
+        device(plan.on[layer])
+    };
+    let pair = |&(helper, joiner): &(usize, usize)| (device(helper), device(joiner));
+    let setting = Setting {
+        input: plan.input,
+        codecs: plan.codecs.clone(),
+        order: plan.order.iter().map(|&at| device(at)).collect(),
+        helpers: plan.helpers.iter().map(pair).collect(),
+        ..Setting::first(table)
+    };
+    (Mapping(dag.groups().iter().map(group).collect()), setting)
+}
+
+#[test]
+fn every_plan_costs_what_the_oracle_says() {
+    let (mut plans, mut scattered) = (0, 0);
+    for seed in 1..=600 {
+        let mut random = random_of(seed ^ 0xcafe);
+        let (costs, platform) = instance(&mut random, 1 << 7, true);
+        let (dag, table) = read(&costs, &platform);
+        let instance = Instance::read(&costs, &platform);
+        for (plan, values) in instance.all(true) {
+            let (mapping, setting) = decided(&instance, &dag, &table, &plan);
+            let evaluation = evaluate(&dag, &table, &mapping, &setting).unwrap();
+            let choice = Choice { mapping, setting, evaluation, proof: Proof::Optimal };
+            let found = found_values(&choice, &dag, &table);
+            assert_eq!(found, values, "seed {seed}: {plan:?}\n{costs:#}\n{platform:#}");
+            plans += 1;
+            scattered += u32::from(!plan.helpers.is_empty());
+        }
+    }
+    assert!(scattered > 3_000 && scattered < plans, "{scattered} of {plans}");
 }
 
 #[test]
@@ -335,21 +446,29 @@ fn planner_and_oracle_agree_on_many_devices() {
     let seeds = if most.is_some() { 200 } else { 10_000 };
     for seed in 1..=seeds {
         let mut random = random_of(seed);
-        let mappings = most.unwrap_or(if seed % 100 == 0 { 1 << 10 } else { 1 << 6 });
-        let (costs, platform) = instance(&mut random, mappings);
-        match check(&costs, &platform, &mut random) {
+        // Half of them with scatter groups, most of these in networks that are made for them.
+        let scatter = seed % 2 == 0;
+        let few = if scatter { 1 << 7 } else { 1 << 6 };
+        let mappings = most.unwrap_or(if seed % 100 < 2 { 1 << 10 } else { few });
+        let (costs, platform) = instance(&mut random, mappings, scatter && seed % 10 != 0);
+        match check(&costs, &platform, scatter, &mut random) {
             Ok(counts) => {
                 total.feasible += counts.feasible;
                 total.infeasible += counts.infeasible;
                 total.split += counts.split;
                 total.relaxed += counts.relaxed;
+                total.scattered += counts.scattered;
             }
             Err(difference) => panic!("seed {seed}: {difference}\n{costs:#}\n{platform:#}"),
         }
     }
     // The instances exercise all ends, or the agreement would mean little.
-    let Counts { feasible, infeasible, split, relaxed } = total;
-    println!("{feasible} feasible, {infeasible} not, {split} best split, {relaxed} relaxations");
+    let Counts { feasible, infeasible, split, relaxed, scattered } = total;
+    println!(
+        "{feasible} feasible, {infeasible} not, {split} best split, {scattered} best with a scatter \
+         group, {relaxed} relaxations"
+    );
+    assert!(scattered * 25 > feasible, "{scattered}");
     assert!(split * 5 > feasible / 2 && infeasible * 20 > feasible && relaxed * 40 > feasible);
 }
 
@@ -357,21 +476,23 @@ fn planner_and_oracle_agree_on_many_devices() {
 fn the_front_is_the_oracles() {
     // Maxima by themselves are searched for otherwise than beside sums.
     let maxima = [Objective::Period, Objective::DeviceEnergy, Objective::Memory];
-    let mut points = [0; 4];
+    let (mut points, mut scattered) = ([0; 4], 0);
     for seed in 1..=1000 {
         let mut random = random_of(seed ^ 0xf00d);
-        let (costs, platform) = instance(&mut random, 1 << 7);
+        let scatter = seed % 2 == 0;
+        let (costs, platform) = instance(&mut random, 1 << 7, scatter);
         let asked = [&Objective::ALL[..], &maxima, &maxima[..2], &maxima[1..]];
         for (points, objectives) in points.iter_mut().zip(asked) {
-            match check_front(&costs, &platform, objectives) {
-                Ok(count) => *points += count,
+            match check_front(&costs, &platform, scatter, objectives) {
+                Ok([all, some]) => (*points, scattered) = (*points + all, scattered + some),
                 Err(difference) => {
                     panic!("seed {seed}, {objectives:?}: {difference}\n{costs:#}\n{platform:#}")
                 }
             }
         }
     }
-    assert!(points[0] > 3000 && points[1] > 1500, "{points:?} points in all");
+    assert!(points[0] > 3000 && points[1] > 1000, "{points:?} points in all");
+    assert!(scattered > 500, "{scattered} scattered");
 }
 
 #[test]
@@ -379,7 +500,7 @@ fn the_table_of_bandwidths_holds_the_best_plan_at_every_rate() {
     let mut corners = 0;
     for seed in 1..=400 {
         let mut random = random_of(seed ^ 0xbeef);
-        let (costs, platform) = instance(&mut random, 1 << 6);
+        let (costs, platform) = instance(&mut random, 1 << 6, false);
         let (dag, table) = read(&costs, &platform);
         if table.links().is_empty() {
             continue;

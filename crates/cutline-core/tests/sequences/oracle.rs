@@ -1,7 +1,7 @@
-//! Every sequence of stages of a small `costs.json` on several devices, costed by the sentences of
-//! `docs/cost-model.md`.
+//! Every sequence of stages and scatter groups of a small `costs.json` on several devices, costed by
+//! the sentences of `docs/cost-model.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -57,14 +57,16 @@ pub(crate) struct Instance {
 }
 
 /// One way to run a network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// Device of each layer.
     pub(crate) on: Vec<usize>,
-    /// Devices in the order of a frame's way.
+    /// Devices in the order of a frame's way, helpers apart.
     pub(crate) order: Vec<usize>,
+    /// Helpers, each with the device that joins, ascending.
+    pub(crate) helpers: Vec<(usize, usize)>,
     pub(crate) input: usize,
-    /// Codec of what each device sends on.
+    /// Codec of what each device sends.
     pub(crate) codecs: Vec<usize>,
 }
 
@@ -164,30 +166,36 @@ impl Instance {
         }
     }
 
-    /// Every plan that can be run, with what it costs.
-    pub(crate) fn all(&self) -> Vec<(Plan, Values)> {
+    /// Every plan that can be run, with what it costs; with `scatter`, those with helpers too.
+    pub(crate) fn all(&self, scatter: bool) -> Vec<(Plan, Values)> {
         let (layers, devices) = (self.names.len(), self.devices.len());
+        let blocks = if scatter { self.blocks() } else { Vec::new() };
         let mut all = Vec::new();
         for number in 0..devices.pow(layers as u32) {
             let on: Vec<usize> =
                 (0..layers).map(|layer| number / devices.pow(layer as u32) % devices).collect();
-            for order in orders(&on, devices) {
-                let place = |layer: usize| order.iter().position(|&d| d == on[layer]).unwrap();
-                let forward = (0..layers)
-                    .all(|layer| self.reads[layer].iter().all(|&from| place(from) <= place(layer)));
-                if !forward || (order.contains(&0) && order[0] != 0) {
-                    continue;
-                }
-                for input in 0..self.inputs.len() {
-                    let senders = order.len() - 1;
-                    for choice in 0..self.codecs.len().pow(senders as u32) {
-                        let mut codecs = vec![0; devices];
-                        for (k, &device) in order[..senders].iter().enumerate() {
-                            codecs[device] =
-                                choice / self.codecs.len().pow(k as u32) % self.codecs.len();
+            for helpers in roles(&on, devices, !blocks.is_empty()) {
+                let line = joined(&on, &helpers);
+                for order in orders(&line, devices) {
+                    let bare =
+                        Plan { on: on.clone(), order, helpers: helpers.clone(), ..Plan::default() };
+                    let Some(steps) = self.steps(&bare, &blocks) else { continue };
+                    let sends = |device: &usize| {
+                        let last = bare.order.last() == Some(device);
+                        helpers.iter().any(|(helper, joiner)| helper == device || joiner == device)
+                            || bare.order.contains(device) && !last
+                    };
+                    let senders: Vec<usize> = (0..devices).filter(sends).collect();
+                    for input in 0..self.inputs.len() {
+                        for choice in 0..self.codecs.len().pow(senders.len() as u32) {
+                            let mut codecs = vec![0; devices];
+                            for (k, &device) in senders.iter().enumerate() {
+                                codecs[device] =
+                                    choice / self.codecs.len().pow(k as u32) % self.codecs.len();
+                            }
+                            let plan = Plan { input, codecs, ..bare.clone() };
+                            all.extend(self.cost(&plan, &steps).map(|values| (plan, values)));
                         }
-                        let plan = Plan { on: on.clone(), order: order.clone(), input, codecs };
-                        all.extend(self.values(&plan).map(|values| (plan, values)));
                     }
                 }
             }
@@ -197,98 +205,146 @@ impl Instance {
 
     /// What a plan costs; `None` where it cannot be run or does not fit.
     pub(crate) fn values(&self, plan: &Plan) -> Option<Values> {
-        let devices = self.devices.len();
-        let (encoding, input_bytes) = &self.inputs[plan.input];
-        let stage = |device: usize| -> Vec<usize> {
-            (0..self.names.len()).filter(|&layer| plan.on[layer] == device).collect()
-        };
-        let place = |layer: usize| plan.order.iter().position(|&d| d == plan.on[layer]).unwrap();
-        let reads_input = |layer: &usize| self.reads[*layer].is_empty();
-        // Stations: the source even where it has no stage.
-        let mut stations: Vec<Option<usize>> = (0..plan.order.len()).map(Some).collect();
-        if plan.order[0] != 0 {
-            stations.insert(0, None);
-        }
-        let device_of = |station: Option<usize>| station.map_or(0, |at| plan.order[at]);
+        self.cost(plan, &self.steps(plan, &self.blocks())?)
+    }
 
-        let mut busy = vec![0u64; devices];
-        let mut worked = vec![false; devices];
-        let mut given = vec![(0u64, 0u64); devices];
+    /// The steps of a plan; `None` where it is none.
+    fn steps(&self, plan: &Plan, blocks: &[Block]) -> Option<Vec<Step>> {
+        let layers = 0..self.names.len();
+        let line = joined(&plan.on, &plan.helpers);
+        let place = |layer: usize| plan.order.iter().position(|&d| d == line[layer]).unwrap();
+        let forward =
+            layers.clone().all(|l| self.reads[l].iter().all(|&from| place(from) <= place(l)));
+        if !forward || plan.order.contains(&0) && plan.order[0] != 0 {
+            return None;
+        }
+        for &(helper, _) in &plan.helpers {
+            let runs: Vec<usize> = layers.clone().filter(|&l| plan.on[l] == helper).collect();
+            let whole = |block: &&Block| {
+                runs.iter().all(|l| block.branches.iter().any(|branch| branch.contains(l)))
+                    && block.branches.iter().all(|branch| {
+                        let here = branch.iter().filter(|l| runs.contains(l)).count();
+                        here == 0 || here == branch.len()
+                    })
+            };
+            if helper == 0
+                || runs.iter().any(|&l| self.output[l])
+                || !blocks.iter().any(|b| whole(&b))
+            {
+                return None;
+            }
+        }
+        let mut steps = Vec::new();
         for &device in &plan.order {
-            worked[device] = true;
-            busy[device] += self.devices[device].call;
-            for layer in stage(device) {
-                busy[device] += self.time[layer][device]?;
-                if let Some(energy) = self.energy[layer][device] {
-                    given[device].0 += self.time[layer][device]?;
-                    given[device].1 += energy;
+            let mut rest: Vec<usize> = layers.clone().filter(|&l| line[l] == device).collect();
+            for block in blocks {
+                let helped =
+                    |&l: &usize| plan.helpers.iter().any(|(helper, _)| *helper == plan.on[l]);
+                if !block.all.iter().any(|l| helped(l) && line[*l] == device) {
+                    continue;
                 }
-            }
-            if device != 0 && stage(device).iter().any(reads_input) {
-                busy[device] += self.prepare[encoding][device];
-            }
-        }
-        let here = stage(0).iter().any(reads_input);
-        let mut input_crossed = false;
-        let (mut latency, mut bytes, mut money) = (0u64, 0u64, 0u64);
-        let mut direction: BTreeMap<(usize, usize), u64> = BTreeMap::new();
-        let mut card: BTreeMap<(String, String, bool), u64> = BTreeMap::new();
-        let mut radio = vec![0u64; devices];
-        for hop in stations.windows(2) {
-            let (from, to) = (device_of(hop[0]), device_of(hop[1]));
-            let into = hop[1].unwrap();
-            let link = self.links.iter().find(|l| l.ends == [from, to] || l.ends == [to, from])?;
-            let codec = &self.codecs[plan.codecs[from]];
-            let crosses = |&layer: &usize| {
-                place(layer) < into
-                    && (0..self.names.len())
-                        .any(|reader| place(reader) >= into && self.reads[reader].contains(&layer))
-            };
-            let declared: u64 =
-                (0..self.names.len()).filter(crosses).map(|layer| self.bytes[layer]).sum();
-            let input = (0..self.names.len()).any(|l| place(l) >= into && reads_input(&l));
-            input_crossed |= input;
-            let sent =
-                if input { *input_bytes } else { 0 } + (declared * codec.num).div_ceil(codec.den);
-            let sender_codes = hop[0].is_some();
-            if sender_codes {
-                busy[from] += (declared * codec.enc).div_ceil(1000);
-                busy[to] += (declared * codec.dec).div_ceil(1000);
-            }
-            let answers: Vec<usize> = (0..self.names.len())
-                .filter(|&layer| self.output[layer] && place(layer) >= into && plan.on[layer] != 0)
-                .collect();
-            let mut travel = |from: usize, to: usize, size: u64| {
-                let end = usize::from(link.ends[0] != from);
-                let wire = link.fixed
-                    + (u128::from(size) * 1_000_000_000).div_ceil(link.rates[end].into()) as u64;
-                latency += wire + link.delay;
-                bytes += size;
-                *direction.entry((from, to)).or_default() += wire;
-                for (device, end, out) in [(from, end, true), (to, 1 - end, false)] {
-                    if let Some(name) = &link.cards[end] {
-                        *card
-                            .entry((self.devices[device].host.clone(), name.clone(), out))
-                            .or_default() += wire;
+                let whole = block.all.iter().all(|&l| line[l] == device);
+                let made = match block.enters {
+                    Some(enters) => rest.contains(&enters),
+                    None => device == 0,
+                };
+                if !whole || !made {
+                    return None;
+                }
+                let before: Vec<usize> =
+                    rest.iter().copied().filter(|l| block.before.contains(l)).collect();
+                if !before.is_empty() {
+                    steps.push(Step { joiner: None, members: vec![(device, before)] });
+                }
+                let mut members = Vec::new();
+                for member in
+                    [device].into_iter().chain((0..self.devices.len()).filter(|&d| d != device))
+                {
+                    let branches = block.branches.iter().flatten().copied();
+                    let mut runs: Vec<usize> = branches.filter(|&l| plan.on[l] == member).collect();
+                    runs.sort();
+                    if !runs.is_empty() {
+                        members.push((member, runs));
                     }
-                    let energy =
-                        (u128::from(link.energy[end]) * u128::from(size)).div_ceil(1000) as u64;
-                    radio[device] += energy;
-                    money += self.electricity(device, energy);
                 }
-            };
-            travel(from, to, sent);
-            if !answers.is_empty() {
-                travel(to, from, answers.iter().map(|&layer| self.bytes[layer]).sum());
+                rest.retain(|l| {
+                    !block.before.contains(l) && members.iter().all(|(_, m)| !m.contains(l))
+                });
+                steps.push(Step { joiner: Some(device), members });
             }
+            steps.push(Step { joiner: None, members: vec![(device, rest)] });
         }
-        if here || input_crossed && encoding == "fp32" {
-            busy[0] += self.prepare["fp32"][0];
+        Some(steps)
+    }
+
+    fn cost(&self, plan: &Plan, steps: &[Step]) -> Option<Values> {
+        let devices = self.devices.len();
+        let layers = 0..self.names.len();
+        let encoding = &self.inputs[plan.input].0;
+        let place = |layer: usize| {
+            steps.iter().position(|s| s.members.iter().any(|(_, m)| m.contains(&layer))).unwrap()
+        };
+        let reads_input = |layer: &usize| self.reads[*layer].is_empty();
+        let mut tally = Tally::new(self, plan);
+        let mut latency = 0;
+        let mut at = 0;
+        for (k, step) in steps.iter().enumerate() {
+            if let Some(joiner) = step.joiner {
+                let mut slowest = 0;
+                for (device, runs) in &step.members {
+                    let mut time = tally.stage(*device, runs)?;
+                    if *device != joiner {
+                        let enters =
+                            runs.iter().flat_map(|&l| &self.reads[l]).find(|l| !runs.contains(l));
+                        time += tally.message(
+                            joiner,
+                            *device,
+                            enters.map_or(0, |&l| self.bytes[l]),
+                            enters.is_none(),
+                        )?;
+                        let leaves = |&&l: &&usize| {
+                            layers.clone().any(|r| !runs.contains(&r) && self.reads[r].contains(&l))
+                        };
+                        let back = runs.iter().filter(leaves).map(|&l| self.bytes[l]).sum();
+                        time += tally.message(*device, joiner, back, false)?;
+                    }
+                    slowest = slowest.max(time);
+                }
+                latency += slowest;
+                continue;
+            }
+            let (device, runs) = &step.members[0];
+            if *device != at {
+                let crosses = |&layer: &usize| {
+                    place(layer) < k
+                        && layers.clone().any(|r| place(r) >= k && self.reads[r].contains(&layer))
+                };
+                let declared = layers.clone().filter(crosses).map(|layer| self.bytes[layer]).sum();
+                let input = layers.clone().any(|l| place(l) >= k && reads_input(&l));
+                latency += tally.message(at, *device, declared, input)?;
+                let answers: Vec<usize> = layers
+                    .clone()
+                    .filter(|&l| self.output[l] && place(l) >= k && plan.on[l] != 0)
+                    .collect();
+                if !answers.is_empty() {
+                    let size = answers.iter().map(|&layer| self.bytes[layer]).sum();
+                    latency += tally.travel(*device, at, size)?;
+                }
+            }
+            latency += tally.stage(*device, runs)?;
+            at = *device;
         }
-        if input_crossed && encoding != "fp32" {
-            busy[0] += self.prepare[encoding][0];
+        let here = layers.clone().any(|l| plan.on[l] == 0 && reads_input(&l));
+        let mut prepare = 0;
+        if here || tally.input_crossed && encoding == "fp32" {
+            prepare += self.prepare["fp32"][0];
         }
-        latency += busy.iter().sum::<u64>();
+        if tally.input_crossed && encoding != "fp32" {
+            prepare += self.prepare[encoding][0];
+        }
+        latency += prepare;
+        let Tally { mut busy, given, radio, direction, card, bytes, mut money, .. } = tally;
+        busy[0] += prepare;
         let period =
             busy.iter().chain(direction.values()).chain(card.values()).copied().max().unwrap();
         let mut energies = Vec::new();
@@ -297,15 +353,15 @@ impl Instance {
                 + (u128::from(self.devices[device].power)
                     * u128::from(busy[device] - given[device].0))
                 .div_ceil(1_000_000) as u64;
-            if worked[device] || device == 0 {
+            if plan.on.contains(&device) || device == 0 {
                 money += self.electricity(device, own);
                 money += self.rent(device, busy[device]);
             }
             energies.push(own + radio[device]);
         }
         let mut hosts: BTreeMap<&str, u64> = BTreeMap::new();
-        for &device in &plan.order {
-            *hosts.entry(&self.devices[device].host).or_default() += self.memory(plan, device);
+        for device in 0..devices {
+            *hosts.entry(&self.devices[device].host).or_default() += self.memory(steps, device);
         }
         for device in &self.devices {
             let used = hosts.get(device.host.as_str()).copied().unwrap_or(0);
@@ -315,7 +371,7 @@ impl Instance {
         }
         let worst = energies.iter().copied().max().unwrap();
         let memory = hosts.values().copied().max().unwrap();
-        let stages = plan.order.len() as u64;
+        let stages = steps.iter().map(|step| step.members.len() as u64).sum();
         Some([latency, period, energies.iter().sum(), worst, memory, money, stages, bytes])
     }
 
@@ -351,47 +407,219 @@ impl Instance {
         money
     }
 
-    /// Parameters, and the most that is alive at once while the stage runs.
-    fn memory(&self, plan: &Plan, device: usize) -> u64 {
-        let at = plan.order.iter().position(|&d| d == device).unwrap();
-        let place = |layer: usize| plan.order.iter().position(|&d| d == plan.on[layer]).unwrap();
-        let layers: Vec<usize> = (0..self.names.len()).filter(|&l| plan.on[l] == device).collect();
-        let parameters: u64 = layers.iter().map(|&layer| self.parameters[layer]).sum();
-        let read_from = |value: usize, from: usize| {
-            (0..self.names.len()).any(|l| place(l) >= from && self.reads[l].contains(&value))
-        };
-        // (size, made at step, last needed at step): step k runs the k-th layer; `end` is after all.
-        let end = layers.len();
-        let last_read = |reads: &dyn Fn(usize) -> bool| layers.iter().rposition(|&l| reads(l));
-        let mut values: Vec<(u64, usize, usize)> = Vec::new();
-        let input_on = |from: usize| {
-            (0..self.names.len()).any(|l| place(l) >= from && self.reads[l].is_empty())
-        };
-        if input_on(at) {
-            let size = self.inputs.iter().find(|(name, _)| name == "fp32").unwrap().1;
-            let until = match (input_on(at + 1), last_read(&|l| self.reads[l].is_empty())) {
-                (true, _) => end,
-                (false, read) => read.unwrap_or(0),
-            };
-            values.push((size, 0, until));
+    /// Parameters of all stages of a device, and the most that is alive at once in one of them.
+    fn memory(&self, steps: &[Step], device: usize) -> u64 {
+        let (mut parameters, mut most) = (0, 0);
+        for (k, step) in steps.iter().enumerate() {
+            for (_, runs) in step.members.iter().filter(|(member, _)| *member == device) {
+                parameters += runs.iter().map(|&layer| self.parameters[layer]).sum::<u64>();
+                most =
+                    most.max(self.live(steps, k, runs, step.joiner.is_some_and(|j| j != device)));
+            }
         }
-        for value in 0..self.names.len() {
-            let received = place(value) < at && read_from(value, at);
-            let made = layers.iter().position(|&layer| layer == value);
-            let (Some(start), true) = (made.or(received.then_some(0)), received || made.is_some())
-            else {
-                continue;
+        parameters + most
+    }
+
+    /// The most that is alive at once while a stage of step `k` runs these layers one by one.
+    fn live(&self, steps: &[Step], k: usize, runs: &[usize], helps: bool) -> u64 {
+        let place = |layer: usize| {
+            steps.iter().position(|s| s.members.iter().any(|(_, m)| m.contains(&layer))).unwrap()
+        };
+        // (size, made at step, last needed at step): step i runs the i-th layer; `end` is after all.
+        let end = runs.len();
+        let mut values: Vec<(u64, usize, usize)> = Vec::new();
+        let mut value =
+            |size: u64, made: Option<usize>, before: bool, output: bool, readers: &[usize]| {
+                let read = runs.iter().rposition(|l| readers.contains(l));
+                let later = readers.iter().any(|&l| place(l) > k);
+                // A helper gets what it reads; whoever goes on has all that is still to be read.
+                let there = before && (read.is_some() || later && !helps);
+                let Some(start) = made.or(there.then_some(0)) else { return };
+                let stays = later && (made.is_some() || !helps) || made.is_some() && output;
+                values.push((size, start, if stays { end } else { read.unwrap_or(start) }));
             };
-            let stays = read_from(value, at + 1) || made.is_some() && self.output[value];
-            let read = last_read(&|l| self.reads[l].contains(&value));
-            let until = if stays { end } else { read.unwrap_or(start) };
-            values.push((self.bytes[value], start, until));
+        let layers = 0..self.names.len();
+        let input: Vec<usize> = layers.clone().filter(|&l| self.reads[l].is_empty()).collect();
+        let size = self.inputs.iter().find(|(name, _)| name == "fp32").unwrap().1;
+        value(size, None, true, false, &input);
+        for layer in layers.clone() {
+            let readers: Vec<usize> =
+                layers.clone().filter(|&l| self.reads[l].contains(&layer)).collect();
+            let made = runs.iter().position(|&l| l == layer);
+            // Results of helpers may be there from the beginning.
+            let before = place(layer) < k || place(layer) == k && made.is_none() && !helps;
+            value(self.bytes[layer], made, before, self.output[layer], &readers);
         }
         let alive = |step: usize| -> u64 {
             values.iter().filter(|(_, from, to)| (*from..=*to).contains(&step)).map(|v| v.0).sum()
         };
-        parameters + (0..layers.len()).map(alive).max().unwrap_or(0)
+        (0..end).map(alive).max().unwrap_or(0)
     }
+
+    /// All that a layer depends on, and itself.
+    fn ancestors(&self, layer: usize) -> BTreeSet<usize> {
+        let mut all = BTreeSet::from([layer]);
+        for &from in &self.reads[layer] {
+            all.extend(self.ancestors(from));
+        }
+        all
+    }
+
+    /// The blocks between values over which everything passes, in order.
+    fn blocks(&self) -> Vec<Block> {
+        let layers = 0..self.names.len();
+        let mut borders: Vec<(BTreeSet<usize>, Option<usize>)> = vec![(BTreeSet::new(), None)];
+        for layer in layers.clone() {
+            let before = self.ancestors(layer);
+            let alone = layers.clone().filter(|l| !before.contains(l)).all(|l| {
+                !self.reads[l].is_empty()
+                    && self.reads[l].iter().all(|from| *from == layer || !before.contains(from))
+            });
+            if alone {
+                borders.push((before, Some(layer)));
+            }
+        }
+        borders.sort_by_key(|(before, _)| before.len());
+        let mut blocks = Vec::new();
+        for pair in borders.windows(2) {
+            let (before, enters) = pair[0].clone();
+            let all: Vec<usize> = pair[1].0.difference(&before).copied().collect();
+            let firsts: Vec<usize> = all
+                .iter()
+                .copied()
+                .filter(|&l| self.reads[l].iter().all(|from| !all.contains(from)))
+                .collect();
+            let branch = |&first: &usize| -> Vec<usize> {
+                let of = |l: &usize| {
+                    let needs = self.ancestors(*l);
+                    firsts.iter().filter(|f| needs.contains(f)).eq([&first])
+                };
+                all.iter().copied().filter(|l| Some(*l) != pair[1].1 && of(l)).collect()
+            };
+            let branches = firsts.iter().map(branch).filter(|b| !b.is_empty()).collect();
+            blocks.push(Block { enters, before, all, branches });
+        }
+        blocks
+    }
+}
+
+/// What devices, links and cards do for one frame.
+struct Tally<'a> {
+    instance: &'a Instance,
+    plan: &'a Plan,
+    busy: Vec<u64>,
+    given: Vec<(u64, u64)>,
+    radio: Vec<u64>,
+    direction: BTreeMap<(usize, usize), u64>,
+    card: BTreeMap<(String, String, bool), u64>,
+    bytes: u64,
+    money: u64,
+    input_crossed: bool,
+}
+
+impl<'a> Tally<'a> {
+    fn new(instance: &'a Instance, plan: &'a Plan) -> Self {
+        let devices = instance.devices.len();
+        Tally {
+            instance,
+            plan,
+            busy: vec![0; devices],
+            given: vec![(0, 0); devices],
+            radio: vec![0; devices],
+            direction: BTreeMap::new(),
+            card: BTreeMap::new(),
+            bytes: 0,
+            money: 0,
+            input_crossed: false,
+        }
+    }
+
+    /// Time of a stage, the making of the input tensor elsewhere than on the source included.
+    fn stage(&mut self, device: usize, runs: &[usize]) -> Option<u64> {
+        let i = self.instance;
+        let mut time = i.devices[device].call;
+        for &layer in runs {
+            time += i.time[layer][device]?;
+            if let Some(energy) = i.energy[layer][device] {
+                self.given[device].0 += i.time[layer][device]?;
+                self.given[device].1 += energy;
+            }
+        }
+        if device != 0 && runs.iter().any(|&layer| i.reads[layer].is_empty()) {
+            time += i.prepare[&i.inputs[self.plan.input].0][device];
+        }
+        self.busy[device] += time;
+        Some(time)
+    }
+
+    /// Time of values on their way in the sender's codec, and of the input in its encoding.
+    fn message(&mut self, from: usize, to: usize, declared: u64, input: bool) -> Option<u64> {
+        let i = self.instance;
+        let codec = &i.codecs[self.plan.codecs[from]];
+        let sent = (declared * codec.num).div_ceil(codec.den);
+        let input_bytes = if input { i.inputs[self.plan.input].1 } else { 0 };
+        self.input_crossed |= input;
+        let [encode, decode] = [codec.enc, codec.dec].map(|ns| (declared * ns).div_ceil(1000));
+        self.busy[from] += encode;
+        self.busy[to] += decode;
+        Some(encode + self.travel(from, to, sent + input_bytes)? + decode)
+    }
+
+    fn travel(&mut self, from: usize, to: usize, size: u64) -> Option<u64> {
+        let i = self.instance;
+        let link = i.links.iter().find(|l| l.ends == [from, to] || l.ends == [to, from])?;
+        let end = usize::from(link.ends[0] != from);
+        let wire =
+            link.fixed + (u128::from(size) * 1_000_000_000).div_ceil(link.rates[end].into()) as u64;
+        self.bytes += size;
+        *self.direction.entry((from, to)).or_default() += wire;
+        for (device, end, out) in [(from, end, true), (to, 1 - end, false)] {
+            if let Some(name) = &link.cards[end] {
+                let host = i.devices[device].host.clone();
+                *self.card.entry((host, name.clone(), out)).or_default() += wire;
+            }
+            let energy = (u128::from(link.energy[end]) * u128::from(size)).div_ceil(1000) as u64;
+            self.radio[device] += energy;
+            self.money += i.electricity(device, energy);
+        }
+        Some(wire + link.delay)
+    }
+}
+
+/// What happens at once: one stage, or the members of a scatter group and who joins them.
+struct Step {
+    joiner: Option<usize>,
+    members: Vec<(usize, Vec<usize>)>,
+}
+
+/// Layers between two values over which everything passes.
+struct Block {
+    /// The layer that makes the first; `None`: it is the network's input.
+    enters: Option<usize>,
+    before: BTreeSet<usize>,
+    all: Vec<usize>,
+    branches: Vec<Vec<usize>>,
+}
+
+/// The mapping with every helper's layers on the device that joins.
+fn joined(on: &[usize], helpers: &[(usize, usize)]) -> Vec<usize> {
+    let joiner = |device: usize| helpers.iter().find(|(helper, _)| *helper == device);
+    on.iter().map(|&device| joiner(device).map_or(device, |(_, joiner)| *joiner)).collect()
+}
+
+/// Every way to make some of the devices that run something helpers of others of them.
+fn roles(on: &[usize], devices: usize, scatter: bool) -> Vec<Vec<(usize, usize)>> {
+    let used: Vec<usize> = (0..devices).filter(|device| on.contains(device)).collect();
+    let mut all: Vec<Vec<(usize, usize)>> = vec![Vec::new()];
+    for &device in used.iter().filter(|_| scatter) {
+        let helping = all.iter().flat_map(|roles| {
+            let joiners = used.iter().filter(|&&joiner| joiner != device);
+            joiners.map(|&joiner| [roles.as_slice(), &[(device, joiner)]].concat())
+        });
+        all = all.iter().cloned().chain(helping).collect();
+    }
+    all.retain(|roles| roles.iter().all(|(_, joiner)| roles.iter().all(|(h, _)| h != joiner)));
+    all
 }
 
 /// Every order of the devices that run something.

@@ -1,0 +1,196 @@
+//! The least that a device does between two borders where it may scatter blocks on the way.
+//!
+//! For the bounds of a search: every block between the borders counts as what it costs least, on the
+//! device alone or by any of its ways, each quantity by itself and helpers free to be used again.
+
+use super::{
+    layout::{Layout, Quantity},
+    scatter::Scatters,
+    steps::Steps,
+};
+use crate::{
+    evaluate::device_money,
+    platform::DeviceId,
+    units::{Microwatts, Nanos},
+};
+
+/// Sums over blocks, for each device and engine option.
+pub(super) struct Floors<'a> {
+    steps: &'a Steps<'a>,
+    scatters: &'a Scatters,
+    lines: Vec<Vec<Line>>,
+    /// By border: the first place that does not begin before it, and the first that does not end at
+    /// it or before.
+    first: Vec<usize>,
+    end: Vec<usize>,
+}
+
+/// One device with one engine option along all places.
+struct Line {
+    /// Over the places before each, what is between them included.
+    sums: Vec<Floor>,
+    unable: Vec<u32>,
+    /// From the place before to each; `None`: it cannot be done.
+    gaps: Vec<Option<Floor>>,
+}
+
+/// The least of each quantity, the engine's call left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Floor {
+    /// Of the frame.
+    pub(super) latency: u64,
+    /// Of the device.
+    pub(super) busy: u64,
+    /// Of all devices.
+    pub(super) energy: u64,
+}
+
+impl Floor {
+    fn and(self, other: Floor) -> Floor {
+        Floor {
+            latency: self.latency.saturating_add(other.latency),
+            busy: self.busy.saturating_add(other.busy),
+            energy: self.energy.saturating_add(other.energy),
+        }
+    }
+
+    fn less(self, other: Floor) -> Floor {
+        Floor {
+            latency: self.latency - other.latency,
+            busy: self.busy - other.busy,
+            energy: self.energy - other.energy,
+        }
+    }
+
+    pub(super) fn or(self, other: Floor) -> Floor {
+        Floor {
+            latency: self.latency.min(other.latency),
+            busy: self.busy.min(other.busy),
+            energy: self.energy.min(other.energy),
+        }
+    }
+}
+
+impl<'a> Floors<'a> {
+    pub(super) fn new(
+        steps: &'a Steps,
+        layout: &Layout,
+        scatters: &'a Scatters,
+        codecs: usize,
+    ) -> Self {
+        let borders = &steps.ideals.borders;
+        let places = &scatters.places;
+        let first = borders.iter().map(|border| {
+            let begins = |place: &super::scatter::Place| border.is_within(&borders[place.from]);
+            places.iter().position(begins).unwrap_or(places.len())
+        });
+        let end = borders.iter().map(|border| {
+            places.iter().filter(|place| borders[place.to].is_within(border)).count()
+        });
+        let (first, end) = (first.collect(), end.collect());
+        let lines = steps.costs.device_ids().map(|device| {
+            let options = 0..steps.costs.device(device).options.len();
+            options.map(|option| line(steps, layout, scatters, (device, option), codecs)).collect()
+        });
+        let lines = lines.collect();
+        Floors { steps, scatters, lines, first, end }
+    }
+
+    /// The least between two borders; `None` where it cannot be done.
+    pub(super) fn between(
+        &self,
+        device: DeviceId,
+        option: usize,
+        [from, to]: [usize; 2],
+    ) -> Option<Floor> {
+        let (first, end) = (self.first[from], self.end[to]);
+        if first >= end {
+            return plain(self.steps, device, option, [from, to]);
+        }
+        let line = &self.lines[device.index()][option];
+        let places = &self.scatters.places;
+        let before = plain(self.steps, device, option, [from, places[first].from])?;
+        let after = plain(self.steps, device, option, [places[end - 1].to, to])?;
+        let gap = &line.gaps[first];
+        let unable = line.unable[first] + u32::from(gap.is_none());
+        let inside = line.sums[end].less(line.sums[first]).less(gap.unwrap_or_default());
+        (line.unable[end] == unable).then(|| before.and(inside).and(after))
+    }
+
+    /// Whether a block between two borders may be scattered.
+    pub(super) fn may_scatter(&self, from: usize, to: usize) -> bool {
+        self.first[from] < self.end[to]
+    }
+
+    /// The least of a quantity of a stage between two borders, the engine's call included.
+    pub(super) fn stage(
+        &self,
+        quantity: Quantity,
+        (device, option): (DeviceId, usize),
+        borders: [usize; 2],
+    ) -> Option<u64> {
+        let costs = self.steps.costs;
+        let floor = self.between(device, option, borders)?;
+        let engine = &costs.device(device).options[option];
+        Some(match quantity {
+            Quantity::Latency => floor.latency.saturating_add(engine.call.0),
+            Quantity::Period => floor.busy.saturating_add(engine.call.0),
+            Quantity::Energy => floor.energy,
+            Quantity::Money => {
+                let busy = Nanos(floor.busy.saturating_add(engine.call.0));
+                device_money(costs, device, busy).unwrap_or_default().0
+            }
+            Quantity::Memory => engine.engine_bytes.0,
+            Quantity::DeviceEnergy | Quantity::Excess => 0,
+        })
+    }
+}
+
+fn plain(steps: &Steps, device: DeviceId, option: usize, borders: [usize; 2]) -> Option<Floor> {
+    let work = steps.work(device, option, borders)?;
+    let power = steps.costs.device(device).power.unwrap_or(Microwatts::ZERO);
+    // One less than what is rounded up: sums of such are never more than their sum rounded up.
+    let powered = power.energy(work.busy - work.given_time).0.saturating_sub(1);
+    let energy = work.given.0.saturating_add(powered);
+    Some(Floor { latency: work.busy.0, busy: work.busy.0, energy })
+}
+
+fn line(
+    steps: &Steps,
+    layout: &Layout,
+    scatters: &Scatters,
+    (device, option): (DeviceId, usize),
+    codecs: usize,
+) -> Line {
+    let mut line = Line { sums: vec![Floor::default()], unable: vec![0], gaps: Vec::new() };
+    for (at, place) in scatters.places.iter().enumerate() {
+        let gap = match at.checked_sub(1) {
+            Some(before) => plain(steps, device, option, [scatters.places[before].to, place.from]),
+            None => Some(Floor::default()),
+        };
+        let alone = plain(steps, device, option, [place.from, place.to]);
+        let ways = (0..codecs).flat_map(|codec| scatters.ways(at, device.index(), option, codec));
+        let least = ways.map(|way| floor_of(steps, layout, device, &way.adds)).chain(alone);
+        let least = least.reduce(Floor::or);
+        let (sum, unable) = (line.sums[at], line.unable[at]);
+        line.sums.push(sum.and(gap.unwrap_or_default()).and(least.unwrap_or_default()));
+        line.unable.push(unable + u32::from(gap.is_none()) + u32::from(least.is_none()));
+        line.gaps.push(gap);
+    }
+    line
+}
+
+/// What a way adds at least.
+fn floor_of(steps: &Steps, layout: &Layout, device: DeviceId, adds: &[u64]) -> Floor {
+    let of = |quantity| layout.position(quantity).map_or(0, |at| adds[at]);
+    let power = steps.costs.device(device).power.unwrap_or(Microwatts::ZERO);
+    let own = layout.own_energy_at().map_or(0, |[powered, given]| {
+        let powered = power.energy(Nanos(adds[powered])).0.saturating_sub(1);
+        powered.saturating_add(adds[given])
+    });
+    Floor {
+        latency: of(Quantity::Latency),
+        busy: layout.own_busy_at().map_or(0, |at| adds[at]),
+        energy: of(Quantity::Energy).saturating_add(own),
+    }
+}
