@@ -67,8 +67,8 @@ fn articulations(dag: &Dag) -> Vec<(usize, Option<FlowId>)> {
     let read = |flow: &FlowId| !dag.flow(*flow).to.is_empty();
     let mut found = Vec::new();
     let mut crossing = 0;
-    for before in 0..=count {
-        crossing += change[before];
+    for (before, change) in change.into_iter().enumerate() {
+        crossing += change;
         let last = before.checked_sub(1).map(|last| &dag.groups()[last]);
         let value = match last {
             None => dag.flow_ids().find(|&id| dag.flow(id).from.is_none() && read(&id)),
