@@ -78,8 +78,8 @@ pub struct Partition {
     /// Stages in the order of a frame's way; members of a scatter group follow each other, then comes
     /// the stage that joins them.
     pub stages: Vec<Stage>,
-    /// Hops in the same order; each joins two devices. To a helper one leads out, and one back into
-    /// the stage that joins.
+    /// Hops in the same order; each joins two devices. To a helper one leads out, and behind it one
+    /// back into the stage that joins.
     pub hops: Vec<Hop>,
     /// Scatter groups, each as the positions of its members, which run at the same time.
     pub scatters: Vec<Range<usize>>,
@@ -177,16 +177,14 @@ fn assemble(dag: &Dag, steps: Vec<Step>) -> Partition {
     let mut at = DeviceId::SOURCE;
     // Hops that answers of later stages return over.
     let mut line = Vec::new();
-    let mut joiner = None;
+    let mut joins = false;
     for (number, step) in steps.into_iter().enumerate() {
         let crossing = crossing(dag, &step_of, number);
         let into = partition.stages.len();
-        if let Some(joiner) = joiner {
-            partition.gather(joiner, into);
-        } else if let Some(last) = partition.stages.last_mut() {
+        if let (false, Some(last)) = (joins, partition.stages.last_mut()) {
             last.sends = crossing.clone();
         }
-        joiner = None;
+        joins = matches!(step, Step::Scatter(..));
         match step {
             Step::Stage(device, groups) => {
                 if device != at {
@@ -200,7 +198,6 @@ fn assemble(dag: &Dag, steps: Vec<Step>) -> Partition {
             Step::Scatter(device, members) => {
                 let waiting = self::crossing(dag, &step_of, number + 1);
                 partition.scatter(dag, device, members, &crossing, &waiting);
-                joiner = Some(device);
             }
         }
     }
@@ -215,8 +212,8 @@ fn assemble(dag: &Dag, steps: Vec<Step>) -> Partition {
 }
 
 impl Partition {
-    /// Adds the members of a scatter group, and the hops out to helpers. `crossing` is what is there
-    /// before, `waiting` what is there when all have ended.
+    /// Adds the members of a scatter group, and the hops out to helpers and back. `crossing` is what is
+    /// there before, `waiting` what is there when all have ended.
     fn scatter(
         &mut self,
         dag: &Dag,
@@ -226,6 +223,7 @@ impl Partition {
         waiting: &[FlowId],
     ) {
         let first = self.stages.len();
+        let end = first + members.len();
         for (device, groups) in members {
             let reads = |flow: &&FlowId| dag.flow(**flow).to.iter().any(|to| groups.contains(to));
             let receives: Vec<FlowId> = crossing.iter().filter(reads).copied().collect();
@@ -237,21 +235,14 @@ impl Partition {
                 let (into, message) = (self.stages.len(), receives.clone());
                 let (from, to, returns) = (joiner, device, Vec::new());
                 self.hops.push(Hop { from, to, into, message, returns });
+                let (message, returns) = (sends.clone(), Vec::new());
+                self.hops.push(Hop { from: device, to: joiner, into: end, message, returns });
             }
             let holds = if device == joiner { others } else { Vec::new() };
             let stage = stage(dag, device, groups, receives);
             self.stages.push(Stage { sends, holds, ..stage });
         }
-        self.scatters.push(first..self.stages.len());
-    }
-
-    /// Adds the hops back from the helpers of the last scatter group into the stage that joins.
-    fn gather(&mut self, joiner: DeviceId, into: usize) {
-        let members = self.scatters.last().cloned().unwrap_or_default();
-        for stage in self.stages[members].iter().filter(|stage| stage.device != joiner) {
-            let (from, message, returns) = (stage.device, stage.sends.clone(), Vec::new());
-            self.hops.push(Hop { from, to: joiner, into, message, returns });
-        }
+        self.scatters.push(first..end);
     }
 }
 

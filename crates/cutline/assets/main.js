@@ -35,7 +35,7 @@ function fillPlan(at) {
     exact(part.time_ns, time(part.time_ns)),
   ])));
   byId("plan-stages").tBodies[0].replaceChildren(...plan.stages.map((stage) => row([
-    [swatch(stage.device), " ", device(stage.device)],
+    [swatch(stage.device), " ", device(stage.device), stage.joined_by === undefined ? "" : `, at the same time for ${device(stage.joined_by)}`],
     exact(stage.layers, String(stage.layers), "layers"),
     stage.engine ? `${stage.engine}${stage.threads ? `, ${count(stage.threads, "thread")}` : ""}` : "not named",
     stage.origin,

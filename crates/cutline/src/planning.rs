@@ -233,7 +233,14 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag, objective: Objective) 
                 _ => "",
             };
             let count = stage.layers.len();
-            format!("{count} of {layers} layers on `{}` with {engine}{estimated}", stage.device)
+            let beside = match &stage.joined_by {
+                Some(joiner) => format!(" at the same time for `{joiner}`"),
+                None => String::new(),
+            };
+            format!(
+                "{count} of {layers} layers on `{}`{beside} with {engine}{estimated}",
+                stage.device
+            )
         })
         .collect();
     let inputs = input_names(dag);

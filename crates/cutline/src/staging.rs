@@ -37,6 +37,14 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
             stage.cut_encoding
         );
     }
+    if let Some((stage, joiner)) =
+        choice.stages.iter().find_map(|stage| Some((stage, stage.joined_by.as_ref()?)))
+    {
+        bail!(
+            "in this plan `{}` runs branches of a block for `{joiner}` at the same time; running such scatter groups is not supported yet, plan without --scatter (`cutline split` writes their parts)",
+            stage.device
+        );
+    }
     let partition = choice.resolve(&model.grouping.dag, &plan.platform)?.partition;
     let devices: Vec<DeviceId> = partition.stages.iter().map(|stage| stage.device).collect();
     let stage_of = stages_of_layers(model, plan, choice)?;

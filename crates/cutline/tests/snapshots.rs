@@ -74,6 +74,30 @@ fn verify() {
 }
 
 #[test]
+fn scatter() {
+    let folder = Folder::new();
+    let platform = "version = 1\n[[device]]\nname = \"pi\"\n[[device]]\nname = \"hub\"\n[[device]]\nname = \"cloud\"\n\
+                    [[link]]\nbetween = [\"pi\", \"hub\"]\nup = \"8gbit\"\n[[link]]\nbetween = [\"pi\", \"cloud\"]\nup = \"8gbit\"\n";
+    let layer = |name: &str, reads: &[&str], nanos: u64| {
+        serde_json::json!({ "name": name, "inputs": reads, "output_bytes": 100,
+            "time_ns": { "pi": nanos, "hub": nanos, "cloud": nanos } })
+    };
+    let layers = [
+        layer("stem", &[], 50),
+        layer("left", &["stem"], 5000),
+        layer("middle", &["stem"], 4000),
+        layer("right", &["stem"], 6000),
+        layer("concat", &["left", "middle", "right"], 10),
+    ];
+    let costs = serde_json::json!({ "version": 1, "input": { "fp32": 90000 }, "layers": layers,
+        "outputs": ["concat"] });
+    fs::write(folder.0.path().join("three.toml"), platform).unwrap();
+    fs::write(folder.0.path().join("costs.json"), costs.to_string()).unwrap();
+    let line = "plan --costs costs.json --platform three.toml --scatter";
+    insta::assert_snapshot!("scatter", folder.cutline(line));
+}
+
+#[test]
 fn errors() {
     let folder = Folder::new();
     folder.cutline("split lenet5.onnx --at pool1 -o parts");

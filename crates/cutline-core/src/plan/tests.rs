@@ -132,3 +132,84 @@ fn a_list_of_parts_is_known_for_what_it_is() {
         "{error}"
     );
 }
+
+/// Two branches behind a layer, worth giving one of them to the cloud.
+fn two_branches() -> (Dag, Costs, Platform) {
+    let platform: Platform = serde_json::from_value(json!({
+        "version": 1, "device": [{ "name": "pi" }, { "name": "cloud" }],
+        "link": [{ "between": ["pi", "cloud"], "up": "8gbit" }] }))
+    .unwrap();
+    let layer = |name: &str, reads: &[&str], nanos: u64| {
+        json!({ "name": name, "inputs": reads, "output_bytes": 100,
+            "time_ns": { "pi": nanos, "cloud": nanos } })
+    };
+    let file = serde_json::from_value(json!({ "version": 1, "input": { "fp32": 90000 },
+        "layers": [layer("a", &[], 50), layer("b", &["a"], 5000), layer("c", &["a"], 6000),
+            layer("d", &["b", "c"], 10)],
+        "outputs": ["d"] }))
+    .unwrap();
+    let (dag, costs) = table::read(&file, &platform, &[None]).unwrap();
+    (dag, costs, platform)
+}
+
+fn scattered() -> (Dag, Plan) {
+    let (dag, costs, platform) = two_branches();
+    let request = Request { scatter: true, ..Request::default() };
+    let answer = solve(&dag, &costs, &request).unwrap();
+    let model = ModelRef { name: "net.onnx".into(), sha256: "aa".into() };
+    let plan = Plan::new(model, &dag, &costs, &platform, &request, &answer, None);
+    (dag, plan)
+}
+
+#[test]
+fn a_scatter_group_is_written_and_read_back() {
+    let (dag, plan) = scattered();
+    let best = plan.best.as_ref().unwrap();
+    let stages = best.stages.iter().map(|stage| {
+        let joiner = stage.joined_by.as_deref().unwrap_or("-");
+        (stage.device.as_str(), joiner, stage.layers.join(" "))
+    });
+    let stages: Vec<_> = stages.collect();
+    let expected = [("pi", "-", "a"), ("pi", "-", "c"), ("cloud", "pi", "b"), ("pi", "-", "d")];
+    let expected = expected.map(|(device, joiner, layers)| (device, joiner, layers.to_owned()));
+    assert_eq!(stages, expected);
+    // The pi's own 6000 is slower than 5000 and 100 each way: what goes to the cloud is beside it.
+    let latency = best.predicted.unwrap().latency_ns;
+    assert_eq!(latency, Nanos(50 + 6000 + 10));
+    let waited = best.parts.iter().filter(|part| !part.beside).map(|part| part.time_ns);
+    assert_eq!((waited.sum::<Nanos>(), best.parts.len()), (latency, 6));
+    assert_eq!(Plan::open(&serde_json::to_string(&plan).unwrap(), &dag, "aa").unwrap(), plan);
+    let mut again = best.clone();
+    again.stages[2].joined_by = None;
+    assert_ne!(
+        again.content_id(&plan.model, None),
+        best.id,
+        "to visit the pi again is another plan"
+    );
+}
+
+#[test]
+fn an_edited_scatter_group_is_derived_anew_or_refused() {
+    let (dag, plan) = scattered();
+    type Edit = fn(&mut Value);
+    let cases: [(Edit, Result<usize, &str>); 5] = [
+        (|best| best["mapping"]["b"] = json!("pi"), Ok(1)),
+        (|best| best["stages"][2]["joined_by"] = Value::Null, Ok(3)),
+        (|best| best["mapping"]["d"] = json!("cloud"), Err("`d` is in no branch")),
+        (|best| best["stages"][2]["joined_by"] = json!("cloud"), Err("helps nobody itself")),
+        (|best| best["stages"][2]["joined_by"] = json!("moon"), Err("joined by `moon`")),
+    ];
+    for (edit, expected) in cases {
+        let mut value = serde_json::to_value(&plan).unwrap();
+        edit(&mut value["best"]);
+        let found = Plan::open(&value.to_string(), &dag, "aa").map_err(|error| error.to_string());
+        match (found, expected) {
+            (Ok(plan), Ok(stages)) => {
+                let best = plan.best.unwrap();
+                assert_eq!((best.stages.len(), best.predicted), (stages, None));
+            }
+            (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),
+            (found, expected) => panic!("{found:?}, expected {expected:?}"),
+        }
+    }
+}

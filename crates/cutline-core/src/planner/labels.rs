@@ -173,6 +173,8 @@ struct Table<'a> {
     least: Vec<u64>,
     /// A label while the scratch holds what it would be if its device ended.
     held: Vec<u64>,
+    /// Labels of devices that go on, extended since it was asked whether to give up.
+    since: usize,
 }
 
 impl<'a> Search<'a> {
@@ -196,6 +198,7 @@ impl<'a> Search<'a> {
             scratch: vec![0; width],
             least: Vec::new(),
             held: Vec::new(),
+            since: 0,
         };
         if !self.layout.ties {
             for values in self.known {

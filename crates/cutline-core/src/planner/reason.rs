@@ -23,7 +23,9 @@ pub(super) fn reason(
         Ok(best) => best,
         Err(why) => return format!("no plan: {why}"),
     };
-    if objective != Objective::Latency || costs.devices().len() > 2 {
+    let has_helpers = |choice: &Choice| !choice.setting.helpers.is_empty();
+    let scattered = has_helpers(best) || best_split.as_ref().is_ok_and(has_helpers);
+    if objective != Objective::Latency || costs.devices().len() > 2 || scattered {
         return by_value(costs, objective, baselines, best, best_split);
     }
     let single = !is_split(best);

@@ -46,7 +46,7 @@ pub(crate) struct Args {
     mapping: Option<PathBuf>,
     /// Run the best plans on their agents, correct the table by what their stages and messages take,
     /// and plan again, until the winner's prediction holds.
-    #[arg(long, conflicts_with_all = ["costs", "scarce", "mapping"])]
+    #[arg(long, conflicts_with_all = ["costs", "scarce", "mapping", "scatter"])]
     refine: bool,
     /// With --refine: most rounds of measuring and planning again.
     #[arg(long, value_name = "N", default_value_t = 5, requires = "refine")]

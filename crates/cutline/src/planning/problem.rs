@@ -60,6 +60,10 @@ pub(crate) struct ProblemArgs {
     /// Let nothing leave the first device before this layer's result, the input included.
     #[arg(long, value_name = "LAYER")]
     private: Option<String>,
+    /// Let branches of a block run on several devices at once. Such plans can be split and compared,
+    /// but not run yet; the best plans over the bandwidth are still searched for without.
+    #[arg(long)]
+    scatter: bool,
     /// Stop after this long with the best plan found, and say how far from the best it can be.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     time_limit: Nanos,
@@ -111,6 +115,7 @@ impl ProblemArgs {
         request.pins = on_devices("--pin", &self.pins)?;
         request.bans = on_devices("--ban", &self.bans)?;
         request.private = self.private.clone();
+        request.scatter = self.scatter;
         Ok(request)
     }
 

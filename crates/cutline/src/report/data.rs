@@ -134,6 +134,9 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Stage {
     pub(crate) device: usize,
+    /// The device that it helps: it runs at the same time as stages of that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) joined_by: Option<usize>,
     /// Runs of consecutive groups: first and last of each.
     pub(crate) groups: Vec<[usize; 2]>,
     pub(crate) layers: usize,

@@ -56,7 +56,15 @@ fn what(dag: &Dag, costs: &Costs, plan: &Plan) -> String {
                 })
             };
             let mut words: Vec<String> = Vec::new();
+            let mut at = None;
             for (position, stage) in stages.iter().enumerate() {
+                if stage.joined_by.is_some() {
+                    words.extend(crossing(stage.device));
+                    words.push(format!("meanwhile run {} on {}", stage.layers, name(stage.device)));
+                    continue;
+                }
+                let moves = at.is_some_and(|at| at != stage.device);
+                at = Some(stage.device);
                 let first = if position == 0 { "Run the first" } else { "run the next" };
                 let run = match position + 1 == stages.len() {
                     true => format!("run the other {} on {}", stage.layers, name(stage.device)),
@@ -66,7 +74,7 @@ fn what(dag: &Dag, costs: &Costs, plan: &Plan) -> String {
                         name(stage.device)
                     ),
                 };
-                words.extend(crossing(stage.device).filter(|_| position > 0));
+                words.extend(crossing(stage.device).filter(|_| moves));
                 words.push(run);
             }
             let last = words.pop().unwrap_or_default();

@@ -6,7 +6,7 @@ use cutline_core::{
     cost::{Costs, TENSOR},
     dag::Dag,
     evaluate::{self, PartKind},
-    partition::{Hop as PartitionHop, Partition, Stage, derive_in_order},
+    partition::{Hop as PartitionHop, Partition, Stage},
     picture::PictureSpec,
     plan::{Figures, ModelRef, PlannedChoice},
     planner::{Choice, Proof},
@@ -22,8 +22,8 @@ pub(super) type Decision = (Vec<(DeviceId, usize, Vec<usize>)>, Option<usize>, V
 
 /// The decision of a choice; two choices with the same one cost the same.
 pub(super) fn decision(dag: &Dag, choice: &Choice) -> Decision {
-    let Choice { mapping, setting, .. } = choice;
-    let partition = derive_in_order(dag, mapping, &setting.order);
+    let setting = &choice.setting;
+    let partition = partition(dag, choice);
     let stages = partition.stages.iter().map(|stage| {
         let groups = stage.groups.iter().map(|group| group.index()).collect();
         (stage.device, setting.engines[stage.device.index()], groups)
@@ -34,6 +34,11 @@ pub(super) fn decision(dag: &Dag, choice: &Choice) -> Decision {
         partition.hops.iter().filter(sends_values).map(|hop| setting.codecs[hop.from.index()]);
     let input = input_travels(dag, &partition).then_some(setting.input);
     (stages.collect(), input, codecs.collect())
+}
+
+fn partition(dag: &Dag, choice: &Choice) -> Partition {
+    let partition = choice.setting.partition(dag, &choice.mapping);
+    partition.expect("a choice was evaluated, so that its helpers can be such")
 }
 
 /// What plans are told apart and described by.
@@ -88,8 +93,8 @@ impl<'a> Plans<'a> {
     }
 
     fn describe(&self, choice: &Choice, proof_text: &str) -> Plan {
-        let Choice { mapping, setting, evaluation, proof } = choice;
-        let partition = derive_in_order(self.dag, mapping, &setting.order);
+        let Choice { setting, evaluation, proof, .. } = choice;
+        let partition = partition(self.dag, choice);
         let planned = PlannedChoice::new(self.dag, self.costs, choice);
         let energies = evaluation.energy.as_deref();
         Plan {
@@ -103,9 +108,11 @@ impl<'a> Plans<'a> {
             money: evaluation.money,
             input_encoding: input_travels(self.dag, &partition)
                 .then(|| self.costs.inputs()[setting.input].name.clone()),
-            stages: partition.stages.iter().map(|stage| self.stage(stage, choice)).collect(),
+            stages: (0..partition.stages.len())
+                .map(|position| self.stage(&partition, position, choice))
+                .collect(),
             hops: self.hops(&partition, choice),
-            parts: evaluation.parts.iter().map(part).collect(),
+            parts: evaluation.parts.iter().filter(|part| !part.beside).map(part).collect(),
             devices: self.uses(choice),
             proof: *proof,
             proof_text: match proof {
@@ -115,7 +122,8 @@ impl<'a> Plans<'a> {
         }
     }
 
-    /// `all on pi`, `all on cloud, input as uint8`, `pi 22 → cloud 8, uint8`.
+    /// `all on pi`, `all on cloud, input as uint8`, `pi 22 → cloud 8, uint8`; what runs at the same
+    /// time is joined by `+`.
     fn label(&self, partition: &Partition, choice: &Choice) -> String {
         let name = |stage: &Stage| self.costs.device(stage.device).name.as_str();
         let input = input_travels(self.dag, partition)
@@ -124,11 +132,16 @@ impl<'a> Plans<'a> {
         if let [only] = partition.stages.as_slice() {
             return format!("all on {}{input}", name(only));
         }
-        let stages: Vec<String> = partition
-            .stages
-            .iter()
-            .map(|stage| format!("{} {}", name(stage), self.layers(stage)))
-            .collect();
+        let mut stages = String::new();
+        for (position, stage) in partition.stages.iter().enumerate() {
+            let beside = |(members, _): (&std::ops::Range<usize>, _)| members.start < position;
+            stages.push_str(match position {
+                0 => "",
+                _ if partition.scatter_of(position).is_some_and(beside) => " + ",
+                _ => " → ",
+            });
+            stages.push_str(&format!("{} {}", name(stage), self.layers(stage)));
+        }
         let mut codecs: Vec<&str> = Vec::new();
         for (_, codec) in self.sent_values(partition, choice) {
             if codec != TENSOR && !codecs.contains(&codec) {
@@ -136,7 +149,7 @@ impl<'a> Plans<'a> {
             }
         }
         let codecs: String = codecs.into_iter().map(|codec| format!(", {codec}")).collect();
-        format!("{}{codecs}{input}", stages.join(" → "))
+        format!("{stages}{codecs}{input}")
     }
 
     /// Hops that carry other values than the input, each with its codec.
@@ -158,7 +171,8 @@ impl<'a> Plans<'a> {
         stage.groups.iter().map(|&group| self.dag.group(group).layers.len()).sum()
     }
 
-    fn stage(&self, stage: &Stage, choice: &Choice) -> StageData {
+    fn stage(&self, partition: &Partition, position: usize, choice: &Choice) -> StageData {
+        let stage = &partition.stages[position];
         let at = choice.setting.engines[stage.device.index()];
         let option = &self.costs.device(stage.device).options[at];
         let mut groups: Vec<[usize; 2]> = Vec::new();
@@ -170,6 +184,7 @@ impl<'a> Plans<'a> {
         }
         StageData {
             device: stage.device.index(),
+            joined_by: partition.helps(position).map(DeviceId::index),
             groups,
             layers: self.layers(stage),
             engine: option.engine.clone(),

@@ -97,7 +97,8 @@ fn settings(costs: &Costs, request: &Request, to: DeviceId) -> Vec<Setting> {
                     engines[DeviceId::SOURCE.index()] = edge;
                     engines[to.index()] = cloud;
                     let codecs = vec![codec; devices];
-                    settings.push(Setting { engines, input, codecs, order: Vec::new() });
+                    let setting = Setting { engines, input, codecs, ..Setting::first(costs) };
+                    settings.push(setting);
                 }
             }
         }

@@ -22,6 +22,9 @@ use crate::{
     units::{Bytes, Nanos},
 };
 
+/// Labels that are extended before it is asked again whether to give up.
+const OFTEN: usize = 10_000;
+
 /// One stage of a device that goes on, or the rest of it.
 #[derive(Clone, Copy)]
 struct Stretch {
@@ -123,10 +126,10 @@ impl Table<'_> {
         let counts_memory = self.search.layout.own_memory_at().is_some();
         for Going { device, option, codec, labels } in self.going_at(scatters, place, State::Joined)
         {
-            if self.is_over(stop) {
-                return true;
-            }
             for &to in &next {
+                if self.is_over(labels.len(), stop) {
+                    return true;
+                }
                 let Some(work) = steps.work(device, option, [from, to]) else { continue };
                 let peak =
                     if counts_memory { scatters.join_peak(steps, place, to) } else { Bytes::ZERO };
@@ -164,11 +167,11 @@ impl Table<'_> {
         let to = scatters.places[place].to;
         for Going { device, option, codec, labels } in self.going_at(scatters, place, State::Paused)
         {
-            if self.is_over(stop) {
-                return true;
-            }
             let ways = scatters.ways(place, device.index(), option, codec);
             for (number, way) in (0u32..).zip(ways) {
+                if self.is_over(labels.len(), stop) {
+                    return true;
+                }
                 for &label in &labels {
                     let used = self.origins[label as usize].used;
                     if way.helpers & used != 0 || !self.in_turn(way.helpers, used) {
@@ -191,7 +194,13 @@ impl Table<'_> {
         false
     }
 
-    fn is_over(&self, stop: &mut dyn FnMut() -> bool) -> bool {
+    /// Whether to give up before so many labels are extended; asked once for many of them.
+    fn is_over(&mut self, labels: usize, stop: &mut dyn FnMut() -> bool) -> bool {
+        self.since += labels;
+        if self.since < OFTEN {
+            return false;
+        }
+        self.since = 0;
         stop() || self.origins.len() > self.search.most_labels
     }
 
