@@ -59,9 +59,11 @@ NUMPY = {
 }
 
 
-def random_inputs(whole: onnxruntime.InferenceSession, spread: float = 1) -> dict[str, np.ndarray]:
+def random_inputs(
+    whole: onnxruntime.InferenceSession, spread: float = 1, seed: int = 1
+) -> dict[str, np.ndarray]:
     """The same seeded tensors every time; symbolic dimensions are 1."""
-    generator = np.random.default_rng(1)
+    generator = np.random.default_rng(seed)
 
     def tensor(node):
         shape = [dim if isinstance(dim, int) else 1 for dim in node.shape]

@@ -73,6 +73,48 @@ def test_parts_are_ordinary_onnx_files(model, tmp_path):
         json.loads((out / "plan.json").read_text())
 
 
+def pictures(model, whole, folder, count=4):
+    """Inputs of the network as .npy files to calibrate on."""
+    folder.mkdir()
+    for index in range(count):
+        spread = 64 if model.name.lower().startswith("squeezenet") else 1
+        for values in support.random_inputs(whole, spread, seed=index).values():
+            np.save(folder / f"{index}.npy", values)
+    return folder
+
+
+# Largest difference to the network, relative to its largest output: noise, on which ranges of bytes
+# are wide, is what quantisation is worst at.
+CODECS = {"fp16": 1e-2, "uint8": 0.35}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_compressed_cuts_are_ordinary_onnx_files(model, codec, tmp_path):
+    whole = support.session(model)
+    if len(whole.get_inputs()) != 1 or "fp16" in model.name:
+        pytest.skip("no single input of fp32")
+    cuts = support.cutline_json("inspect", model)["cuts"]
+    kinds = {"fp16": np.float16, "uint8": np.uint8}
+    calibrate = ["--calibrate", pictures(model, whole, tmp_path / "pictures")]
+    values = inputs(model, whole)
+    expected = support.run(whole, values)
+    # The first candidate may be the network's input, which has encodings of its own.
+    for index, cut in enumerate([cuts[len(cuts) // 3], cuts[2 * len(cuts) // 3]]):
+        out = tmp_path / str(index)
+        arguments = calibrate if codec == "uint8" else []
+        support.cutline("split", model, "--at", at(cut), "--codec", codec, *arguments, "-o", out)
+        parts = [support.model_file(stage) for stage in support.stages(out)]
+        for part in parts:
+            onnx.checker.check_model(str(part), full_check=True)
+        names = [f"{value}.{codec}" for value in cut["values"]]
+        made = support.run(support.session(parts[0]), values)
+        assert all(made[name].dtype == kinds[codec] for name in names)
+        sent = sum(made[name].nbytes for name in names)
+        assert sent == cut["bytes"] // {"fp16": 2, "uint8": 4}[codec]
+        assert set(names) <= {node.name for node in support.session(parts[1]).get_inputs()}
+        support.assert_close(expected, support.chain(parts, values), CODECS[codec])
+
+
 TRITON = {np.dtype(np.float32): "TYPE_FP32", np.dtype(np.float16): "TYPE_FP16", np.dtype(np.int64): "TYPE_INT64"}
 
 

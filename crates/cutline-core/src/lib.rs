@@ -26,6 +26,10 @@ pub mod zoo;
 
 pub mod picture;
 
+pub mod codec;
+
+pub mod agreement;
+
 pub mod dag;
 
 pub mod group;

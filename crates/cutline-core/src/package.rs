@@ -11,8 +11,7 @@ use std::fmt::Write;
 use thiserror::Error;
 
 use crate::{
-    graph::{Graph, Value, ValueId},
-    split::{SubModel, SubModelFiles},
+    split::{Port, SubModel, SubModelFiles},
     tensor::DType,
 };
 
@@ -39,10 +38,10 @@ pub struct PackageError {
 }
 
 /// The folders of a split network, in order.
-pub fn packages(graph: &Graph, parts: &[SubModel]) -> Result<Vec<Package>, PackageError> {
+pub fn packages(parts: &[SubModel]) -> Result<Vec<Package>, PackageError> {
     let package = |(index, part): (usize, &SubModel)| {
         let name = package_name(index, &part.name);
-        let config = config_pbtxt(&name, graph, &part.inputs, &part.outputs)?;
+        let config = config_pbtxt(&name, &part.inputs, &part.outputs)?;
         Ok(Package { name, config, files: part.files() })
     };
     parts.iter().enumerate().map(package).collect()
@@ -55,25 +54,20 @@ pub fn package_name(index: usize, label: &str) -> String {
 }
 
 /// Triton's model configuration, as protobuf text: no batching, one entry per input and output.
-pub fn config_pbtxt(
-    name: &str,
-    graph: &Graph,
-    inputs: &[ValueId],
-    outputs: &[ValueId],
-) -> Result<String, PackageError> {
+pub fn config_pbtxt(name: &str, inputs: &[Port], outputs: &[Port]) -> Result<String, PackageError> {
     let mut text = String::new();
     let head =
         format!("name: {}\nbackend: \"onnxruntime\"\nmax_batch_size: 0\n", quoted(name.as_bytes()));
     text.push_str(&head);
     for (field, values) in [("input", inputs), ("output", outputs)] {
-        for &id in values {
-            text.push_str(&declaration(name, field, graph.value(id))?);
+        for port in values {
+            text.push_str(&declaration(name, field, port)?);
         }
     }
     Ok(text)
 }
 
-fn declaration(part: &str, field: &str, value: &Value) -> Result<String, PackageError> {
+fn declaration(part: &str, field: &str, value: &Port) -> Result<String, PackageError> {
     let error =
         |unknown| PackageError { value: value.name.clone(), part: part.to_owned(), unknown };
     let dtype = value.dtype.ok_or_else(|| error("element type"))?;
@@ -221,7 +215,9 @@ mod tests {
         let mut builder = GraphBuilder::new("net");
         let x = builder.input("x \"ä\"\\\n", Some(DType::F32), Some(Shape(vec![1, 3, 8, 8])));
         let s = builder.input("s", Some(DType::I64), Some(Shape(vec![])));
-        let text = config_pbtxt("0-edge", &builder.build(), &[x], &[s]).unwrap();
+        let graph = builder.build();
+        let [x, s] = [x, s].map(|id| Port::plain(&graph, id));
+        let text = config_pbtxt("0-edge", &[x], &[s]).unwrap();
         let declared = |name: &str, dtype: &str, dims: Text| {
             vec![("name", bytes(name)), ("data_type", scalar(dtype)), ("dims", dims)]
         };
@@ -245,7 +241,8 @@ mod tests {
         let unshaped = builder.input("v", Some(DType::F32), None);
         let graph = builder.build();
         for (value, expected) in [(untyped, "`u`"), (unshaped, "`v`")] {
-            let error = config_pbtxt("0-edge", &graph, &[value], &[]).unwrap_err().to_string();
+            let port = Port::plain(&graph, value);
+            let error = config_pbtxt("0-edge", &[port], &[]).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("0-edge"), "{error}");
         }
     }

@@ -11,13 +11,14 @@
 //!   "best": { "id": "3f2a...", "mapping": { "conv1": "pi", "fc": "cloud" }, "latency_ns": 9000000 } }
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
+    codec::{CutCodecs, CutEncoding, Quantizations, UnknownCutEncoding},
     cost::{Costs, Origin, TENSOR},
     dag::{Dag, FlowId, GroupId},
     evaluate::{Evaluation, PartKind},
@@ -101,6 +102,9 @@ pub struct PlannedChoice {
     pub stages: Vec<PlannedStage>,
     /// How the network's input travels.
     pub input_encoding: String,
+    /// What the bytes of values stand for that travel as `uint8`, by the value's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quantizations: Quantizations,
     /// What crosses on the way out, each value once.
     pub cut: Vec<CutValue>,
     /// Predicted costs; absent once the decision was edited.
@@ -312,11 +316,12 @@ impl Plan {
         model: ModelRef,
         dag: &Dag,
         platform: &Platform,
-        mapping: LayerMap,
+        (mapping, encoding): (LayerMap, CutEncoding),
         picture: Option<PictureSpec>,
         reason: String,
     ) -> Result<Self, PlanError> {
-        let choice = PlannedChoice::manual(dag, platform, mapping, &model, picture.as_ref())?;
+        let by_hand = (mapping, encoding);
+        let choice = PlannedChoice::manual(dag, platform, by_hand, &model, picture.as_ref())?;
         let is_split = choice.stages.len() > 1;
         let request = Request::default();
         Ok(Plan {
@@ -416,6 +421,7 @@ impl PlannedChoice {
             mapping: LayerMap(layers.collect()),
             stages: stages.collect(),
             input_encoding: costs.inputs()[setting.input].name.clone(),
+            quantizations: Quantizations::new(),
             cut: cut_values(dag, &partition),
             predicted: Some(Figures::from(evaluation)),
             parts: evaluation.parts.iter().map(part).collect(),
@@ -522,14 +528,35 @@ impl PlannedChoice {
         if !helpers.is_empty() {
             decision["joined_by"] = serde_json::json!(helpers);
         }
+        if !self.quantizations.is_empty() {
+            decision["quantizations"] = serde_json::json!(self.quantizations);
+        }
         hex(&Sha256::digest(decision.to_string().as_bytes())[..8])
     }
 
-    /// A decision made by hand: no prediction, each device's own engine, values as they are.
+    /// How the values between its stages travel; an error where a codec is one of a table of costs.
+    pub fn codecs(&self) -> Result<CutCodecs, UnknownCutEncoding> {
+        let stages = self.stages.iter().map(|stage| stage.cut_encoding.parse());
+        let quantizations = self.quantizations.clone();
+        Ok(CutCodecs { stages: stages.collect::<Result<_, _>>()?, quantizations })
+    }
+
+    /// Says what the bytes of its quantised values stand for; that is part of the decision.
+    pub fn quantise(
+        &mut self,
+        quantizations: Quantizations,
+        model: &ModelRef,
+        picture: Option<&PictureSpec>,
+    ) {
+        self.quantizations = quantizations;
+        self.id = self.content_id(model, picture);
+    }
+
+    /// A decision made by hand: no prediction, each device's own engine, one encoding for all cuts.
     pub fn manual(
         dag: &Dag,
         platform: &Platform,
-        mapping: LayerMap,
+        (mapping, encoding): (LayerMap, CutEncoding),
         model: &ModelRef,
         picture: Option<&PictureSpec>,
     ) -> Result<Self, PlanError> {
@@ -538,6 +565,7 @@ impl PlannedChoice {
             mapping,
             stages: Vec::new(),
             input_encoding: TENSOR.to_owned(),
+            quantizations: Quantizations::new(),
             cut: Vec::new(),
             predicted: None,
             parts: Vec::new(),
@@ -549,6 +577,13 @@ impl PlannedChoice {
             measured: None,
         };
         choice.rederive(dag, platform, model, picture)?;
+        // A device has one encoding for all that it sends, also where it is visited again.
+        let senders = choice.stages.iter().rev().skip(1).map(|stage| stage.device.clone());
+        let senders: BTreeSet<String> = senders.collect();
+        for stage in choice.stages.iter_mut().filter(|stage| senders.contains(&stage.device)) {
+            stage.cut_encoding = encoding.name().to_owned();
+        }
+        choice.id = choice.content_id(model, picture);
         Ok(choice)
     }
 }

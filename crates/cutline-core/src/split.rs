@@ -12,9 +12,12 @@
 //!
 //! A value that crosses has the same name as output of one part and input of the other, once each,
 //! however many layers read it. Data flows to later parts only. Node and value names, operator sets
-//! and IR version stay as they were; nothing of a weight is copied.
+//! and IR version stay as they were; nothing of a weight is copied. Where values are to travel
+//! encoded ([`split_encoded`]), each has another name on its way, and the parts begin and end with
+//! what decodes and encodes it.
 
 mod assemble;
+mod borders;
 mod encode;
 mod rest;
 mod stages;
@@ -26,13 +29,19 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use crate::{
+    codec::{CutCodecs, CutEncoding},
     graph::{Graph, LayerId, ValueId},
     onnx::proto::ModelProto,
+    tensor::{DType, Shape},
 };
 pub use encode::{ExternalTensor, Piece, encode, external_tensors};
 
 /// Name of the data file beside a sub-model that is too large for one file.
 pub const DATA_FILE: &str = "model.onnx.data";
+
+/// Entry of a part's metadata that names how the values that it sends on are encoded, where they
+/// are.
+pub const CUT_ENCODING: &str = "cutline.cut_encoding";
 
 /// Weights that one protobuf file may hold; its format ends at 2 GiB.
 const INLINE_LIMIT: u64 = 1_900_000_000;
@@ -53,15 +62,46 @@ impl StageLabel {
     }
 }
 
+/// A value at the border of a part, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Which value of the network it is.
+    pub value: ValueId,
+    /// Its name there: the value's own, or with its encoding behind it: `conv1.fp16`.
+    pub name: String,
+    /// How it is encoded.
+    pub encoding: CutEncoding,
+    /// Type of its elements there; `None` where it is unknown.
+    pub dtype: Option<DType>,
+    /// Sizes of its axes.
+    pub shape: Option<Shape>,
+}
+
+impl Port {
+    /// A value that travels as it is.
+    pub fn plain(graph: &Graph, id: ValueId) -> Self {
+        let value = graph.value(id);
+        Self {
+            value: id,
+            name: value.name.clone(),
+            encoding: CutEncoding::Fp32,
+            dtype: value.dtype,
+            shape: value.shape.clone(),
+        }
+    }
+}
+
 /// One part of a network as a model of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubModel {
     /// Name from its [`StageLabel`].
     pub name: String,
     /// What it reads, of the network's inputs and of earlier parts, in order of the file.
-    pub inputs: Vec<ValueId>,
+    pub inputs: Vec<Port>,
     /// What it answers: what later parts read, and outputs of the network; in order of the file.
-    pub outputs: Vec<ValueId>,
+    pub outputs: Vec<Port>,
+    /// How the values that it sends on are encoded; `None` where they travel as they are.
+    pub cut_encoding: Option<CutEncoding>,
     /// Layers in topological order, copies of replicated ones included.
     pub layers: Vec<LayerId>,
     /// The model; large tensors share their bytes with the model that was split.
@@ -138,6 +178,11 @@ pub enum SplitError {
         "{what} `{name}` of the graph is not in the model; the graph was imported from another model"
     )]
     OtherModel { what: &'static str, name: String },
+    /// Nobody said what the bytes of a value stand for.
+    #[error(
+        "`{value}` cannot travel as uint8: the range of its elements is not known; give pictures with --calibrate DIR, or use fp16"
+    )]
+    NoScale { value: String },
     /// External data that nobody can find.
     #[error(
         "weight `{tensor}` says that its data is in another file, but not where; the model file is damaged"
@@ -156,10 +201,55 @@ pub fn split(
     stage_of: &[Option<u32>],
     labels: &[StageLabel],
 ) -> Result<Vec<SubModel>, SplitError> {
+    split_encoded(model, graph, stage_of, labels, &CutCodecs::default())
+}
+
+/// The same, where the fp32 values that a part sends on travel in its encoding: the part ends with
+/// what encodes them, and the next that reads them begins with what decodes them. Values of other
+/// types, and the network's inputs and outputs, travel as they are.
+pub fn split_encoded(
+    model: &ModelProto,
+    graph: &Graph,
+    stage_of: &[Option<u32>],
+    labels: &[StageLabel],
+    codecs: &CutCodecs,
+) -> Result<Vec<SubModel>, SplitError> {
     let stages = stages::derive(graph, stage_of, labels)?;
+    let borders = borders::derive(graph, &stages, codecs)?;
     let source = assemble::Source::new(model, graph)?;
-    let parts = stages.iter().zip(labels).enumerate();
+    let parts = stages.iter().zip(borders).zip(labels).enumerate();
     parts
-        .map(|(index, (stage, label))| source.sub_model(index, labels.len(), stage, label))
+        .map(|(index, ((stage, border), label))| {
+            source.sub_model([index, labels.len()], stage, border, label)
+        })
         .collect()
+}
+
+/// Names of the values that travel as `uint8`, ascending: those whose ranges must be known.
+pub fn quantised_values(
+    graph: &Graph,
+    stage_of: &[Option<u32>],
+    labels: &[StageLabel],
+    codecs: &CutCodecs,
+) -> Result<Vec<String>, SplitError> {
+    let stages = stages::derive(graph, stage_of, labels)?;
+    // Where nothing is quantised every value is sent, and read, in one form or another.
+    let halves = CutCodecs {
+        stages: (0..stages.len())
+            .map(|at| match codecs.of(at) {
+                CutEncoding::Uint8 => CutEncoding::Fp16,
+                _ => CutEncoding::Fp32,
+            })
+            .collect(),
+        ..CutCodecs::default()
+    };
+    let borders = borders::derive(graph, &stages, &halves)?;
+    let ports = borders.iter().flat_map(|border| &border.outputs);
+    let mut names: Vec<String> = ports
+        .filter(|port| port.encoding == CutEncoding::Fp16)
+        .map(|port| graph.value(port.value).name.clone())
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
 }

@@ -93,7 +93,7 @@ impl fmt::Display for DType {
 }
 
 /// Sizes of a tensor's axes, outermost first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Shape(pub Vec<u64>);
 

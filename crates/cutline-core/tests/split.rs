@@ -22,7 +22,7 @@ use cutline_core::{
         },
     },
     package,
-    split::{Piece, StageLabel, SubModel, split},
+    split::{Piece, Port, StageLabel, SubModel, split},
     zoo::{self, ZooOptions},
 };
 use proptest::prelude::*;
@@ -62,10 +62,10 @@ fn check_parts(graph: &Graph, stage_of: &[Option<u32>], parts: &[SubModel]) {
     let mut answers: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, part) in parts.iter().enumerate() {
         part.layers.iter().for_each(|id| places[id.index()].push(index));
-        for &id in &part.inputs {
+        for id in part.inputs.iter().map(|port| port.value) {
             assert!(available.contains(graph.value(id).name.as_str()), "part {index} reads ahead");
         }
-        for &id in &part.outputs {
+        for id in part.outputs.iter().map(|port| port.value) {
             available.insert(&graph.value(id).name);
             *answers.entry(&graph.value(id).name).or_default() += 1;
         }
@@ -82,8 +82,8 @@ fn check_parts(graph: &Graph, stage_of: &[Option<u32>], parts: &[SubModel]) {
     }
     // Nothing is sent that nobody reads.
     let read: BTreeSet<_> = parts.iter().flat_map(|part| &part.inputs).collect();
-    for id in parts.iter().flat_map(|part| &part.outputs) {
-        assert!(read.contains(id) || graph.outputs().contains(id));
+    for port in parts.iter().flat_map(|part| &part.outputs) {
+        assert!(read.contains(port) || graph.outputs().contains(&port.value));
     }
 }
 
@@ -100,8 +100,9 @@ fn check_file(whole: &Graph, part: &SubModel) {
     let names = |graph: &Graph, ids: &[_]| -> Vec<String> {
         ids.iter().map(|&id| graph.value(id).name.clone()).collect()
     };
-    assert_eq!(names(&again, again.inputs()), names(whole, &part.inputs));
-    assert_eq!(names(&again, again.outputs()), names(whole, &part.outputs));
+    let ports = |ports: &[Port]| -> Vec<String> { ports.iter().map(|p| p.name.clone()).collect() };
+    assert_eq!(names(&again, again.inputs()), ports(&part.inputs));
+    assert_eq!(names(&again, again.outputs()), ports(&part.outputs));
 }
 
 fn check_all_cuts(name: &str, model: &ModelProto) {
@@ -116,10 +117,9 @@ fn check_all_cuts(name: &str, model: &ModelProto) {
         parts.iter().for_each(|part| check_file(&graph, part));
         let sent: BTreeSet<&str> =
             cut.flows.iter().map(|&id| grouping.dag.flow(id).name.as_str()).collect();
-        let read: BTreeSet<&str> =
-            parts[1].inputs.iter().map(|&id| graph.value(id).name.as_str()).collect();
+        let read: BTreeSet<&str> = parts[1].inputs.iter().map(|port| port.name.as_str()).collect();
         assert_eq!(sent, read, "{name}: the cut's price is not what crosses");
-        package::packages(&graph, &parts).unwrap();
+        package::packages(&parts).unwrap();
     }
     eprintln!("{name}: {} cuts", cuts.len());
 }

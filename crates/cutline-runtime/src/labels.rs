@@ -48,6 +48,11 @@ impl Labels {
         self.0.len() + 1 == classes || (named && self.0.len() == classes)
     }
 
+    /// The class of this name, of an output of `classes` values.
+    pub fn class(&self, name: &str, classes: usize) -> Option<usize> {
+        (0..classes).find(|&class| self.name(class, classes) == name)
+    }
+
     /// The name of a class of an output of `classes` values.
     pub(crate) fn name(&self, class: usize, classes: usize) -> String {
         let position = match self.0.len() {
@@ -151,6 +156,8 @@ mod tests {
         assert_eq!(top(&answer(&[0.0, 1.0]), &with_background, 1).unwrap()[0].label, "dog");
         let without = Labels::parse("cat\ndog");
         assert_eq!(top(&answer(&[0.0, 1.0, 0.0]), &without, 1).unwrap()[0].label, "cat");
+        assert_eq!([with_background.class("dog", 2), without.class("dog", 3)], [Some(1), Some(2)]);
+        assert_eq!(without.class("fish", 2), None);
     }
 
     #[test]

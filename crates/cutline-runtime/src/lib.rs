@@ -15,6 +15,8 @@ pub mod verify;
 
 pub mod labels;
 
+pub mod parts;
+
 pub mod boxes;
 
 pub mod picture;

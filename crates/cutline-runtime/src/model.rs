@@ -23,7 +23,7 @@ use cutline_core::{
     group::{Grouping, group},
     hex::hex,
     onnx::{self, ImportError, ImportOptions, proto::ModelProto},
-    split::{Piece, external_tensors},
+    split::{CUT_ENCODING, Piece, external_tensors},
     units,
 };
 use sha2::{Digest, Sha256};
@@ -215,14 +215,29 @@ impl Stamp {
     }
 }
 
-/// Names of what a model file reads and answers, in its order, weights excluded.
-pub fn signature(path: &Path) -> Result<(Vec<String>, Vec<String>), ModelError> {
+/// What a model file says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Names of what it reads, in its order, weights excluded.
+    pub inputs: Vec<String>,
+    /// Names of what it answers, in its order.
+    pub outputs: Vec<String>,
+    /// How the values that it sends on to another part are encoded, where they are.
+    pub cut_encoding: Option<String>,
+}
+
+/// What a model file reads and answers.
+pub fn signature(path: &Path) -> Result<Signature, ModelError> {
     let (bytes, ..) = map(path)?;
-    let graph = decode(path, &bytes)?.graph.unwrap_or_default();
+    let model = decode(path, &bytes)?;
+    let encoded = model.metadata_props.iter().find(|entry| entry.key() == CUT_ENCODING);
+    let cut_encoding = encoded.map(|entry| entry.value().to_owned());
+    let graph = model.graph.unwrap_or_default();
     let stored = |name: &str| graph.initializer.iter().any(|tensor| tensor.name() == name);
     let names = graph.input.iter().map(|info| info.name().to_owned());
     let inputs = names.filter(|name| !stored(name)).collect();
-    Ok((inputs, graph.output.iter().map(|info| info.name().to_owned()).collect()))
+    let outputs = graph.output.iter().map(|info| info.name().to_owned()).collect();
+    Ok(Signature { inputs, outputs, cut_encoding })
 }
 
 fn decode(path: &Path, bytes: &Bytes) -> Result<ModelProto, ModelError> {
@@ -393,7 +408,8 @@ mod tests {
         let names = |ids: &[_]| -> Vec<String> {
             ids.iter().map(|&id| model.graph.value(id).name.clone()).collect()
         };
-        let expected = (names(model.graph.inputs()), names(model.graph.outputs()));
+        let (inputs, outputs) = (names(model.graph.inputs()), names(model.graph.outputs()));
+        let expected = Signature { inputs, outputs, cut_encoding: None };
         assert_eq!(signature(&path).unwrap(), expected);
     }
 

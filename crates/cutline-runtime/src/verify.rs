@@ -7,7 +7,7 @@ mod npy;
 mod random;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -23,6 +23,7 @@ pub use random::random_inputs;
 
 use crate::{
     engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
+    model::Signature,
     tensor::{Tensor, number},
 };
 
@@ -115,6 +116,8 @@ pub struct Part {
     pub inputs: Vec<String>,
     /// Values that it answers.
     pub outputs: Vec<String>,
+    /// How the values that it sends on are encoded, where they are; then parts and whole differ.
+    pub cut_encoding: Option<String>,
     /// The loaded model.
     pub session: Box<dyn Session>,
 }
@@ -167,6 +170,19 @@ pub fn run_parts(
     graph: &Graph,
     inputs: &BTreeMap<String, Tensor>,
 ) -> Result<Vec<(String, Tensor)>, VerifyError> {
+    let known = run_values(parts, inputs)?;
+    let output = |name: String| match known.get(&name) {
+        Some(tensor) => Ok((name, tensor.clone())),
+        None => Err(VerifyError::Missing { name }),
+    };
+    network_outputs(graph).into_iter().map(output).collect()
+}
+
+/// Runs the parts one after another: all that they are given and make, by name.
+pub fn run_values(
+    parts: &mut [Part],
+    inputs: &BTreeMap<String, Tensor>,
+) -> Result<BTreeMap<String, Tensor>, VerifyError> {
     let mut known = inputs.clone();
     for part in parts {
         let mut given = Vec::new();
@@ -181,11 +197,7 @@ pub fn run_parts(
         let tensors = part.session.run(&given, &asked).map_err(failed)?;
         known.extend(part.outputs.iter().cloned().zip(tensors));
     }
-    let output = |name: String| match known.get(&name) {
-        Some(tensor) => Ok((name, tensor.clone())),
-        None => Err(VerifyError::Missing { name }),
-    };
-    network_outputs(graph).into_iter().map(output).collect()
+    Ok(known)
 }
 
 /// Loads the parts in a folder of packages, in their order.
@@ -198,6 +210,15 @@ pub fn load_parts(
         .iter()
         .map(|(name, path)| load_part(engine, options, name, path))
         .collect()
+}
+
+/// How values travel at the cuts between the parts in a folder, where not as they are; each once.
+pub fn cut_encodings(folder: &Path) -> Result<Vec<String>, VerifyError> {
+    let mut encodings = BTreeSet::new();
+    for (_, package) in package_folders(folder)? {
+        encodings.extend(signature(&package)?.1.cut_encoding);
+    }
+    Ok(encodings.into_iter().collect())
 }
 
 /// Compares two results of the same output.
@@ -314,12 +335,18 @@ fn load_part(
     name: &str,
     folder: &Path,
 ) -> Result<Part, VerifyError> {
-    let path = folder.join("1").join(crate::files::MODEL_FILE);
-    let (inputs, outputs) = crate::model::signature(&path)
-        .map_err(|error| VerifyError::Part { path: path.clone(), reason: error.to_string() })?;
+    let (path, Signature { inputs, outputs, cut_encoding }) = signature(folder)?;
     let failed = |source| VerifyError::Engine { model: format!("part `{name}`"), source };
     let session = engine.load(&ModelSource::File(path), options).map_err(failed)?;
-    Ok(Part { name: name.to_owned(), inputs, outputs, session })
+    Ok(Part { name: name.to_owned(), inputs, outputs, cut_encoding, session })
+}
+
+/// The model file of a package, and what it says about itself.
+fn signature(package: &Path) -> Result<(PathBuf, Signature), VerifyError> {
+    let path = package.join("1").join(crate::files::MODEL_FILE);
+    let signature = crate::model::signature(&path)
+        .map_err(|error| VerifyError::Part { path: path.clone(), reason: error.to_string() })?;
+    Ok((path, signature))
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ fn split_and_verify(model: &Model, stage_of: &[Option<u32>]) -> Vec<OutputDiff> 
     let folder = dir.path().join("parts");
     let count = stage_of.iter().flatten().max().map_or(1, |&last| last as usize + 1);
     let parts = split(&model.proto, &model.graph, stage_of, &labels(count)).unwrap();
-    let packages = packages(&model.graph, &parts).unwrap();
+    let packages = packages(&parts).unwrap();
     write_package(&folder, b"{}", &packages, model).unwrap();
     let engine = engine::open("rten").unwrap();
     let inputs = verify::random_inputs(&model.graph, 1).unwrap();
@@ -126,7 +126,7 @@ fn external_weights_reach_the_parts() {
     let stage_of = stages_of_cut(&model.graph, &model.grouping, &cuts[cuts.len() / 2]);
     let parts = split(&model.proto, &model.graph, &stage_of, &labels(2)).unwrap();
     let folder = dir.path().join("parts");
-    write_package(&folder, b"{}", &packages(&model.graph, &parts).unwrap(), &model).unwrap();
+    write_package(&folder, b"{}", &packages(&parts).unwrap(), &model).unwrap();
     let inputs: BTreeMap<String, Tensor> = verify::random_inputs(&model.graph, 1).unwrap();
     let whole = (&ModelSource::File(inside), &reference.graph);
     for diff in verify::verify(engine.as_ref(), ONE_THREAD, whole, &folder, &inputs).unwrap() {
@@ -167,7 +167,7 @@ fn parts_of_another_network_are_found_out() {
     let stage_of: Vec<_> = first.graph.layers().iter().map(|_| Some(0)).collect();
     let parts = split(&first.proto, &first.graph, &stage_of, &labels(1)).unwrap();
     let folder = dir.path().join("parts");
-    write_package(&folder, b"{}", &packages(&first.graph, &parts).unwrap(), dir.path()).unwrap();
+    write_package(&folder, b"{}", &packages(&parts).unwrap(), dir.path()).unwrap();
     let engine = engine::open("rten").unwrap();
     let inputs = verify::random_inputs(&first.graph, 1).unwrap();
     let relative = |model: &Model| {

@@ -164,30 +164,29 @@ impl InputArgs {
                 ),
             };
             let path = Path::new(file);
-            let context = || format!("cannot use input `{}`", path.display());
-            let tensor = if is_tensor_file(path) {
-                read_npy(path).with_context(context)?
-            } else {
-                let file = fs::read(path).with_context(context)?;
-                picture_tensor(&file, &spec()?, encoding).with_context(context)?
-            };
+            let tensor = tensor_of(path, spec, encoding)
+                .with_context(|| format!("cannot use input `{}`", path.display()))?;
             tensors.insert(name.to_owned(), tensor);
         }
         Ok(tensors)
     }
 }
 
-fn is_tensor_file(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "npy")
+/// The tensor of a file: itself (.npy), or that of a picture that has been sent in an encoding.
+pub(crate) fn tensor_of(
+    path: &Path,
+    spec: impl FnOnce() -> anyhow::Result<PictureSpec>,
+    encoding: InputEncoding,
+) -> anyhow::Result<Tensor> {
+    if is_tensor_file(path) {
+        return Ok(read_npy(path)?);
+    }
+    let (file, spec) = (fs::read(path)?, spec()?);
+    Ok(picture::finish(&picture::prepare(&file, &spec, encoding)?, &spec)?)
 }
 
-/// The tensor of a picture that has been sent in an encoding.
-fn picture_tensor(
-    file: &[u8],
-    spec: &PictureSpec,
-    encoding: InputEncoding,
-) -> Result<Tensor, picture::PictureError> {
-    picture::finish(&picture::prepare(file, spec, encoding)?, spec)
+pub(crate) fn is_tensor_file(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "npy")
 }
 
 /// The file's own name, for people.

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod agree;
 mod commands;
 pub mod fleet;
 mod frames;
+mod gallery;
 mod inputs;
 mod output;
 mod planning;

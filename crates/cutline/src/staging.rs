@@ -7,12 +7,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use cutline_core::{
-    cost::TENSOR,
     graph::{Graph, ValueId},
     hex::hex,
     plan::{Plan, PlannedChoice, PlannedStage},
     platform::{DeviceId, Platform},
-    split::{self, Piece, StageLabel, SubModel},
+    split::{self, Piece, Port, StageLabel, SubModel},
 };
 use cutline_runtime::{
     files,
@@ -31,12 +30,6 @@ pub struct Staged {
 
 /// Splits the model as `choice` says and derives what every agent is told.
 pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Result<Staged> {
-    if let Some(stage) = choice.stages.iter().find(|stage| stage.cut_encoding != TENSOR) {
-        bail!(
-            "this plan sends the values of its cut as {}; running such plans is not supported yet, plan with --cut-encoding fp32",
-            stage.cut_encoding
-        );
-    }
     if let Some((stage, joiner)) =
         choice.stages.iter().find_map(|stage| Some((stage, stage.joined_by.as_ref()?)))
     {
@@ -48,7 +41,14 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
     let partition = choice.resolve(&model.grouping.dag, &plan.platform)?.partition;
     let devices: Vec<DeviceId> = partition.stages.iter().map(|stage| stage.device).collect();
     let stage_of = stages_of_layers(model, plan, choice)?;
-    let sub_models = split::split(&model.proto, &model.graph, &stage_of, &labels(plan, choice))?;
+    let (labels, codecs) = (labels(plan, choice), choice.codecs()?);
+    let quantised = split::quantised_values(&model.graph, &stage_of, &labels, &codecs)?;
+    if let Some(value) = quantised.iter().find(|value| !codecs.quantizations.contains_key(*value)) {
+        bail!(
+            "the plan sends `{value}` as uint8 but does not say what its bytes stand for; `cutline split MODEL --plan plan.json --calibrate PICTURES -o parts` writes a plan that does, `parts/plan.json`"
+        );
+    }
+    let sub_models = split::split_encoded(&model.proto, &model.graph, &stage_of, &labels, &codecs)?;
 
     let folder = tempfile::tempdir().context("cannot make a folder for the parts")?;
     let mut parts = Vec::new();
@@ -64,8 +64,8 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
             files,
             engine: (!stage.engine.is_empty()).then(|| stage.engine.clone()),
             threads: (stage.threads > 0).then_some(stage.threads),
-            inputs: specs(&model.graph, &sub_model.inputs)?,
-            outputs: specs(&model.graph, &sub_model.outputs)?,
+            inputs: port_specs(&sub_model.inputs)?,
+            outputs: port_specs(&sub_model.outputs)?,
             memory: memory(choice, &stage.device, sub_model),
         };
         parts.push(part(&plan.platform, device, from, Some(model)));
@@ -124,13 +124,18 @@ fn part(
 }
 
 fn specs(graph: &Graph, ids: &[ValueId]) -> anyhow::Result<Vec<TensorSpec>> {
-    let spec = |&id: &ValueId| {
-        let value = graph.value(id);
+    let ports: Vec<Port> = ids.iter().map(|&id| Port::plain(graph, id)).collect();
+    port_specs(&ports)
+}
+
+/// What travels, as agents are told of it.
+fn port_specs(ports: &[Port]) -> anyhow::Result<Vec<TensorSpec>> {
+    let spec = |port: &Port| {
         let dtype =
-            value.dtype.with_context(|| format!("the type of `{}` is unknown", value.name))?;
-        Ok(TensorSpec { name: value.name.clone(), dtype, shape: value.shape.clone() })
+            port.dtype.with_context(|| format!("the type of `{}` is unknown", port.name))?;
+        Ok(TensorSpec { name: port.name.clone(), dtype, shape: port.shape.clone() })
     };
-    ids.iter().map(spec).collect()
+    ports.iter().map(spec).collect()
 }
 
 fn picture(

@@ -102,6 +102,11 @@ fn the_id_is_the_decision_and_nothing_else() {
     let mut other = best.clone();
     other.stages[0].cut_encoding = "fp16".into();
     assert_ne!(id(&other), best.id);
+    let range = crate::codec::Range { least: 0.0, largest: 1.0 };
+    let of_z = [("z".to_owned(), crate::codec::Quantization::of(range))];
+    let mut quantised = best.clone();
+    quantised.quantise(of_z.into(), &plan.model, None);
+    assert_ne!(quantised.id, best.id, "another scale gives other answers");
 }
 
 #[test]
@@ -111,13 +116,22 @@ fn a_plan_by_hand_is_read_back_as_any_other() {
     let by_hand = |devices: [&str; 2]| {
         let map = ["z", "a"].iter().zip(devices).map(|(l, d)| (l.to_string(), d.to_string()));
         let map = LayerMap(map.collect());
-        Plan::by_hand(model.clone(), &dag, &platform, map, None, "because".into())
+        Plan::by_hand(
+            model.clone(),
+            &dag,
+            &platform,
+            (map, CutEncoding::Fp16),
+            None,
+            "because".into(),
+        )
     };
     let split = by_hand(["pi", "cloud"]).unwrap();
     let read = Plan::open(&serde_json::to_string(&split).unwrap(), &dag, "aa").unwrap();
     assert_eq!(read, split);
     let choice = read.best_split.unwrap();
     assert_eq!((choice.stages.len(), choice.predicted, choice.proof), (2, None, None));
+    let stages = choice.codecs().unwrap().stages;
+    assert_eq!(stages, [CutEncoding::Fp16, CutEncoding::Fp32], "the last sends nothing on");
     assert_eq!(by_hand(["cloud", "cloud"]).unwrap().best_split, None, "one device is no split");
     assert!(by_hand(["pi", "moon"]).unwrap_err().to_string().contains("device `moon`"));
 }

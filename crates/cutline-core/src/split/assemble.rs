@@ -4,7 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::{SplitError, StageLabel, SubModel, encode, rest::model_rest, stages::Stage};
+use super::{
+    CUT_ENCODING, Port, SplitError, StageLabel, SubModel,
+    borders::{Border, opset},
+    encode,
+    rest::model_rest,
+    stages::Stage,
+};
 use crate::{
     graph::{Graph, Layer, Value, ValueId},
     onnx::proto::{
@@ -65,22 +71,25 @@ impl<'a> Source<'a> {
     /// Makes the model of part `index` of `count`.
     pub(super) fn sub_model(
         &self,
-        index: usize,
-        count: usize,
+        [index, count]: [usize; 2],
         stage: &Stage,
+        border: Border,
         label: &StageLabel,
     ) -> Result<SubModel, SplitError> {
-        let inputs: Vec<ValueId> = stage.inputs.iter().copied().collect();
+        let opset = opset(self.model);
         let mut file = GraphProto {
             name: Some(self.graph_name(label)),
             doc_string: self.file.doc_string.clone(),
-            input: inputs.iter().map(|&id| self.value_info(id)).collect(),
-            output: stage.outputs.iter().map(|&id| self.value_info(id)).collect(),
+            input: border.inputs.iter().map(|port| self.port_info(port)).collect(),
+            output: border.outputs.iter().map(|port| self.port_info(port)).collect(),
             metadata_props: self.file.metadata_props.clone(),
             ..GraphProto::default()
         };
         self.add_weights(&mut file, stage)?;
+        file.initializer.extend(border.scales(opset));
+        file.node.extend(border.decoders(opset));
         self.add_layers(&mut file, stage)?;
+        file.node.extend(border.encoders(opset));
         if self.model.ir_version() < IR_WITH_PRIVATE_INITIALIZERS {
             let listed: Vec<ValueInfoProto> = file.initializer.iter().map(tensor_info).collect();
             file.input.extend(listed);
@@ -88,14 +97,15 @@ impl<'a> Source<'a> {
         file.quantization_annotation = self.annotations(&file);
         let model = ModelProto {
             graph: Some(file),
-            metadata_props: metadata(self.model, index, count, label),
+            metadata_props: metadata(self.model, [index, count], &border, label),
             training_info: Vec::new(),
             ..model_rest(self.model)
         };
         Ok(SubModel {
             name: label.name.clone(),
-            inputs,
-            outputs: stage.outputs.clone(),
+            cut_encoding: border.encoding(),
+            inputs: border.inputs,
+            outputs: border.outputs,
             layers: stage.layers.iter().copied().collect(),
             model,
         })
@@ -147,6 +157,20 @@ impl<'a> Source<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Declares a value in the form in which it travels.
+    fn port_info(&self, port: &Port) -> ValueInfoProto {
+        match (port.dtype, &port.shape) {
+            (Some(dtype), Some(shape)) if port.name != self.graph.value(port.value).name => {
+                ValueInfoProto {
+                    name: Some(port.name.clone()),
+                    r#type: Some(tensor_type(dtype, shape)),
+                    ..ValueInfoProto::default()
+                }
+            }
+            _ => self.value_info(port.value),
+        }
     }
 
     /// Declares a value with the shape that the graph knows, else as the file declares it.
@@ -260,8 +284,8 @@ fn dimension_of(size: i64) -> Dimension {
 /// The metadata of the whole, and what Cutline says about the part.
 fn metadata(
     model: &ModelProto,
-    index: usize,
-    count: usize,
+    [index, count]: [usize; 2],
+    border: &Border,
     label: &StageLabel,
 ) -> Vec<StringStringEntryProto> {
     let ours = label.metadata.iter().map(|(key, value)| (prefixed(key), value.clone()));
@@ -269,6 +293,9 @@ fn metadata(
     entries.insert(prefixed("part"), index.to_string());
     entries.insert(prefixed("parts"), count.to_string());
     entries.insert(prefixed("label"), label.name.clone());
+    if let Some(encoding) = border.encoding() {
+        entries.insert(CUT_ENCODING.to_owned(), encoding.name().to_owned());
+    }
     let kept = model.metadata_props.iter().filter(|entry| !entries.contains_key(entry.key()));
     let mut result: Vec<StringStringEntryProto> = kept.cloned().collect();
     result.extend(

@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::*;
+use crate::codec::{Quantization, Range};
 use crate::{
     cut,
     onnx::{
@@ -489,4 +490,155 @@ fn damaged_external_data_is_refused() {
         let error = split(&with(entries), &graph, &[Some(0), Some(0)], &labels).unwrap_err();
         assert_eq!(error, SplitError::ExternalData { tensor: "w".to_owned() }, "{entries:?}");
     }
+}
+
+/// Splits at one value a cut, with an encoding for each part.
+fn split_as(model: &ModelProto, cuts: &[&str], stages: &[CutEncoding]) -> Vec<SubModel> {
+    let graph = import(model);
+    let cuts: Vec<Vec<String>> = cuts.iter().map(|cut| words(cut)).collect();
+    let placed = cut::stages_at(&graph, &cuts).unwrap();
+    let labels: Vec<StageLabel> =
+        (0..=cuts.len()).map(|index| StageLabel::new(format!("p{index}"))).collect();
+    let mut codecs = CutCodecs { stages: stages.to_vec(), ..CutCodecs::default() };
+    let range = Range { least: -1.0, largest: 4.0 };
+    let values = quantised_values(&graph, &placed, &labels, &codecs).unwrap();
+    for value in &values {
+        let bare = split_encoded(model, &graph, &placed, &labels, &codecs).unwrap_err();
+        assert!(matches!(bare, SplitError::NoScale { .. }), "{bare}");
+        codecs.quantizations.insert(value.clone(), Quantization::of(range));
+    }
+    split_encoded(model, &graph, &placed, &labels, &codecs).unwrap()
+}
+
+/// Operators of a part, its own and those at its borders.
+fn operators(part: &SubModel) -> String {
+    let nodes = &part.model.graph.as_ref().unwrap().node;
+    nodes.iter().map(|node| node.op_type()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn encoded_values_cross_under_names_of_their_own() {
+    use CutEncoding::{Fp16, Fp32, Uint8};
+    let skip = ["Relu x -> a", "Tanh a -> b", "Sigmoid b -> c", "Add a c -> d"];
+    let early = ["Relu x -> a", "Tanh a -> b"];
+    /// Nodes, answers, cuts, encodings, then signature and operators of each part.
+    type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], &'a [CutEncoding], &'a [&'a str]);
+    let cases: [Case; 7] = [
+        (&early, &["b"], &["a"], &[Fp32], &["x -> a: Relu", "a -> b: Tanh"]),
+        (&early, &["b"], &["a"], &[Fp16], &["x -> a.fp16: Relu Cast", "a.fp16 -> b: Cast Tanh"]),
+        (
+            &early,
+            &["b"],
+            &["a"],
+            &[Uint8],
+            &["x -> a.uint8: Relu QuantizeLinear", "a.uint8 -> b: DequantizeLinear Tanh"],
+        ),
+        // An answer goes back as it is, and on encoded; the last part sends nothing on.
+        (
+            &early,
+            &["a", "b"],
+            &["a"],
+            &[Fp16, Fp16],
+            &["x -> a a.fp16: Relu Cast", "a.fp16 -> b: Cast Tanh"],
+        ),
+        // What is passed on in the encoding in which it came is left alone.
+        (
+            &skip,
+            &["d"],
+            &["a", "a c"],
+            &[Fp16, Fp16],
+            &[
+                "x -> a.fp16: Relu Cast",
+                "a.fp16 -> c.fp16: Cast Tanh Sigmoid Cast",
+                "a.fp16 c.fp16 -> d: Cast Cast Add",
+            ],
+        ),
+        // Every hop has the encoding of its sender.
+        (
+            &skip,
+            &["d"],
+            &["a", "a c"],
+            &[Fp16, Uint8],
+            &[
+                "x -> a.fp16: Relu Cast",
+                "a.fp16 -> a.uint8 c.uint8: Cast Tanh Sigmoid QuantizeLinear QuantizeLinear",
+                "a.uint8 c.uint8 -> d: DequantizeLinear DequantizeLinear Add",
+            ],
+        ),
+        (
+            &skip,
+            &["d"],
+            &["a", "a c"],
+            &[Fp16, Fp32],
+            &[
+                "x -> a.fp16: Relu Cast",
+                "a.fp16 -> a.fp32 c: Cast Tanh Sigmoid Identity",
+                "a.fp32 c -> d: Identity Add",
+            ],
+        ),
+    ];
+    for (nodes, outputs, cuts, encodings, expected) in cases {
+        let parts = split_as(&network(nodes, outputs, vec![]), cuts, encodings);
+        let found: Vec<String> =
+            parts.iter().map(|part| format!("{}: {}", signature(part), operators(part))).collect();
+        assert_eq!(found, expected, "{nodes:?} at {cuts:?} as {encodings:?}");
+    }
+}
+
+#[test]
+fn encoded_values_are_declared_in_their_type_with_their_scales() {
+    let whole = network(&["Relu x -> a", "Tanh a -> b"], &["b"], vec![]);
+    let [first, second] = &split_as(&whole, &["a"], &[CutEncoding::Uint8])[..] else {
+        panic!("two parts")
+    };
+    assert_eq!(first.outputs[0].dtype, Some(DType::U8));
+    assert_eq!(first.outputs, second.inputs);
+    let graphs = [first, second].map(|part| part.model.graph.as_ref().unwrap());
+    assert_eq!(graphs[0].output, graphs[1].input);
+    assert_eq!(graphs[0].initializer, graphs[1].initializer);
+    assert_eq!(weight_names(first), ["a.uint8.scale", "a.uint8.zero_point"]);
+    let metadata = |part: &SubModel| {
+        let entry = part.model.metadata_props.iter().find(|entry| entry.key() == CUT_ENCODING);
+        entry.map(|entry| entry.value().to_owned())
+    };
+    assert_eq!([first, second].map(metadata), [Some("uint8".to_owned()), None]);
+    // Whoever reads the part finds types and shapes in it.
+    assert_eq!(
+        import(&second.model).value(import(&second.model).inputs()[0]).dtype,
+        Some(DType::U8)
+    );
+}
+
+#[test]
+fn names_of_encoded_values_meet_no_other() {
+    let nodes = ["Relu x -> a", "Tanh a -> a.fp16", "Sigmoid a.fp16 -> c"];
+    let parts = split_as(&network(&nodes, &["c"], vec![]), &["a"], &[CutEncoding::Fp16]);
+    assert_eq!(signature(&parts[0]), "x -> a.fp16_");
+    assert_eq!(signature(&parts[1]), "a.fp16_ -> c");
+}
+
+#[test]
+fn only_floats_are_encoded() {
+    let mut whole = network(&["Relu x -> a", "Mul a a -> b"], &["b"], vec![]);
+    let graph = whole.graph.as_mut().unwrap();
+    for info in graph.input.iter_mut().chain(&mut graph.output) {
+        let Some(type_proto::Value::TensorType(tensor)) = &mut info.r#type.as_mut().unwrap().value
+        else {
+            panic!("a tensor")
+        };
+        tensor.elem_type = Some(DType::I32.onnx());
+    }
+    let parts = split_as(&whole, &["a"], &[CutEncoding::Uint8]);
+    assert_eq!(signature(&parts[0]), "x -> a");
+}
+
+#[test]
+fn old_operators_quantise_by_their_own_arithmetic() {
+    let mut whole = network(&["Relu x -> a", "Tanh a -> b"], &["b"], vec![]);
+    whole.opset_import[0].version = Some(9);
+    let parts = split_as(&whole, &["a"], &[CutEncoding::Uint8]);
+    assert_eq!(operators(&parts[0]), "Relu Div Add Clip Cast");
+    assert_eq!(operators(&parts[1]), "Cast Sub Mul Tanh");
+    let scales = ["a.uint8.scale", "a.uint8.zero_point", "a.uint8.offset"];
+    assert_eq!(parts.iter().map(weight_names).collect::<Vec<_>>(), [scales, scales]);
 }

@@ -1,11 +1,10 @@
 //! Parts of the network, loaded and fed.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
 use cutline_core::{
     cut::{Cut, stages_of_cut},
-    split::{Piece, StageLabel, SubModel, split as split_model},
+    split::{StageLabel, SubModel, split as split_model},
     units::Nanos,
 };
 
@@ -15,9 +14,9 @@ use super::{
 };
 use crate::{
     engine::{Engine, EngineError, LoadOptions, ModelSource},
-    files,
     model::Model,
     pace::Slowdown,
+    parts::source,
     stage::StageSession,
     stats,
     tensor::Tensor,
@@ -77,48 +76,28 @@ pub(super) fn load(
     known: &BTreeMap<String, Tensor>,
 ) -> Result<Ready, ProfileError> {
     let mut random = Random::new(job.seed);
-    let name = |&id| model.graph.value(id).name.clone();
     let mut feeds = Vec::new();
-    for &id in &part.inputs {
-        let value = model.graph.value(id);
-        let tensor = match known.get(&value.name) {
+    for port in &part.inputs {
+        let value = model.graph.value(port.value);
+        let tensor = match known.get(&port.name) {
             Some(tensor) => tensor.clone(),
             None => made_up(value, &mut random)?,
         };
-        feeds.push((value.name.clone(), tensor));
+        feeds.push((port.name.clone(), tensor));
     }
-    let outputs = part.outputs.iter().map(name).collect();
+    let outputs = part.outputs.iter().map(|port| port.name.clone()).collect();
     let session = load_session(model, engine, job.threads, part)?;
     Ok(Ready { session, feeds, outputs })
 }
 
-/// Loads from memory where all weights are in the file; from a temporary folder where they are not,
-/// because only a file can refer to others.
 fn load_session(
     model: &Model,
     engine: &dyn Engine,
     threads: usize,
     part: &SubModel,
 ) -> Result<StageSession, ProfileError> {
-    let sub_files = part.files();
-    if sub_files.data.is_none()
-        && let Some(bytes) = joined(&sub_files.model)
-    {
-        return Ok(stage(engine, &ModelSource::Memory(bytes), threads)?);
-    }
-    let folder = tempfile::tempdir().map_err(ProfileError::Write)?;
-    let write = |path: &Path, pieces: &[Piece]| {
-        files::write_atomic(path, pieces, model.folder())
-            .map_err(|error| ProfileError::Write(io::Error::other(error)))
-    };
-    let path = folder.path().join(files::MODEL_FILE);
-    write(&path, &sub_files.model)?;
-    if let Some(pieces) = &sub_files.data {
-        write(&folder.path().join(cutline_core::split::DATA_FILE), pieces)?;
-    }
-    let session = stage(engine, &ModelSource::File(path), threads)?;
-    fs::remove_dir_all(folder.path()).map_err(ProfileError::Write)?;
-    Ok(session)
+    let (source, _folder) = source(part, model.folder()).map_err(ProfileError::Write)?;
+    Ok(stage(engine, &source, threads)?)
 }
 
 /// A part as an agent serves it, but at the machine's own pace.
@@ -128,16 +107,4 @@ fn stage(
     threads: usize,
 ) -> Result<StageSession, EngineError> {
     StageSession::load(engine, source, LoadOptions { threads }, Slowdown::NONE)
-}
-
-/// The pieces in one buffer; `None` if one of them is in another file.
-fn joined(pieces: &[Piece]) -> Option<Bytes> {
-    let mut all = BytesMut::new();
-    for piece in pieces {
-        match piece {
-            Piece::Inline(bytes) => all.extend_from_slice(bytes),
-            Piece::External { .. } => return None,
-        }
-    }
-    Some(all.freeze())
 }

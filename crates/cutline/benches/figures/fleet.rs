@@ -11,6 +11,7 @@ use cutline::{
     staging::{self, Staged},
 };
 use cutline_core::{
+    codec::CutEncoding,
     cut::Cut,
     partition::Mapping,
     plan::{LayerMap, ModelRef, Plan, PlannedChoice},
@@ -150,7 +151,7 @@ pub(crate) fn stage(
     });
     let name = ModelRef { name: "bench".to_owned(), sha256: model.sha256()?.to_owned() };
     let map = LayerMap(layers.collect());
-    let choice = PlannedChoice::manual(dag, platform, map, &name, None)?;
+    let choice = PlannedChoice::manual(dag, platform, (map, CutEncoding::Fp32), &name, None)?;
     let plan = Plan {
         version: 1,
         model: name,

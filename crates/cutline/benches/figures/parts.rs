@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use cutline_core::{
     cut::{Cut, stages_of_cut},
-    graph::ValueId,
-    split::{Piece, StageLabel, split},
+    split::{Piece, Port, StageLabel, split},
 };
 use cutline_runtime::{
     engine::{self, Engine, LoadOptions, ModelSource, SharedEngine},
@@ -28,9 +27,8 @@ pub(crate) fn engines() -> anyhow::Result<Vec<SharedEngine>> {
 pub(crate) fn load(model: &Model, cut: &Cut, engine: &dyn Engine) -> anyhow::Result<Vec<Part>> {
     let stages = stages_of_cut(&model.graph, &model.grouping, cut);
     let labels = [StageLabel::new("first"), StageLabel::new("second")];
-    let names = |ids: &[ValueId]| -> Vec<String> {
-        ids.iter().map(|&id| model.graph.value(id).name.clone()).collect()
-    };
+    let names =
+        |ports: &[Port]| -> Vec<String> { ports.iter().map(|port| port.name.clone()).collect() };
     split(&model.proto, &model.graph, &stages, &labels)?
         .into_iter()
         .map(|sub_model| {
@@ -45,6 +43,7 @@ pub(crate) fn load(model: &Model, cut: &Cut, engine: &dyn Engine) -> anyhow::Res
             Ok(Part {
                 inputs: names(&sub_model.inputs),
                 outputs: names(&sub_model.outputs),
+                cut_encoding: None,
                 name: sub_model.name,
                 session,
             })

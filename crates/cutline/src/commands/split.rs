@@ -10,27 +10,31 @@ use std::{
 use anyhow::{Context, bail};
 use cutline_core::{
     autodice::{self, MappingFile},
-    cut,
-    graph::ValueId,
-    package, partition,
+    codec::{CutCodecs, CutEncoding, Quantizations},
+    cut, package, partition,
     plan::{LayerMap, ModelRef, Plan},
     platform::Platform,
-    split::{self, StageLabel, SubModel},
+    split::{self, Port, StageLabel, SubModel},
     units::Bytes,
 };
-use cutline_runtime::{files, model::Model};
+use cutline_runtime::{
+    engine::{self, LoadOptions},
+    files,
+    model::Model,
+};
 use serde::Serialize;
 
 use crate::{
+    gallery::{Cuts, Gallery},
     inputs::{ModelArgs, PictureArgs, file_name},
     output::{Output, table},
-    planning, staging,
+    planning, process, staging,
 };
 
 /// Write the parts of a network as ONNX files in a Triton model repository.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --at a --platform platform.toml -o parts    # and a plan that `run` takes\n  cutline split net.onnx --plan plan.json -o parts\n  cutline split net.onnx --mapping autodice.json -o parts"
+    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --at a --platform platform.toml -o parts    # and a plan that `run` takes\n  cutline split net.onnx --at a --codec fp16 -o parts    # what crosses travels as half floats\n  cutline split net.onnx --at a --codec uint8 --calibrate photos/ -o parts\n  cutline split net.onnx --plan plan.json -o parts\n  cutline split net.onnx --mapping autodice.json -o parts"
 )]
 #[command(group(clap::ArgGroup::new("where").required(true).args(["plan", "at", "mapping"])))]
 pub(crate) struct Args {
@@ -54,6 +58,16 @@ pub(crate) struct Args {
     /// With --mapping: the hosts that it may use, a platform file of AutoDiCE.
     #[arg(long, value_name = "FILE", requires = "mapping")]
     autodice_platform: Option<PathBuf>,
+    /// How the fp32 values at the cuts travel: fp32, fp16, or uint8, which needs --calibrate
+    /// [default: with --plan as it says, else fp32].
+    #[arg(long, value_name = "CODEC", conflicts_with = "plan")]
+    codec: Option<CutEncoding>,
+    /// Pictures (or .npy tensors) whose values give the range of what travels as uint8.
+    #[arg(long, value_name = "DIR")]
+    calibrate: Option<PathBuf>,
+    /// With --calibrate: the engine that runs the network on them.
+    #[arg(long, default_value = "rten", requires = "calibrate")]
+    engine: String,
     /// With --plan: the best plan that uses both devices, even where not splitting is better.
     #[arg(long, requires = "plan")]
     best_split: bool,
@@ -86,7 +100,17 @@ struct ManualSplit<'a> {
     cuts: Vec<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mapping: Option<LayerMap>,
+    #[serde(flatten)]
+    travel: Travel,
     parts: &'a [PartRow],
+}
+
+/// How the values at the cuts travel.
+#[derive(Serialize)]
+struct Travel {
+    cut_encoding: CutEncoding,
+    #[serde(skip_serializing_if = "Quantizations::is_empty")]
+    quantizations: Quantizations,
 }
 
 #[derive(Serialize)]
@@ -96,31 +120,41 @@ struct ModelName<'a> {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
-    if args.picture.preprocess.is_some() && args.platform.is_none() {
-        bail!("--preprocess becomes part of a plan; it goes with --platform");
+    if args.picture.preprocess.is_some() && args.platform.is_none() && args.calibrate.is_none() {
+        bail!("--preprocess says how pictures are read; it goes with --platform or --calibrate");
     }
     let model = args.model.open()?;
-    let Placement { stage_of, labels, plan } = match (&args.plan, &args.mapping, &args.platform) {
-        (Some(path), ..) => planned(&model, planning::read_plan(path, &model)?, args.best_split)?,
-        (None, Some(path), _) => mapped(&model, path, args.autodice_platform.as_deref())?,
-        (None, None, Some(platform)) => {
-            let plan = plan_by_hand(&model, &args, &planning::read_platform(platform)?)?;
-            planned(&model, plan, false)?
-        }
-        (None, None, None) => manual(&model, &args.at)?,
-    };
-    let parts = split::split(&model.proto, &model.graph, &stage_of, &labels)?;
-    let rows = part_rows(&model, &parts);
-    let packages = package::packages(&model.graph, &parts)?;
+    let Placement { stage_of, labels, mut codecs, decision } =
+        match (&args.plan, &args.mapping, &args.platform) {
+            (Some(path), ..) => {
+                planned(&model, planning::read_plan(path, &model)?, args.best_split)?
+            }
+            (None, Some(path), _) => mapped(&model, path, &args)?,
+            (None, None, Some(platform)) => {
+                let plan = plan_by_hand(&model, &args, &planning::read_platform(platform)?)?;
+                planned(&model, plan, false)?
+            }
+            (None, None, None) => manual(&model, &args)?,
+        };
+    let cuts = Cuts { model: &model, stage_of: &stage_of, labels: &labels };
+    codecs.quantizations = quantizations(&args, &cuts, &codecs, &decision, output)?;
+    let parts = split::split_encoded(&model.proto, &model.graph, &stage_of, &labels, &codecs)?;
+    let rows = part_rows(&parts);
+    let packages = package::packages(&parts)?;
     let assembly = thread::scope(|scope| {
         // The plan names the model by its hash, which takes as long as writing the parts.
         scope.spawn(|| model.sha256());
         files::assemble(&args.output, &packages, &model)
     })?;
-    let plan = match plan {
-        Decision::Plan(plan) => plan,
-        Decision::Cuts(cuts) => manual_plan(&model, cuts, None, &rows)?,
-        Decision::Mapping(mapping) => manual_plan(&model, Vec::new(), Some(mapping), &rows)?,
+    let encoding = args.codec.unwrap_or_default();
+    let travel = Travel { cut_encoding: encoding, quantizations: codecs.quantizations.clone() };
+    let plan = match decision {
+        Decision::Plan(plan) => {
+            let plan = quantised(*plan, args.best_split, &codecs)?;
+            serde_json::to_vec_pretty(&plan)?
+        }
+        Decision::Cuts(cuts) => manual_plan(&model, (cuts, None), travel, &rows)?,
+        Decision::Mapping(map) => manual_plan(&model, (Vec::new(), Some(map)), travel, &rows)?,
     };
     model.check_unchanged()?;
     assembly.finish(&plan)?;
@@ -147,11 +181,13 @@ struct Placement {
     /// By layer; `None`: wherever it is needed.
     stage_of: Vec<Option<u32>>,
     labels: Vec<StageLabel>,
-    plan: Decision,
+    /// How what each part sends on travels.
+    codecs: CutCodecs,
+    decision: Decision,
 }
 
 enum Decision {
-    Plan(Vec<u8>),
+    Plan(Box<Plan>),
     Cuts(Vec<Vec<String>>),
     Mapping(LayerMap),
 }
@@ -160,7 +196,45 @@ fn planned(model: &Model, plan: Plan, best_split: bool) -> anyhow::Result<Placem
     let choice = planning::choice(&plan, best_split)?;
     let stage_of = staging::stages_of_layers(model, &plan, choice)?;
     let labels = staging::labels(&plan, choice);
-    Ok(Placement { stage_of, labels, plan: Decision::Plan(serde_json::to_vec_pretty(&plan)?) })
+    let codecs = choice.codecs()?;
+    Ok(Placement { stage_of, labels, codecs, decision: Decision::Plan(Box::new(plan)) })
+}
+
+/// The same encoding for every cut.
+fn same_codec(args: &Args, stages: usize) -> CutCodecs {
+    let encoding = args.codec.unwrap_or_default();
+    CutCodecs { stages: vec![encoding; stages], ..CutCodecs::default() }
+}
+
+/// Scales of what travels as bytes: from the pictures, or from the plan.
+fn quantizations(
+    args: &Args,
+    cuts: &Cuts,
+    codecs: &CutCodecs,
+    decision: &Decision,
+    output: &Output,
+) -> anyhow::Result<Quantizations> {
+    let planned = match decision {
+        Decision::Plan(plan) => plan.picture.as_ref(),
+        Decision::Cuts(_) | Decision::Mapping(_) => None,
+    };
+    let gallery = match &args.calibrate {
+        Some(folder) => Some(Gallery::open(folder, &cuts.model.graph, planned, &args.picture)?),
+        None => None,
+    };
+    let options = LoadOptions { threads: process::cores() };
+    let engine = engine::open(&args.engine)?;
+    cuts.quantizations(codecs, gallery.as_ref(), (engine.as_ref(), options), output)
+}
+
+/// The plan with what was calibrated: what is run from it are the very parts written here.
+fn quantised(mut plan: Plan, best_split: bool, codecs: &CutCodecs) -> anyhow::Result<Plan> {
+    let id = planning::choice(&plan, best_split)?.id.clone();
+    let Plan { model, picture, best, best_split, .. } = &mut plan;
+    for choice in best.iter_mut().chain(best_split).filter(|choice| choice.id == id) {
+        choice.quantise(codecs.quantizations.clone(), model, picture.as_ref());
+    }
+    Ok(plan)
 }
 
 /// The first part on the first device of the platform, the next on the next.
@@ -183,23 +257,25 @@ fn plan_by_hand(model: &Model, args: &Args, platform: &Platform) -> anyhow::Resu
     let name = ModelRef { name: file_name(&model.path), sha256: model.sha256()?.to_owned() };
     let reason = format!("cut by hand at {}; compared with nothing", args.at.join(" and "));
     let (dag, mapping) = (&model.grouping.dag, LayerMap(mapping.collect()));
+    let mapping = (mapping, args.codec.unwrap_or_default());
     Plan::by_hand(name, dag, platform, mapping, picture, reason).context(
         "these parts cannot be a plan; `cutline inspect` lists cuts between what engines run as one",
     )
 }
 
-fn manual(model: &Model, at: &[String]) -> anyhow::Result<Placement> {
-    let cuts = cuts_of(at);
+fn manual(model: &Model, args: &Args) -> anyhow::Result<Placement> {
+    let cuts = cuts_of(&args.at);
     let stage_of = cut::stages_at(&model.graph, &cuts)?;
     let labels = (0..=cuts.len()).map(|_| StageLabel::new("part")).collect();
-    Ok(Placement { stage_of, labels, plan: Decision::Cuts(cuts) })
+    let codecs = same_codec(args, cuts.len() + 1);
+    Ok(Placement { stage_of, labels, codecs, decision: Decision::Cuts(cuts) })
 }
 
 /// Stages of a mapping file: one for each resource, or several for one that is visited again.
-fn mapped(model: &Model, path: &Path, hosts: Option<&Path>) -> anyhow::Result<Placement> {
+fn mapped(model: &Model, path: &Path, args: &Args) -> anyhow::Result<Placement> {
     let context = || format!("cannot use mapping `{}`", path.display());
     let file = MappingFile::parse(&read(path)?).with_context(context)?;
-    if let Some(hosts) = hosts {
+    if let Some(hosts) = &args.autodice_platform {
         let listed = autodice::parse_hosts(&read(hosts)?)
             .with_context(|| format!("cannot use platform `{}`", hosts.display()))?;
         autodice::check_hosts(&file, &listed).with_context(context)?;
@@ -222,7 +298,8 @@ fn mapped(model: &Model, path: &Path, hosts: Option<&Path>) -> anyhow::Result<Pl
     Ok(Placement {
         stage_of: stage_of.collect(),
         labels: partition.stages.iter().map(|s| StageLabel::new(name(s.device.index()))).collect(),
-        plan: Decision::Mapping(LayerMap(places.collect())),
+        codecs: same_codec(args, partition.stages.len()),
+        decision: Decision::Mapping(LayerMap(places.collect())),
     })
 }
 
@@ -232,13 +309,13 @@ fn read(path: &Path) -> anyhow::Result<String> {
 
 fn manual_plan(
     model: &Model,
-    cuts: Vec<Vec<String>>,
-    mapping: Option<LayerMap>,
+    (cuts, mapping): (Vec<Vec<String>>, Option<LayerMap>),
+    travel: Travel,
     parts: &[PartRow],
 ) -> anyhow::Result<Vec<u8>> {
     let name = file_name(&model.path);
     let model = ModelName { name, sha256: model.sha256()? };
-    let plan = ManualSplit { version: 1, model, cuts, mapping, parts };
+    let plan = ManualSplit { version: 1, model, cuts, mapping, travel, parts };
     Ok(serde_json::to_vec_pretty(&plan)?)
 }
 
@@ -246,9 +323,8 @@ fn cuts_of(at: &[String]) -> Vec<Vec<String>> {
     at.iter().map(|cut| cut.split(',').map(|value| value.trim().to_owned()).collect()).collect()
 }
 
-fn part_rows(model: &Model, parts: &[SubModel]) -> Vec<PartRow> {
-    let names =
-        |ids: &[ValueId]| ids.iter().map(|&id| model.graph.value(id).name.clone()).collect();
+fn part_rows(parts: &[SubModel]) -> Vec<PartRow> {
+    let names = |ports: &[Port]| ports.iter().map(|port| port.name.clone()).collect();
     parts
         .iter()
         .enumerate()

@@ -1,0 +1,155 @@
+//! Sub-models in this process: the ranges of the values between them, and how often they answer as
+//! the whole network does.
+
+use std::{collections::BTreeMap, io, path::Path};
+
+use bytes::{Bytes, BytesMut};
+use cutline_core::{
+    codec::{Quantization, Quantizations, Range},
+    split::{DATA_FILE, Piece, SubModel},
+};
+use tempfile::TempDir;
+use thiserror::Error;
+
+use crate::{
+    engine::{Engine, EngineError, LoadOptions, ModelSource},
+    files,
+    labels::{self, Labels},
+    tensor::Tensor,
+    verify::{Part, VerifyError, run_values},
+};
+
+/// Why parts cannot be run here.
+#[derive(Debug, Error)]
+pub enum PartsError {
+    /// A part could not be written to a temporary file.
+    #[error("cannot write part `{part}` to a temporary file")]
+    Write {
+        /// Its name.
+        part: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine cannot load a part.
+    #[error("part `{part}` does not run")]
+    Load {
+        /// Its name.
+        part: String,
+        /// Cause.
+        #[source]
+        source: EngineError,
+    },
+}
+
+/// A sub-model as the engine takes it: from memory where all its weights are in its file; from a
+/// temporary folder where they are not, because only a file can refer to others. The folder may go
+/// once the engine has loaded it.
+pub fn source(part: &SubModel, folder: &Path) -> io::Result<(ModelSource, Option<TempDir>)> {
+    let sub_files = part.files();
+    if sub_files.data.is_none()
+        && let Some(bytes) = joined(&sub_files.model)
+    {
+        return Ok((ModelSource::Memory(bytes), None));
+    }
+    let own = tempfile::tempdir()?;
+    let write = |path: &Path, pieces: &[Piece]| {
+        files::write_atomic(path, pieces, folder).map_err(io::Error::other)
+    };
+    let path = own.path().join(files::MODEL_FILE);
+    write(&path, &sub_files.model)?;
+    if let Some(pieces) = &sub_files.data {
+        write(&own.path().join(DATA_FILE), pieces)?;
+    }
+    Ok((ModelSource::File(path), Some(own)))
+}
+
+/// The pieces in one buffer; `None` if one of them is in another file.
+fn joined(pieces: &[Piece]) -> Option<Bytes> {
+    let mut all = BytesMut::new();
+    for piece in pieces {
+        match piece {
+            Piece::Inline(bytes) => all.extend_from_slice(bytes),
+            Piece::External { .. } => return None,
+        }
+    }
+    Some(all.freeze())
+}
+
+/// Loads sub-models, in their order; `folder` is the whole model's, which their weights may be in.
+pub fn load(
+    engine: &dyn Engine,
+    options: LoadOptions,
+    sub_models: &[SubModel],
+    folder: &Path,
+) -> Result<Vec<Part>, PartsError> {
+    let load = |sub_model: &SubModel| {
+        let part = || sub_model.name.clone();
+        let (source, _own) = source(sub_model, folder)
+            .map_err(|source| PartsError::Write { part: part(), source })?;
+        let session = engine
+            .load(&source, options)
+            .map_err(|source| PartsError::Load { part: part(), source })?;
+        Ok(Part {
+            name: part(),
+            inputs: sub_model.inputs.iter().map(|port| port.name.clone()).collect(),
+            outputs: sub_model.outputs.iter().map(|port| port.name.clone()).collect(),
+            cut_encoding: sub_model.cut_encoding.map(|encoding| encoding.name().to_owned()),
+            session,
+        })
+    };
+    sub_models.iter().map(load).collect()
+}
+
+/// Least and largest element of values, over the inputs that they were shown.
+#[derive(Clone, Debug, Default)]
+pub struct Ranges(BTreeMap<String, Range>);
+
+impl Ranges {
+    /// Runs parts whose values travel as they are, and notes what these are.
+    pub fn show(
+        &mut self,
+        parts: &mut [Part],
+        inputs: &BTreeMap<String, Tensor>,
+    ) -> Result<(), VerifyError> {
+        for (name, tensor) in run_values(parts, inputs)? {
+            let Some(range) = tensor.as_f32().and_then(|elements| Range::of(&elements)) else {
+                continue;
+            };
+            let known = self.0.entry(name).or_insert(range);
+            *known = known.union(range);
+        }
+        Ok(())
+    }
+
+    /// What the bytes of these values stand for; the first that was not seen as numbers in place of
+    /// that.
+    pub fn quantizations(&self, values: &[String]) -> Result<Quantizations, String> {
+        let quantization = |name: &String| {
+            let range = self.0.get(name).copied().ok_or_else(|| name.clone())?;
+            Ok((name.clone(), Quantization::of(range)))
+        };
+        values.iter().map(quantization).collect()
+    }
+}
+
+/// The best class of the first output that is a list of scores; `None` where no output is one, or
+/// its scores are no numbers.
+pub fn best_class(outputs: &[(String, Tensor)]) -> Option<Best> {
+    let labels = Labels::parse("");
+    let best = |(_, tensor): &(String, Tensor)| {
+        let best = labels::top(tensor, &labels, 1)?.into_iter().next()?;
+        let classes = usize::try_from(tensor.shape().elements()?).ok()?;
+        (!best.score.is_nan()).then_some(Best { class: best.class, classes })
+    };
+    outputs.iter().find_map(best)
+}
+
+/// A network's answer as one class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Best {
+    /// Position in the output.
+    pub class: usize,
+    /// How many classes the output has.
+    pub classes: usize,
+}
