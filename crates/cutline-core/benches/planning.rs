@@ -108,6 +108,7 @@ fn profile(dag: &Dag, speed: u64) -> Profile {
         unsupported: Vec::new(),
         segments: Vec::new(),
         residual_permille: 0,
+        coding: Default::default(),
         prepare: Default::default(),
         engine_bytes: ENGINE,
     }

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    dag::FlowId,
     platform::{Device, DeviceId, Platform, Price, Tier, Workload},
+    profile::{CodecTime, CodingTime},
     units::{Bytes, BytesPerSec, Microwatts, Nanojoules, Nanos, PicojoulesPerByte},
 };
 
@@ -44,6 +46,8 @@ pub struct Costs {
     pub(crate) inputs: Vec<InputEncoding>,
     pub(crate) codecs: Vec<Codec>,
     pub(crate) workload: Option<Workload>,
+    /// Codecs that must not be used where exactly these values cross, the network's inputs apart.
+    pub(crate) forbidden: Vec<(Vec<FlowId>, usize)>,
 }
 
 /// One device: its memory, and every engine that it may use.
@@ -85,6 +89,19 @@ pub struct EngineOption {
     pub engine_bytes: Bytes,
     /// Time of each group; `None` where it cannot run here.
     pub groups: Vec<Option<Nanos>>,
+    /// Time of coding by codec of [`Costs::codecs`]; where the list ends early, none.
+    pub coding: Vec<CodecTime>,
+}
+
+impl CodingTime {
+    /// Of a message whose encoded values have this declared size, rounded up once; nothing where
+    /// none crosses.
+    pub fn of(self, declared: Bytes) -> Nanos {
+        match declared {
+            Bytes::ZERO => Nanos::ZERO,
+            _ => self.fixed_ns + Nanos(scale(declared.0, self.per_kb_ns.0, 1000)),
+        }
+    }
 }
 
 /// A link between two devices.
@@ -126,10 +143,6 @@ pub struct Codec {
     pub num: u64,
     /// Denominator of the size; at least 1.
     pub den: u64,
-    /// Time to encode 1000 declared bytes.
-    pub encode_per_kb: Nanos,
-    /// Time to decode to 1000 declared bytes.
-    pub decode_per_kb: Nanos,
     /// Whether the answer may change.
     pub lossy: bool,
 }
@@ -166,6 +179,10 @@ pub enum CostError {
     TableNotLoaded { a: String, b: String, file: String },
     #[error("the measured table of the link between `{a}` and `{b}` has no point {direction}")]
     EmptyTable { a: String, b: String, direction: &'static str },
+    #[error(
+        "a profile of device `{device}` has version {version}; this program reads versions 1 and 2"
+    )]
+    ProfileVersion { device: String, version: u32 },
     #[error("costs version {0} is not known; this program reads version 1")]
     Version(u32),
     #[error("the costs have no layers")]
@@ -225,6 +242,21 @@ impl Costs {
     /// Codecs on offer; the first is the identity `fp32`.
     pub fn codecs(&self) -> &[Codec] {
         &self.codecs
+    }
+
+    /// Whether a codec must not be used where exactly these values cross.
+    pub(crate) fn forbids(
+        &self,
+        codec: usize,
+        crossing: impl Iterator<Item = FlowId> + Clone,
+    ) -> bool {
+        let mut there = self.forbidden.iter().filter(|(_, banned)| *banned == codec);
+        there.any(|(values, _)| values.iter().copied().eq(crossing.clone()))
+    }
+
+    /// What coding takes on a device with one of its engines.
+    pub fn coding(&self, device: DeviceId, option: usize, codec: usize) -> CodecTime {
+        self.device(device).options[option].coding.get(codec).copied().unwrap_or_default()
     }
 
     /// Offers the input as 8-bit pixels where no profile times how it is prepared. Nothing is known
@@ -292,29 +324,12 @@ impl InputEncoding {
 impl Codec {
     /// Values travel as they are declared.
     pub fn identity() -> Self {
-        Codec {
-            name: TENSOR.to_owned(),
-            num: 1,
-            den: 1,
-            encode_per_kb: Nanos::ZERO,
-            decode_per_kb: Nanos::ZERO,
-            lossy: false,
-        }
+        Codec { name: TENSOR.to_owned(), num: 1, den: 1, lossy: false }
     }
 
     /// Encoded size of a message's values, rounded up once.
     pub fn encoded(&self, declared: Bytes) -> Bytes {
         Bytes(scale(declared.0, self.num, self.den))
-    }
-
-    /// Time to encode a message's values, rounded up once.
-    pub fn encode_time(&self, declared: Bytes) -> Nanos {
-        Nanos(scale(declared.0, self.encode_per_kb.0, 1000))
-    }
-
-    /// Time to decode them, rounded up once.
-    pub fn decode_time(&self, declared: Bytes) -> Nanos {
-        Nanos(scale(declared.0, self.decode_per_kb.0, 1000))
     }
 }
 

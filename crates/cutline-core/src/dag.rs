@@ -78,6 +78,13 @@ pub struct Flow {
     pub bytes: Option<Bytes>,
     /// Whether it must not leave the device that makes it.
     pub confined: bool,
+    /// Whether codecs encode it; what they do not always travels as declared.
+    #[serde(default = "encodable")]
+    pub encodable: bool,
+}
+
+fn encodable() -> bool {
+    true
 }
 
 impl Flow {
@@ -137,6 +144,11 @@ impl Dag {
     /// Marks a flow as an answer of the network.
     pub fn mark_output(&mut self, flow: FlowId) {
         self.flows[flow.index()].is_output = true;
+    }
+
+    /// Says that a flow travels as declared under every codec.
+    pub fn mark_plain(&mut self, flow: FlowId) {
+        self.flows[flow.index()].encodable = false;
     }
 
     /// Says which operators the layers of a group are.
@@ -200,6 +212,7 @@ impl Dag {
             is_output: false,
             bytes,
             confined: false,
+            encodable: true,
         });
         id
     }

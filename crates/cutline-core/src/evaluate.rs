@@ -322,13 +322,19 @@ impl Frame<'_> {
             Some(bytes) => bytes,
             None => self.declared(inputs, hop.from, hop.to)?,
         };
+        let (values, plain): (Vec<&FlowId>, Vec<&FlowId>) =
+            values.into_iter().partition(|&&flow| self.dag.flow(flow).encodable);
         let declared = self.declared(values, hop.from, hop.to)?;
-        let codec = &self.costs.codecs()[self.setting.codecs[hop.from.index()]];
-        let bytes = input_bytes + codec.encoded(declared);
+        let plain = self.declared(plain, hop.from, hop.to)?;
+        let codec = self.setting.codecs[hop.from.index()];
+        let bytes = input_bytes + self.costs.codecs()[codec].encoded(declared) + plain;
+        let coding = |device: DeviceId| {
+            self.costs.coding(device, self.setting.engines[device.index()], codec)
+        };
         Ok([
-            local(PartKind::Encode, hop.from, codec.encode_time(declared)),
+            local(PartKind::Encode, hop.from, coding(hop.from).encode.of(declared)),
             self.transfer(PartKind::Send, hop.from, hop.to, bytes)?,
-            local(PartKind::Decode, hop.to, codec.decode_time(declared)),
+            local(PartKind::Decode, hop.to, coding(hop.to).decode.of(declared)),
         ])
     }
 

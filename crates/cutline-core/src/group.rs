@@ -27,6 +27,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    codec::is_encodable,
     dag::{Dag, FlowId, GroupId, OpClass},
     graph::{Graph, Layer, LayerId, Origin, Role, Value, ValueId},
     op::{Binary, ConvKind, Normalization, Op},
@@ -310,7 +311,13 @@ impl<'a> Grouper<'a> {
         let macs: Macs = layers().map(|layer| layer.macs).sum();
         let id = dag.add_group(names, reads, described, macs, self.parameter_bytes(at));
         dag.set_ops(id, layers().map(|layer| layer.op.name()).collect());
-        flows.extend(makes.into_iter().zip(dag.group(id).makes.iter().copied()));
+        let made: Vec<FlowId> = dag.group(id).makes.clone();
+        for (&value, &flow) in makes.iter().zip(&made) {
+            if !self.graph.value(value).dtype.is_some_and(is_encodable) {
+                dag.mark_plain(flow);
+            }
+        }
+        flows.extend(makes.into_iter().zip(made));
         let heaviest = layers().max_by_key(|layer| layer.macs);
         dag.set_class(id, heaviest.map_or(OpClass::Memory, |layer| class(self.graph, layer)));
         id

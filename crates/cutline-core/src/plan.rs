@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
+    agreement::Share,
     codec::{CutCodecs, CutEncoding, Quantizations, UnknownCutEncoding},
     cost::{Costs, Origin, TENSOR},
     dag::{Dag, FlowId, GroupId},
@@ -107,6 +108,9 @@ pub struct PlannedChoice {
     pub quantizations: Quantizations,
     /// What crosses on the way out, each value once.
     pub cut: Vec<CutValue>,
+    /// How well its answers agree with the whole network's, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<MeasuredAgreement>,
     /// Predicted costs; absent once the decision was edited.
     #[serde(flatten)]
     pub predicted: Option<Figures>,
@@ -131,6 +135,29 @@ pub struct PlannedChoice {
     /// What a run measured, under the names of the prediction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Figures>,
+}
+
+/// To how many pictures a plan gives the same best class as the whole network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredAgreement {
+    /// So many of so many.
+    #[serde(flatten)]
+    pub share: Share,
+    /// Ends of Wilson's interval of 95 %, in millionths.
+    pub low_ppm: u64,
+    /// The upper one.
+    pub high_ppm: u64,
+    /// Which pictures: SHA-256 over the names and contents of their folder's files, in hex.
+    pub images_sha256: String,
+}
+
+impl MeasuredAgreement {
+    /// A share with its interval.
+    pub fn new(share: Share, images_sha256: String) -> Self {
+        let interval = share.interval();
+        let [low_ppm, high_ppm] = [interval.low, interval.high].map(|end| (end * 1e6) as u64);
+        Self { share, low_ppm, high_ppm, images_sha256 }
+    }
 }
 
 /// Costs of a plan, predicted or measured; the four parts add up to the latency.
@@ -422,6 +449,7 @@ impl PlannedChoice {
             stages: stages.collect(),
             input_encoding: costs.inputs()[setting.input].name.clone(),
             quantizations: Quantizations::new(),
+            agreement: None,
             cut: cut_values(dag, &partition),
             predicted: Some(Figures::from(evaluation)),
             parts: evaluation.parts.iter().map(part).collect(),
@@ -493,6 +521,7 @@ impl PlannedChoice {
         let id = self.content_id(model, picture);
         if self.id != id {
             self.id = id;
+            self.agreement = None;
             self.predicted = None;
             self.parts = Vec::new();
             self.memory = BTreeMap::new();
@@ -566,6 +595,7 @@ impl PlannedChoice {
             stages: Vec::new(),
             input_encoding: TENSOR.to_owned(),
             quantizations: Quantizations::new(),
+            agreement: None,
             cut: Vec::new(),
             predicted: None,
             parts: Vec::new(),

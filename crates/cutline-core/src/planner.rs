@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    cost::Costs,
+    cost::{Costs, TENSOR},
     dag::Dag,
     evaluate::{EvaluateError, Evaluation, Setting},
     partition::Mapping,
     units::{Bytes, Money, Nanojoules, Nanos, UnitError},
 };
 
+mod agreeing;
 mod bounds;
 mod check;
 mod exact;
@@ -41,6 +42,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use agreeing::{Agreeing, AgreeingError, Kind, LossyStep, lossy_steps};
 pub use check::violation;
 use request::Prepared;
 pub use sweep::{Regime, sweep};
@@ -148,6 +150,10 @@ pub struct Request {
     pub pins: Vec<(String, String)>,
     /// Layers or operators that must not run on a device: (layer or operator, device).
     pub bans: Vec<(String, String)>,
+    /// Codecs that must not be used where exactly these values cross: (values, the network's inputs
+    /// apart; codec).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forbidden: Vec<(Vec<String>, String)>,
     /// The layer whose result is the first that may leave the source; neither the input nor anything
     /// before that result may.
     pub private: Option<String>,
@@ -167,6 +173,7 @@ impl Default for Request {
             limits: Vec::new(),
             pins: Vec::new(),
             bans: Vec::new(),
+            forbidden: Vec::new(),
             private: None,
             scatter: false,
             node_limit: 2_000,
@@ -309,6 +316,8 @@ pub enum PlannerError {
     UnknownEncoding { kind: &'static str, name: String, known: String },
     #[error("no {0} encoding is allowed; allow at least `fp32`")]
     NoEncodingAllowed(&'static str),
+    #[error("value `{0}`, for which a codec is forbidden, is not one that can cross")]
+    UnknownValue(String),
     #[error("layer `{0}`, which is pinned, is not a layer that can be placed")]
     UnknownLayer(String),
     #[error("device `{0}`, which a layer is pinned to, is not on the platform")]
@@ -349,7 +358,18 @@ fn is_pair(costs: &Costs, request: &Request) -> bool {
         && request.objective == Objective::Latency
         && request.limits.is_empty()
         && !request.scatter
+        && request.forbidden.is_empty()
+        && is_additive(costs, request)
         && rest.iter().all(|device| device.host != first.host)
+}
+
+/// A cut of which nothing but the network's input crosses pays no fixed part of a codec; a minimum
+/// cut lets every cut pay it, which is right if that cut can be had without a codec.
+fn is_additive(costs: &Costs, request: &Request) -> bool {
+    let identity = |names: &Vec<String>| names.iter().any(|name| name == TENSOR);
+    let mut coding = costs.devices().iter().flat_map(|d| &d.options).flat_map(|o| &o.coding);
+    request.cut_encodings.as_ref().is_none_or(identity)
+        || coding.all(|time| time.encode.fixed_ns.0 == 0 && time.decode.fixed_ns.0 == 0)
 }
 
 /// Every balance of several objectives that is worth choosing.

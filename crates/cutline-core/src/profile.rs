@@ -85,10 +85,31 @@ pub struct PrepareTime {
     pub bytes: Bytes,
 }
 
+/// Version of the profile format that this program writes. Version 1 lacks `coding`.
+pub const PROFILE_VERSION: u32 = 2;
+
+/// Time of one half of a codec: affine in the declared bytes that are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodingTime {
+    /// Whatever the size.
+    pub fixed_ns: Nanos,
+    /// Of 1000 declared bytes.
+    pub per_kb_ns: Nanos,
+}
+
+/// What a codec adds to the stages at both ends of a cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodecTime {
+    /// At the sender.
+    pub encode: CodingTime,
+    /// At the receiver.
+    pub decode: CodingTime,
+}
+
 /// Measurements of one model on one device with one engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    /// Format version: 1.
+    /// Format version: 2, or 1 where nothing is known of codecs.
     pub version: u32,
     /// What it was measured on.
     pub key: ProfileKey,
@@ -109,6 +130,10 @@ pub struct Profile {
     pub residual_permille: u64,
     /// Picture preparation, by encoding name (`jpeg`, `uint8`, `fp32`); empty when no picture was given.
     pub prepare: BTreeMap<String, PrepareTime>,
+    /// What encoding the values of a cut takes, by name of the codec (`fp16`, `uint8`); a codec that
+    /// the engine cannot run is absent.
+    #[serde(default)]
+    pub coding: BTreeMap<String, CodecTime>,
     /// Resident memory of the engine without any model's weights.
     pub engine_bytes: Bytes,
 }

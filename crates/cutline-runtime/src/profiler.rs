@@ -18,7 +18,7 @@ use cutline_core::{
     cut::{Cut, candidate_cuts},
     fit::{FitError, Measurement, fit},
     picture::PictureSpec,
-    profile::{GroupTime, Part, Profile, ProfileKey, Segment, Timing},
+    profile::{GroupTime, PROFILE_VERSION, Part, Profile, ProfileKey, Segment, Timing},
     split::SplitError,
     units::{Bytes, Nanos},
 };
@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod choose;
+mod coding;
 mod inputs;
 mod machine;
 mod parts;
@@ -208,6 +209,7 @@ pub fn profile(
         true => Some(run.whole(model, engine, &feeds)?),
         false => None,
     };
+    let coding = coding::times(&mut run, &model.proto, engine);
     let cuts = candidate_cuts(&model.grouping.dag);
     let (affordable, turn) = run.affordable_cuts(whole.as_ref().map(|whole| whole.expected));
     let cuts = choose::choose(&model.grouping.dag, cuts, affordable);
@@ -242,6 +244,7 @@ pub fn profile(
     };
     profile.unsupported = unsupported;
     profile.engine_bytes = engine_bytes;
+    profile.coding = coding;
     if let Some(sample) = &job.picture {
         profile.prepare = prepare::times(sample, job.slowdown_permille)?;
     }
@@ -269,6 +272,15 @@ impl Run<'_> {
     /// Runs a part once, after a rest, and counts it.
     fn time(&mut self, part: &mut Ready) -> Result<(Nanos, Vec<Tensor>), EngineError> {
         thread::sleep(self.pause);
+        self.count(part)
+    }
+
+    /// The same for what follows something else at once, as coding does.
+    fn time_without_rest(&mut self, part: &mut Ready) -> Result<Nanos, EngineError> {
+        Ok(self.count(part)?.0)
+    }
+
+    fn count(&mut self, part: &mut Ready) -> Result<(Nanos, Vec<Tensor>), EngineError> {
         let (time, answer) = part.time()?;
         self.spent += Duration::from_nanos(time.0);
         self.inferences += 1;
@@ -439,7 +451,7 @@ fn fitted(
     });
     let file = model.path.file_name().unwrap_or_default();
     Ok(Profile {
-        version: 1,
+        version: PROFILE_VERSION,
         key: machine::empty_key(),
         model: file.to_string_lossy().into_owned(),
         slowdown_permille,
@@ -449,6 +461,7 @@ fn fitted(
         segments: segments.collect(),
         residual_permille: fit.residual_permille,
         prepare: BTreeMap::new(),
+        coding: BTreeMap::new(),
         engine_bytes: Bytes::ZERO,
     })
 }

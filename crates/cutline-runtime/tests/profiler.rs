@@ -50,6 +50,31 @@ fn a_profile_explains_what_was_measured_and_keeps_its_budget() {
 }
 
 #[test]
+fn codecs_are_timed_where_there_are_runs_to_spend() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = lenet(folder.path());
+    let mut last = Progress { done: 0, total: 0 };
+    let job = ProfileJob { max_inferences: 400, ..ProfileJob::default() };
+    let result = profile(&model, &Rten, &job, &mut |progress| last = progress).unwrap();
+    assert!(last.done <= 400, "{last:?}");
+    assert_eq!(result.version, 2);
+    let names: Vec<&String> = result.coding.keys().collect();
+    assert_eq!(names, ["fp16", "uint8"]);
+    // A codec reads or writes every byte: neither half takes no time for a megabyte, nor a second.
+    for (name, time) in &result.coding {
+        for half in [time.encode, time.decode] {
+            let megabyte = half.fixed_ns.0 + half.per_kb_ns.0 * 1000;
+            assert!(megabyte < 1_000_000_000, "{name}: {half:?}");
+        }
+        let both = time.encode.per_kb_ns.0 + time.decode.per_kb_ns.0;
+        assert!(both > 0 || time.encode.fixed_ns.0 + time.decode.fixed_ns.0 > 0, "{name}");
+    }
+    let few = ProfileJob { max_inferences: 60, ..ProfileJob::default() };
+    let result = profile(&model, &Rten, &few, &mut |_| ()).unwrap();
+    assert!(result.coding.is_empty(), "their runs would be most of those allowed");
+}
+
+#[test]
 fn a_slower_device_has_a_slower_profile() {
     let folder = tempfile::tempdir().unwrap();
     let model = lenet(folder.path());

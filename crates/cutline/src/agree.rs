@@ -17,7 +17,11 @@ use cutline_runtime::{
 };
 use serde::Serialize;
 
-use crate::{gallery::Gallery, inputs::file_name, output::Output};
+use crate::{
+    gallery::Gallery,
+    inputs::{file_name, is_tensor_file},
+    output::Output,
+};
 
 /// A share of the pictures as reports print it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -78,6 +82,14 @@ pub(crate) fn of_parts(
     (gallery, encoding): (&Gallery, InputEncoding),
     output: &Output,
 ) -> anyhow::Result<Classes> {
+    if encoding.is_lossy()
+        && let Some(tensor) = gallery.files().iter().find(|file| is_tensor_file(file))
+    {
+        bail!(
+            "`{}` is a tensor, so it cannot be sent as {encoding}; give a folder of pictures only",
+            tensor.display()
+        );
+    }
     let bar = output.progress("the parts", gallery.len() as u64);
     let class = |file: &std::path::PathBuf| {
         let inputs = gallery.inputs(file, &model.graph, encoding)?;

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context;
 use cutline_core::{
-    cost::{Costs, Origin},
+    cost::{Costs, Origin, TENSOR},
     dag::Dag,
     picture::InputEncoding,
     plan::{Figures, Plan, PlannedChoice, Refinement},
@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::output::table;
 
+pub(crate) mod agreeing;
 mod problem;
 
 pub(crate) use problem::{Problem, ProblemArgs};
@@ -129,6 +130,9 @@ pub(crate) fn write_plan(
         let Some(choice) = choice else { continue };
         writeln!(out, "\n{name}: {}", describe(choice, dag, plan.objective))?;
         writeln!(out, "{}", quantities(choice))?;
+        if let Some(agreement) = &choice.agreement {
+            writeln!(out, "the same best class as the whole network: {}", agreement.share)?;
+        }
     }
     writeln!(out, "\n{}", plan.reason)?;
     if let Some(refinement) = &plan.refinement {
@@ -232,13 +236,20 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag, objective: Objective) 
                 Some(Origin::Preset) => ", its time estimated by preset",
                 _ => "",
             };
+            let sends = choice.stages.last().is_some_and(|last| last.device != stage.device);
+            let travel = match stage.cut_encoding.as_str() {
+                encoding if sends && encoding != TENSOR => {
+                    format!(" that sends what crosses as {encoding}")
+                }
+                _ => String::new(),
+            };
             let count = stage.layers.len();
             let beside = match &stage.joined_by {
                 Some(joiner) => format!(" at the same time for `{joiner}`"),
                 None => String::new(),
             };
             format!(
-                "{count} of {layers} layers on `{}`{beside} with {engine}{estimated}",
+                "{count} of {layers} layers on `{}`{beside} with {engine}{estimated}{travel}",
                 stage.device
             )
         })

@@ -251,11 +251,11 @@ impl Run {
     }
 }
 
-/// A stage of a device with one engine, or the message into it.
+/// A stage of a device with one engine, or the message into it in one codec.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Segment {
     Stage(DeviceId, usize, Vec<GroupId>),
-    Message(DeviceId, DeviceId, Vec<GroupId>),
+    Message(DeviceId, DeviceId, usize, Vec<GroupId>),
 }
 
 /// What was measured so far: the plans, the one measured last behind the others, and how long each of
@@ -273,10 +273,16 @@ impl Learnt {
         // A source without a stage of its own forwards, and its time is preparation.
         let forwards = run.stages.len() - partition.stages.len();
         for (stage, &(_, time)) in partition.stages.iter().zip(&run.stages[forwards..]) {
+            // Encoding and decoding happen in the same call, and the table holds them apart.
+            let coding = choice.evaluation.parts.iter().filter(|part| {
+                part.device == stage.device
+                    && matches!(part.kind, PartKind::Encode | PartKind::Decode)
+            });
+            let time = time - coding.map(|part| part.nanos).sum();
             self.times.entry(Segment::of_stage(choice, stage)).or_default().push(time);
         }
         for (hop, &time) in partition.hops.iter().zip(&run.hops) {
-            self.times.entry(Segment::of_message(&partition, hop)).or_default().push(time);
+            self.times.entry(Segment::of_message(choice, &partition, hop)).or_default().push(time);
         }
         self.tried.retain(|tried| !same(tried, choice));
         self.tried.push(choice.clone());
@@ -314,7 +320,8 @@ impl Learnt {
         let parts = evaluate(dag, costs, &choice.mapping, &choice.setting)?.parts;
         let sends = parts.iter().filter(|part| part.kind == PartKind::Send);
         let hops = partition.hops.iter().zip(sends);
-        let messages = hops.map(|(hop, part)| (Segment::of_message(&partition, hop), part.nanos));
+        let messages =
+            hops.map(|(hop, part)| (Segment::of_message(choice, &partition, hop), part.nanos));
         let stages = partition.stages.iter().map(|stage| {
             let engine = choice.setting.engines[stage.device.index()];
             let times = &costs.device(stage.device).options[engine];
@@ -335,8 +342,9 @@ impl Segment {
         Segment::Stage(stage.device, engine, stage.groups.clone())
     }
 
-    fn of_message(partition: &Partition, hop: &Hop) -> Self {
-        Segment::Message(hop.from, hop.to, partition.stages[hop.into].groups.clone())
+    fn of_message(choice: &Choice, partition: &Partition, hop: &Hop) -> Self {
+        let codec = choice.setting.codecs[hop.from.index()];
+        Segment::Message(hop.from, hop.to, codec, partition.stages[hop.into].groups.clone())
     }
 }
 
@@ -353,7 +361,7 @@ impl Difference {
             Segment::Stage(device, engine, groups) => {
                 costs.correct_stage(*device, *engine, groups, self.measured);
             }
-            Segment::Message(from, to, _) => {
+            Segment::Message(from, to, ..) => {
                 costs.correct_hop(*from, *to, self.predicted, self.measured);
             }
         }
@@ -365,7 +373,7 @@ impl Difference {
             Segment::Stage(device, _, groups) => {
                 format!("{} groups on `{}`", groups.len(), name(device))
             }
-            Segment::Message(from, to, _) => {
+            Segment::Message(from, to, ..) => {
                 format!("message from `{}` to `{}`", name(from), name(to))
             }
         };

@@ -12,9 +12,11 @@
 
 use super::{CostError, EngineOption, Origin};
 use crate::{
+    codec::CutEncoding,
     dag::{Dag, FlowId, Group, OpClass},
     platform::Device,
     preset::{DevicePreset, Speed},
+    profile::{CodecTime, CodingTime},
     units::{Bytes, MacsPerSec, Nanos},
 };
 
@@ -27,6 +29,7 @@ pub fn estimate(
     dag: &Dag,
     device: &Device,
     preset: &DevicePreset,
+    codecs: &[CutEncoding],
 ) -> Result<EngineOption, CostError> {
     let wanted = |speed: &&Speed| device.threads.is_none_or(|threads| threads == speed.threads);
     let speed = preset.speeds.iter().find(wanted).ok_or_else(|| {
@@ -46,7 +49,19 @@ pub fn estimate(
         call: speed.dispatch.value,
         engine_bytes: Bytes::ZERO,
         groups: dag.groups().iter().map(|group| Some(group_time(dag, group, speed))).collect(),
+        coding: codecs.iter().map(|&encoding| coding_time(encoding, speed)).collect(),
     })
+}
+
+/// Encoding and decoding only move bytes: those declared, and those that travel.
+fn coding_time(encoding: CutEncoding, speed: &Speed) -> CodecTime {
+    if !encoding.is_lossy() {
+        return CodecTime::default();
+    }
+    let moved = Bytes(1000 + 1000u64.div_ceil(encoding.ratio()));
+    let per_kb_ns = speed.bytes.value.transfer_time(moved);
+    let half = CodingTime { fixed_ns: speed.dispatch.value, per_kb_ns };
+    CodecTime { encode: half, decode: half }
 }
 
 /// Expected time of one group.

@@ -10,10 +10,11 @@ use super::{
     link_costs,
 };
 use crate::{
+    codec::CutEncoding,
     dag::Dag,
     platform::{Device, Platform},
     preset::Presets,
-    profile::{LinkTable, PrepareTime, Profile},
+    profile::{LinkTable, PROFILE_VERSION, PrepareTime, Profile},
     units::{Bytes, Nanos},
 };
 
@@ -26,7 +27,8 @@ impl Costs {
     /// [estimated](complexity) by its preset.
     ///
     /// Input encodings are those that the source's profiles time; `fp32` is always there. Where the
-    /// receiver's profiles do not time an encoding, the source's time is assumed for it.
+    /// receiver's profiles do not time an encoding, the source's time is assumed for it. Codecs are
+    /// those that every profile times.
     pub fn from_profiles(
         dag: &Dag,
         model_sha256: &str,
@@ -41,13 +43,14 @@ impl Costs {
         }
         let index: BTreeMap<&str, usize> =
             dag.groups().iter().enumerate().map(|(i, group)| (group.name.as_str(), i)).collect();
+        let offered = offered(platform, profiles);
         let mut devices = Vec::with_capacity(declared);
         let mut presets = None;
         for (device, profiles) in platform.devices().iter().zip(profiles) {
             let options = profiles
                 .iter()
                 .filter(|profile| wanted(device, profile))
-                .map(|profile| option(device, profile, model_sha256, &index))
+                .map(|profile| option(device, profile, model_sha256, (&index, &offered)))
                 .collect::<Result<Vec<_>, _>>()?;
             let options = match (&device.preset, profiles.as_slice()) {
                 (Some(name), []) => {
@@ -56,7 +59,7 @@ impl Costs {
                         device: device.name.clone(),
                         preset: name.clone(),
                     })?;
-                    vec![complexity::estimate(dag, device, preset)?]
+                    vec![complexity::estimate(dag, device, preset, &offered)?]
                 }
                 _ if options.is_empty() => return Err(no_option(device, profiles)),
                 _ => options,
@@ -64,12 +67,34 @@ impl Costs {
             devices.push(device_costs(platform, device, options));
         }
         Ok(Costs {
-            devices,
             links: link_costs(platform, tables)?,
             inputs: input_encodings(dag, profiles),
-            codecs: vec![Codec::identity()],
+            codecs: offered.into_iter().map(codec).collect(),
+            devices,
             workload: platform.workload().cloned(),
+            forbidden: Vec::new(),
         })
+    }
+}
+
+/// The codecs whose times are known of every engine that a device may use; the identity first.
+fn offered(platform: &Platform, profiles: &[Vec<Profile>]) -> Vec<CutEncoding> {
+    let known = |encoding: &CutEncoding| {
+        let knows = |profile: &Profile| profile.coding.contains_key(encoding.name());
+        let mut used = platform.devices().iter().zip(profiles).flat_map(|(device, profiles)| {
+            profiles.iter().filter(|profile| wanted(device, profile))
+        });
+        !encoding.is_lossy() || used.all(knows)
+    };
+    CutEncoding::ALL.into_iter().filter(known).collect()
+}
+
+fn codec(encoding: CutEncoding) -> Codec {
+    Codec {
+        name: encoding.name().to_owned(),
+        num: 1,
+        den: encoding.ratio(),
+        lossy: encoding.is_lossy(),
     }
 }
 
@@ -98,8 +123,12 @@ fn option(
     device: &Device,
     profile: &Profile,
     model_sha256: &str,
-    index: &BTreeMap<&str, usize>,
+    (index, offered): (&BTreeMap<&str, usize>, &[CutEncoding]),
 ) -> Result<EngineOption, CostError> {
+    if !(1..=PROFILE_VERSION).contains(&profile.version) {
+        let (device, version) = (device.name.clone(), profile.version);
+        return Err(CostError::ProfileVersion { device, version });
+    }
     if profile.key.model_sha256 != model_sha256 {
         return Err(CostError::OtherModel {
             device: device.name.clone(),
@@ -123,6 +152,10 @@ fn option(
         call: profile.call_ns,
         engine_bytes: profile.engine_bytes,
         groups,
+        coding: offered
+            .iter()
+            .map(|encoding| profile.coding.get(encoding.name()).copied().unwrap_or_default())
+            .collect(),
     })
 }
 
@@ -165,7 +198,8 @@ fn merged(profiles: &[Profile]) -> BTreeMap<&str, PrepareTime> {
 mod tests {
     use super::*;
     use crate::{
-        profile::{GroupTime, ProfileKey},
+        platform::DeviceId,
+        profile::{CodecTime, CodingTime, GroupTime, ProfileKey},
         units::Macs,
     };
 
@@ -181,7 +215,7 @@ mod tests {
         let group =
             |&(name, time): &(&str, u64)| GroupTime { name: name.into(), time_ns: Nanos(time) };
         Profile {
-            version: 1,
+            version: PROFILE_VERSION,
             key,
             model: String::new(),
             slowdown_permille: 1000,
@@ -191,6 +225,7 @@ mod tests {
             segments: Vec::new(),
             residual_permille: 0,
             prepare: BTreeMap::new(),
+            coding: BTreeMap::new(),
             engine_bytes: Bytes(7),
         }
     }
@@ -248,6 +283,42 @@ mod tests {
                 ("jpeg", Some(Bytes(3)), true, 1)
             ]
         );
+    }
+
+    #[test]
+    fn codecs_are_offered_where_every_profile_times_them() {
+        let time = |fixed, per_kb| CodingTime { fixed_ns: Nanos(fixed), per_kb_ns: Nanos(per_kb) };
+        let of = |fixed| CodecTime { encode: time(fixed, 20), decode: time(fixed + 1, 30) };
+        let mut timed = profile("x", &[]);
+        timed.coding = [("fp16".to_owned(), of(1)), ("uint8".to_owned(), of(5))].into();
+        let mut half = profile("y", &[]);
+        half.coding = [("fp16".to_owned(), of(7))].into();
+        let mut old = profile("z", &[]);
+        old.version = 1;
+        let names = |profiles: Vec<Profile>| {
+            let costs =
+                Costs::from_profiles(&dag(), "aa", &platform(""), &[profiles], &[]).unwrap();
+            let names = costs.codecs().iter().map(|codec| (codec.name.clone(), codec.den));
+            (names.collect::<Vec<_>>(), costs)
+        };
+        let expected = |list: &[(&str, u64)]| -> Vec<(String, u64)> {
+            list.iter().map(|&(name, den)| (name.to_owned(), den)).collect()
+        };
+        let (all, costs) = names(vec![timed.clone()]);
+        assert_eq!(all, expected(&[("fp32", 1), ("fp16", 2), ("uint8", 4)]));
+        assert!(costs.codecs().iter().all(|codec| codec.lossy == (codec.name != "fp32")));
+        let coding = costs.coding(DeviceId::SOURCE, 0, 2);
+        assert_eq!(
+            (coding.encode.of(Bytes(1001)), coding.decode.of(Bytes(0))),
+            (Nanos(26), Nanos(0))
+        );
+        let (both, costs) = names(vec![timed, half]);
+        assert_eq!(both, expected(&[("fp32", 1), ("fp16", 2)]));
+        assert_eq!(costs.coding(DeviceId::SOURCE, 1, 1).encode, time(7, 20));
+        assert_eq!(names(vec![old.clone()]).0, expected(&[("fp32", 1)]));
+        old.version = 9;
+        let error = Costs::from_profiles(&dag(), "aa", &platform(""), &[vec![old]], &[]);
+        assert!(error.unwrap_err().to_string().contains("version 9"));
     }
 
     #[test]

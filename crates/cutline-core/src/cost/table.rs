@@ -19,7 +19,7 @@ use super::{
 use crate::{
     dag::{Dag, FlowId},
     platform::Platform,
-    profile::LinkTable,
+    profile::{CodecTime, CodingTime, LinkTable},
     units::{Bytes, Macs, Nanojoules, Nanos},
 };
 
@@ -114,6 +114,7 @@ pub fn read(
             call: file.call_ns.get(&device.name).copied().unwrap_or_default(),
             engine_bytes: Bytes::ZERO,
             groups: layers().map(|layer| layer.time_ns.get(&device.name).copied()).collect(),
+            coding: coding(&file.codecs),
         };
         let energy = |layer: &LayerCosts| layer.energy_nj.get(&device.name).copied();
         let group_energy = layers().map(|layer| energy(layer).map(Nanojoules)).collect();
@@ -125,6 +126,7 @@ pub fn read(
         inputs: inputs(file, platform),
         codecs: codecs(&file.codecs)?,
         workload: platform.workload().cloned(),
+        forbidden: Vec::new(),
     };
     Ok((dag, costs))
 }
@@ -222,6 +224,16 @@ fn inputs(file: &CostsFile, platform: &Platform) -> Vec<InputEncoding> {
     inputs
 }
 
+/// The same on every device; that of the identity comes first and takes no time.
+fn coding(given: &[CodecCosts]) -> Vec<CodecTime> {
+    let time = |per_kb_ns| CodingTime { fixed_ns: Nanos::ZERO, per_kb_ns };
+    let codec = |codec: &CodecCosts| CodecTime {
+        encode: time(codec.enc_ns_per_kb),
+        decode: time(codec.dec_ns_per_kb),
+    };
+    [CodecTime::default()].into_iter().chain(given.iter().map(codec)).collect()
+}
+
 fn codecs(given: &[CodecCosts]) -> Result<Vec<Codec>, CostError> {
     let mut codecs = vec![Codec::identity()];
     for codec in given {
@@ -233,14 +245,7 @@ fn codecs(given: &[CodecCosts]) -> Result<Vec<Codec>, CostError> {
         if !range.contains(&codec.num) || !range.contains(&codec.den) {
             return Err(CostError::Codec { name, num: codec.num, den: codec.den });
         }
-        codecs.push(Codec {
-            name,
-            num: codec.num,
-            den: codec.den,
-            encode_per_kb: codec.enc_ns_per_kb,
-            decode_per_kb: codec.dec_ns_per_kb,
-            lossy: codec.lossy,
-        });
+        codecs.push(Codec { name, num: codec.num, den: codec.den, lossy: codec.lossy });
     }
     Ok(codecs)
 }

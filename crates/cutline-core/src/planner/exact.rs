@@ -7,10 +7,11 @@
 use super::{PlannerError, flow::Amount};
 use crate::{
     cost::{Codec, Costs, TENSOR, link::Direction},
-    dag::Dag,
+    dag::{Dag, Flow},
     evaluate::Setting,
     partition::{Hop, Mapping, derive_in_order},
     platform::DeviceId,
+    profile::CodingTime,
     units::{Bytes, Nanos},
 };
 
@@ -46,11 +47,11 @@ impl Scale {
                 let den = u128::from(codec.den) * u128::from(direction.rate.0);
                 scale.admit_time(NANOS_PER_SECOND * u128::from(codec.num), den)?;
             }
-            for per_kb in [codec.encode_per_kb, codec.decode_per_kb] {
-                scale.admit_time(u128::from(per_kb.0), 1000)?;
-            }
             let (num, den) = (u128::from(codec.num), u128::from(codec.den));
             scale.bytes = common_multiple(scale.bytes, den / gcd(num, den))?;
+        }
+        for half in halves(costs) {
+            scale.admit_time(u128::from(half.per_kb_ns.0), 1000)?;
         }
         scale.check_total(dag, costs)?;
         Ok(scale)
@@ -79,11 +80,8 @@ impl Scale {
         let inputs: u128 =
             costs.inputs().iter().filter_map(|input| input.bytes).map(|b| u128::from(b.0)).sum();
         let ratio = costs.codecs().iter().map(|codec| codec.num.div_ceil(codec.den)).max();
-        let per_kb: u128 = costs
-            .codecs()
-            .iter()
-            .map(|codec| u128::from(codec.encode_per_kb.0) + u128::from(codec.decode_per_kb.0))
-            .sum();
+        let per_kb: u128 = halves(costs).map(|half| u128::from(half.per_kb_ns.0)).sum();
+        nanos += halves(costs).map(|half| u128::from(half.fixed_ns.0)).sum::<u128>();
         let sent = (declared + inputs).checked_mul(u128::from(ratio.unwrap_or(1)) + 1);
         let sent = sent.ok_or(PlannerError::TooLarge)?;
         for link in costs.links() {
@@ -116,12 +114,18 @@ impl Scale {
         self.travel(direction, size, 1, 1)
     }
 
-    /// Declared bytes that travel encoded: encoding, transfer and decoding.
-    pub(super) fn encoded(&self, direction: &Direction, codec: &Codec, size: Bytes) -> Amount {
+    /// Declared bytes that travel encoded: encoding, transfer and decoding, their fixed parts apart.
+    pub(super) fn encoded(
+        &self,
+        direction: &Direction,
+        codec: &Codec,
+        coding: [CodingTime; 2],
+        size: Bytes,
+    ) -> Amount {
         let mut amount = self.travel(direction, size, codec.num, codec.den);
-        for per_kb in [codec.encode_per_kb, codec.decode_per_kb] {
+        for half in coding {
             // The scale makes this division exact.
-            let each = u128::from(per_kb.0) * self.time / 1000;
+            let each = u128::from(half.per_kb_ns.0) * self.time / 1000;
             amount.time += (u128::from(size.0) * each) as i128;
         }
         amount
@@ -190,14 +194,21 @@ impl Scale {
         else {
             return Amount::INFINITE;
         };
-        let codec = &costs.codecs()[set.codecs[hop.from.index()]];
-        let input = &costs.inputs()[set.input];
+        let at = set.codecs[hop.from.index()];
+        let (codec, input) = (&costs.codecs()[at], &costs.inputs()[set.input]);
+        let coding = |device: DeviceId| costs.coding(device, set.engines[device.index()], at);
+        let coding = [coding(hop.from).encode, coding(hop.to).decode];
         let mut total = self.call(there);
+        let is_encoded = |flow: &&Flow| flow.from.is_some() && flow.encodable;
+        if hop.message.iter().map(|&flow| dag.flow(flow)).any(|flow| is_encoded(&flow)) {
+            coding.iter().for_each(|half| total += self.nanos(half.fixed_ns));
+        }
         let mut input_sent = false;
         for flow in hop.message.iter().map(|&flow| dag.flow(flow)) {
             let size = flow.bytes.unwrap_or_default();
             total += match (flow.from, input.bytes) {
-                (Some(_), _) => self.encoded(there, codec, size),
+                (Some(_), _) if flow.encodable => self.encoded(there, codec, coding, size),
+                (Some(_), _) => self.raw(there, size),
                 (None, None) => self.raw(there, size),
                 (None, Some(_)) if input_sent => Amount::ZERO,
                 (None, Some(bytes)) => self.raw(there, bytes),
@@ -212,6 +223,12 @@ impl Scale {
         }
         total
     }
+}
+
+/// Every time of encoding or decoding there is.
+fn halves(costs: &Costs) -> impl Iterator<Item = CodingTime> {
+    let options = costs.devices().iter().flat_map(|device| &device.options);
+    options.flat_map(|option| &option.coding).flat_map(|coding| [coding.encode, coding.decode])
 }
 
 fn common_multiple(a: u128, b: u128) -> Result<u128, PlannerError> {

@@ -28,8 +28,10 @@ pub(super) struct Border {
     pub(super) inputs: Option<Bytes>,
     /// Whether everything that crosses may leave its device.
     pub(super) passable: bool,
-    /// Declared bytes of the other values that cross.
+    /// Declared bytes of the other values that cross and that codecs encode.
     pub(super) values: Bytes,
+    /// Declared bytes of those that always travel as declared.
+    pub(super) plain: Bytes,
     /// Whether an answer is made behind it.
     pub(super) answers: bool,
     /// Declared bytes of those answers; `None`: not known.
@@ -75,6 +77,8 @@ impl Border {
         let crossing: Vec<FlowId> = dag.flow_ids().filter(crosses).collect();
         let (inputs, values): (Vec<FlowId>, Vec<FlowId>) =
             crossing.iter().partition(|&&id| dag.flow(id).from.is_none());
+        let (values, plain): (Vec<FlowId>, Vec<FlowId>) =
+            values.into_iter().partition(|&id| dag.flow(id).encodable);
         let total = |flows: &[FlowId]| -> Option<Bytes> {
             flows.iter().map(|&id| dag.flow(id).bytes).sum()
         };
@@ -90,6 +94,7 @@ impl Border {
             input_crosses: !inputs.is_empty(),
             inputs: total(&inputs),
             values: total(&values)?,
+            plain: total(&plain)?,
             answers: !answers.is_empty(),
             answer_bytes: total(&answers),
             crossing,

@@ -11,8 +11,8 @@
 //! SOURCE ──bytes──► maker of an answer                       made in the cloud: it returns
 //! ```
 //!
-//! What every split pays whatever the cut is (both engine calls, F and delay of the hop) is a
-//! constant, which is right because the search asks for work on both sides.
+//! What every split pays whatever the cut is (both engine calls, F and delay of the hop, the fixed
+//! parts of the codec) is a constant, which is right because the search asks for work on both sides.
 
 use super::{
     exact::Scale,
@@ -24,6 +24,7 @@ use crate::{
     evaluate::Setting,
     partition::Mapping,
     platform::DeviceId,
+    profile::CodingTime,
 };
 
 /// One setting's minimum cut problem, to be solved under growing constraints.
@@ -116,6 +117,9 @@ impl Build<'_> {
         let (edge, cloud) = (option(DeviceId::SOURCE), option(self.other));
         let Relaxation { network, constant, .. } = relaxation;
         *constant += self.scale.nanos(edge.call) + self.scale.nanos(cloud.call);
+        for half in self.coding(self.setting.codecs[DeviceId::SOURCE.index()]) {
+            *constant += self.scale.nanos(half.fixed_ns);
+        }
         for group in 0..self.dag.groups().len() {
             let group_vertex = vertex(group);
             match (edge.groups[group], cloud.groups[group]) {
@@ -142,11 +146,24 @@ impl Build<'_> {
         Some(())
     }
 
+    /// Encoding on the source and decoding on the other device.
+    fn coding(&self, codec: usize) -> [CodingTime; 2] {
+        let on = |device: DeviceId| {
+            self.costs.coding(device, self.setting.engines[device.index()], codec)
+        };
+        [on(DeviceId::SOURCE).encode, on(self.other).decode]
+    }
+
     fn values(&self, network: &mut Network) {
-        let codec = &self.costs.codecs()[self.setting.codecs[DeviceId::SOURCE.index()]];
+        let codec = self.setting.codecs[DeviceId::SOURCE.index()];
+        let coding = self.coding(codec);
+        let codec = &self.costs.codecs()[codec];
         for flow in self.dag.flows() {
             let Some(maker) = flow.from.map(of) else { continue };
-            let sent = flow.sendable().map(|size| self.scale.encoded(self.up, codec, size));
+            let sent = flow.sendable().map(|size| match flow.encodable {
+                true => self.scale.encoded(self.up, codec, coding, size),
+                false => self.scale.raw(self.up, size),
+            });
             let sent = sent.unwrap_or(Amount::INFINITE);
             if let [reader] = flow.to[..] {
                 network.arc(maker, of(reader), sent, Amount::INFINITE);

@@ -50,6 +50,9 @@ impl<'a> Prepared<'a> {
         for (what, device) in &request.bans {
             ban(&dag, costs.to_mut(), what, device)?;
         }
+        for (values, codec) in &request.forbidden {
+            forbid_codec(&dag, costs.to_mut(), values, codec)?;
+        }
         if let Some(layer) = &request.private {
             keep_private(dag.to_mut(), &mut forced, layer)?;
         }
@@ -127,6 +130,26 @@ fn ban(dag: &Dag, costs: &mut Costs, what: &str, device: &str) -> Result<(), Pla
         return Err(PlannerError::UnknownLayer(what.to_owned()));
     }
     groups.into_iter().for_each(|group| forbid(costs, id, group));
+    Ok(())
+}
+
+/// Keeps a codec from where exactly these values cross.
+fn forbid_codec(
+    dag: &Dag,
+    costs: &mut Costs,
+    values: &[String],
+    codec: &str,
+) -> Result<(), PlannerError> {
+    let flow = |name: &String| {
+        let mut ids = dag.flow_ids().filter(|&id| dag.flow(id).from.is_some());
+        ids.find(|&id| dag.flow(id).name == *name)
+            .ok_or_else(|| PlannerError::UnknownValue(name.clone()))
+    };
+    let mut flows = values.iter().map(flow).collect::<Result<Vec<_>, _>>()?;
+    flows.sort_unstable();
+    let known = costs.codecs.iter().map(|codec| (codec.name.as_str(), codec.lossy));
+    let codec = allowed("cut", &Some(vec![codec.to_owned()]), known)?;
+    costs.forbidden.extend(codec.into_iter().map(|codec| (flows.clone(), codec)));
     Ok(())
 }
 

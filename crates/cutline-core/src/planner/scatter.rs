@@ -345,14 +345,22 @@ impl Site<'_> {
         let groups = self.groups(branches);
         let leaves = self.leaves(branches);
         let size = |flow: FlowId| steps.dag.flow(flow).bytes;
-        let at_input = block.groups.start == 0;
-        let (values, input) = match at_input {
-            true => (Bytes::ZERO, steps.encoding().bytes.or(size(block.enters))?),
-            false => (size(block.enters)?, Bytes::ZERO),
+        // What codecs encode, and what travels as it is.
+        let sizes = |flows: &[FlowId]| -> Option<[Bytes; 2]> {
+            let of = |encodable: bool| {
+                let flows = flows.iter().filter(|&&id| steps.dag.flow(id).encodable == encodable);
+                flows.map(|&flow| size(flow)).sum::<Option<Bytes>>()
+            };
+            Some([of(true)?, of(false)?])
         };
-        let out = self.message([joiner.device, device], joiner.codec, values, input)?;
-        let returns = leaves.iter().map(|&flow| size(flow)).sum::<Option<Bytes>>()?;
-        let back = self.message([device, joiner.device], codec, returns, Bytes::ZERO)?;
+        let at_input = block.groups.start == 0;
+        let enters = match at_input {
+            true => [Bytes::ZERO, steps.encoding().bytes.or(size(block.enters))?],
+            false => sizes(&[block.enters])?,
+        };
+        let ends = [(joiner.device, joiner.option), (device, option)];
+        let out = self.message(ends, joiner.codec, enters)?;
+        let back = self.message([ends[1], ends[0]], codec, sizes(&leaves)?)?;
 
         let mut work = self.work(device, option, &groups)?;
         work.busy += out.decode + back.encode;
@@ -426,19 +434,19 @@ impl Site<'_> {
 
     fn message(
         &self,
-        [from, to]: [DeviceId; 2],
+        [sender, receiver]: [(DeviceId, usize); 2],
         codec: usize,
-        values: Bytes,
-        input: Bytes,
+        [values, plain]: [Bytes; 2],
     ) -> Option<Message> {
-        let (link, backwards): (&LinkCosts, bool) = self.steps.costs.link(from, to)?;
+        let (costs, [from, to]) = (self.steps.costs, [sender.0, receiver.0]);
+        let (link, backwards): (&LinkCosts, bool) = costs.link(from, to)?;
         let direction = if backwards { &link.down } else { &link.up };
-        let codec = &self.steps.costs.codecs()[codec];
-        let bytes = codec.encoded(values) + input;
+        let bytes = costs.codecs()[codec].encoded(values) + plain;
+        let coding = |(device, option)| costs.coding(device, option, codec);
         let energy = message_energy(link, backwards, bytes);
         Some(Message {
-            encode: codec.encode_time(values),
-            decode: codec.decode_time(values),
+            encode: coding(sender).encode.of(values),
+            decode: coding(receiver).decode.of(values),
             time: direction.time(bytes),
             busy: direction.busy(bytes),
             bytes,

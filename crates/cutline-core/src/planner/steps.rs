@@ -177,10 +177,16 @@ impl<'a> Steps<'a> {
         self.parameters[to] - self.parameters[from]
     }
 
-    /// Time to encode what crosses a border, or to decode it.
-    pub(super) fn coding(&self, border: usize, codec: usize) -> [Nanos; 2] {
-        let (codec, values) = (self.codec(codec), self.border(border).values);
-        [codec.encode_time(values), codec.decode_time(values)]
+    /// Time of a device to encode what crosses a border, or to decode it.
+    pub(super) fn coding(
+        &self,
+        (device, option): (DeviceId, usize),
+        border: usize,
+        codec: usize,
+    ) -> [Nanos; 2] {
+        let values = self.border(border).values;
+        let coding = self.costs.coding(device, option, codec);
+        [coding.encode.of(values), coding.decode.of(values)]
     }
 
     /// What the source does before anything else where it runs no stage: it prepares what it sends.
@@ -208,10 +214,10 @@ impl<'a> Steps<'a> {
         let mut busy = self.compute(device, option, from, to)?;
         busy += self.prepare(device, from, to);
         if let Some(codec) = decode {
-            busy += self.codec(codec).decode_time(self.border(from).values);
+            busy += self.coding((device, option), from, codec)[1];
         }
         if to != self.ideals.last() {
-            busy += self.codec(encode).encode_time(self.border(to).values);
+            busy += self.coding((device, option), to, encode)[0];
         }
         let given = &self.sums[device.index()][option].given;
         let ((early, spent), (late, total)) = (given[from], given[to]);
@@ -265,7 +271,8 @@ impl<'a> Steps<'a> {
         StageCost { busy, energy, money: money.0 }
     }
 
-    /// The hop over a border; `None` where something of unknown size would travel.
+    /// The hop over a border; `None` where something of unknown size would travel, or the codec is
+    /// forbidden there.
     pub(super) fn hop(
         &self,
         (link, backwards): (&LinkCosts, bool),
@@ -280,7 +287,11 @@ impl<'a> Steps<'a> {
             (true, Some(bytes)) => bytes,
             (true, None) => border.inputs?,
         };
-        let sent = input + self.codec(codec).encoded(border.values);
+        let values = border.crossing.iter().copied();
+        if self.costs.forbids(codec, values.filter(|&id| self.dag.flow(id).from.is_some())) {
+            return None;
+        }
+        let sent = input + self.codec(codec).encoded(border.values) + border.plain;
         let mut hop = HopCost {
             latency: there.time(sent),
             out: there.busy(sent),

@@ -103,7 +103,7 @@ impl Random {
 
     /// Data of a tensor: floats in -1..1, bytes at random, other integers zero, since they are
     /// mostly positions that must exist.
-    fn data(&mut self, dtype: DType, length: usize) -> Vec<u8> {
+    pub(super) fn data(&mut self, dtype: DType, length: usize) -> Vec<u8> {
         match dtype {
             DType::F32 => (0..length / 4).flat_map(|_| self.float().to_le_bytes()).collect(),
             DType::F16 => {

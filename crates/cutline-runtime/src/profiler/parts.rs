@@ -24,8 +24,8 @@ use crate::{
 
 /// A part of the network with all that one run needs.
 pub(super) struct Ready {
-    session: StageSession,
-    feeds: Vec<(String, Tensor)>,
+    pub(super) session: StageSession,
+    pub(super) feeds: Vec<(String, Tensor)>,
     pub(super) outputs: Vec<String>,
 }
 
@@ -101,7 +101,7 @@ fn load_session(
 }
 
 /// A part as an agent serves it, but at the machine's own pace.
-fn stage(
+pub(super) fn stage(
     engine: &dyn Engine,
     source: &ModelSource,
     threads: usize,

@@ -31,6 +31,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
+    if args.problem.agreement()?.is_some() {
+        bail!(
+            "`explore` measures no agreement; `cutline plan --limit agreement=... --images DIR` does"
+        );
+    }
     let problem = args.problem.open(output)?;
     let request = args.problem.request()?;
     let link = match &args.link {

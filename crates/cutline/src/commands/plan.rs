@@ -20,15 +20,19 @@ use cutline_runtime::files::write_bytes;
 
 use crate::{
     frames,
+    gallery::Gallery,
     output::Output,
-    planning::{self, Problem, ProblemArgs},
+    planning::{
+        self, Problem, ProblemArgs,
+        agreeing::{self, Judge},
+    },
     refine::{self, Budget, Subject},
 };
 
 /// Find the best plan: baselines first, then the best plan, the best split, why, and the proof.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan net.onnx --platform platform.toml --refine --input photo.jpg -o plan.json    # agents must run\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
+    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan net.onnx --platform platform.toml --refine --input photo.jpg -o plan.json    # agents must run\n  cutline plan net.onnx --platform platform.toml --limit agreement=0.99 --images photos/ -o plan.json    # compressed, where the answer stays\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -60,6 +64,10 @@ pub(crate) struct Args {
     /// With --refine: the picture or tensor to run [default: seeded random numbers].
     #[arg(long, value_name = "PATH", requires = "refine")]
     input: Option<PathBuf>,
+    /// Pictures (or .npy tensors) on which lossy plans are run here: what `uint8` needs to be
+    /// calibrated, and how well the answers agree with the whole network's.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["costs", "refine"])]
+    images: Option<PathBuf>,
     /// The file to write.
     #[arg(short, long, value_name = "plan.json")]
     output: Option<PathBuf>,
@@ -80,12 +88,29 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let mut problem = args.problem.open(output)?;
     let request = args.problem.request()?;
     let mut stop = args.problem.stop();
-    let (answer, refinement) = match args.refine {
-        true => {
-            let (answer, refinement) = refined(&args, &mut problem, &request, &mut stop, output)?;
-            (answer, Some(refinement))
+    let limit = args.problem.agreement()?;
+    if limit.is_some() && args.images.is_none() {
+        bail!("--limit agreement is measured on pictures; give a folder of them with --images DIR");
+    }
+    if request.scatter && args.images.is_some() {
+        bail!("--images runs parts one after another; it does not go with --scatter");
+    }
+    let refined = match args.refine {
+        true => Some(refined(&args, &mut problem, &request, &mut stop, output)?),
+        false => None,
+    };
+    let mut judge = match &args.images {
+        Some(folder) => Some(judge(&args, folder, &problem, output)?),
+        None => None,
+    };
+    let (answer, refinement) = match (refined, limit, &mut judge) {
+        (Some((answer, refinement)), ..) => (answer, Some(refinement)),
+        (None, Some(limit), Some(judge)) => {
+            (agreeing::solve(judge, &request, limit, args.problem.time_limit())?, None)
         }
-        false => (planner::solve_until(&problem.dag, &problem.costs, &request, &mut stop)?, None),
+        (None, ..) => {
+            (planner::solve_until(&problem.dag, &problem.costs, &request, &mut stop)?, None)
+        }
     };
     let given = match (&args.scarce, &args.mapping) {
         (Some(resource), _) => Some(by_resource(&problem, *resource, args.budget)?),
@@ -96,17 +121,35 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         Some(given) => beside(&problem, given, &request, answer)?,
         None => answer,
     };
-    let Problem { model, dag, costs, platform, picture, .. } = problem;
-    let mut plan = Plan::new(model, &dag, &costs, &platform, &request, &answer, picture);
+    let Problem { model, dag, costs, platform, picture, .. } = &problem;
+    let (model, picture) = (model.clone(), picture.clone());
+    let mut plan = Plan::new(model, dag, costs, platform, &request, &answer, picture);
     plan.refinement = refinement;
+    if let Some(judge) = &mut judge {
+        judge.complete(&mut plan, &answer)?;
+    }
     if let Some(path) = args.output.filter(|_| plan.best.is_some()) {
         write_bytes(&path, serde_json::to_vec_pretty(&plan)?)?;
     }
-    output.print(&plan, |out| planning::write_plan(&plan, &dag, out))?;
+    output.print(&plan, |out| planning::write_plan(&plan, dag, out))?;
     Ok(match plan.best {
         Some(_) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
     })
+}
+
+/// Who runs lossy plans on the pictures.
+fn judge<'a>(
+    args: &Args,
+    folder: &Path,
+    problem: &'a Problem,
+    output: &'a Output,
+) -> anyhow::Result<Judge<'a>> {
+    let Some(model) = &problem.network else {
+        bail!("--images runs a model; it does not go with --costs");
+    };
+    let (planned, args) = (problem.picture.as_ref(), args.problem.picture());
+    Judge::new(problem, Gallery::open(folder, &model.graph, planned, args)?, output)
 }
 
 /// Plans, runs the best plans, corrects and plans again.

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use cutline_core::{
     hex::hex,
     picture::PictureSpec,
-    profile::{LinkTable, Profile},
+    profile::{CodecTime, CodingTime, LinkTable, Profile},
+    units::Nanos,
 };
 use cutline_runtime::{
     agent::RemoteJob,
@@ -259,6 +260,11 @@ fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Re
         profile.call_ns,
         profile.residual_permille as f64 / 10.0
     )?;
+    for (codec, CodecTime { encode, decode }) in &profile.coding {
+        let megabyte = |half: &CodingTime| Nanos(half.fixed_ns.0 + 1000 * half.per_kb_ns.0);
+        let [encode, decode] = [encode, decode].map(megabyte);
+        writeln!(out, "a megabyte of fp32 as {codec}: {encode} to encode, {decode} to decode")?;
+    }
     if !profile.unsupported.is_empty() {
         writeln!(out, "{} cannot run: {}", key.engine, profile.unsupported.join(", "))?;
     }

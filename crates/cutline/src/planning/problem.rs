@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cutline_core::{
+    codec::CutEncoding,
     cost::{
         Costs,
         table::{self, CostsFile},
@@ -48,7 +49,7 @@ pub(crate) struct ProblemArgs {
     #[arg(long, value_name = "OBJECTIVE", default_value = "latency", value_parser = parse_objective)]
     objective: Objective,
     /// Keep a quantity within a limit: latency, period, energy, device-energy, memory or money;
-    /// repeatable.
+    /// with `plan`, agreement too: the least share of pictures with the same best class; repeatable.
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<String>,
     /// Keep a layer (and its group) on a device; repeatable.
@@ -110,8 +111,8 @@ impl ProblemArgs {
         if !self.cut_encoding.is_empty() {
             request.cut_encodings = Some(self.cut_encoding.clone());
         }
-        request.limits =
-            self.limits.iter().map(|limit| parse_limit(limit)).collect::<Result<_, _>>()?;
+        let limits = self.limits.iter().filter(|limit| !is_agreement(limit));
+        request.limits = limits.map(|limit| parse_limit(limit)).collect::<Result<_, _>>()?;
         request.pins = on_devices("--pin", &self.pins)?;
         request.bans = on_devices("--ban", &self.bans)?;
         request.private = self.private.clone();
@@ -119,10 +120,47 @@ impl ProblemArgs {
         Ok(request)
     }
 
+    /// The least agreement that is asked for, in millionths.
+    pub(crate) fn agreement(&self) -> anyhow::Result<Option<u64>> {
+        let mut least = None;
+        for limit in self.limits.iter().filter(|limit| is_agreement(limit)) {
+            let value = limit.split_once('=').and_then(|(_, value)| value.parse::<f64>().ok());
+            let value = value.filter(|value| (0.0..=1.0).contains(value));
+            let value = value.with_context(|| {
+                format!("`--limit {limit}`: expected a share from 0 to 1, such as agreement=0.99")
+            })?;
+            least = least.max(Some((value * 1e6).round() as u64));
+        }
+        Ok(least)
+    }
+
+    /// How long planning may take.
+    pub(crate) fn time_limit(&self) -> Duration {
+        Duration::from_nanos(self.time_limit.0)
+    }
+
+    /// How pictures are read.
+    pub(crate) fn picture(&self) -> &PictureArgs {
+        &self.preprocess
+    }
+
     /// Says when the time limit, counted from now, is over.
     pub(crate) fn stop(&self) -> impl FnMut() -> bool + use<> {
         let (start, limit) = (Instant::now(), Duration::from_nanos(self.time_limit.0));
         move || start.elapsed() > limit
+    }
+
+    /// A codec is only offered where it is known what coding takes everywhere.
+    fn check_codecs(&self, costs: &Costs) -> anyhow::Result<()> {
+        for name in &self.cut_encoding {
+            let encoding: CutEncoding = name.parse()?;
+            if !costs.codecs().iter().any(|codec| codec.name == encoding.name()) {
+                bail!(
+                    "`--cut-encoding {name}`: some profile does not say what {name} takes: it was measured by an older version, with a budget of few runs, or by an engine that lacks the operators; measure it again with `cutline profile`"
+                );
+            }
+        }
+        Ok(())
     }
 
     fn measured(
@@ -134,6 +172,7 @@ impl ProblemArgs {
         let model = self.shapes.open(path)?;
         let folder = self.platform.parent().unwrap_or(Path::new("."));
         let costs = costs_of(&model, &platform, folder)?;
+        self.check_codecs(&costs)?;
         let picture = match self.preprocess.spec(&model.graph) {
             Ok(spec) => Some(spec),
             Err(error) if self.preprocess.preprocess.is_some() => return Err(error),
@@ -154,15 +193,15 @@ fn parse_objective(text: &str) -> Result<Objective, String> {
     found.ok_or_else(|| format!("expected one of {}", names()))
 }
 
+/// A limit that no table knows: it is measured.
+fn is_agreement(limit: &str) -> bool {
+    limit.split('=').next() == Some("agreement")
+}
+
 fn parse_limit(text: &str) -> anyhow::Result<(Objective, u64)> {
     let (name, value) = text
         .split_once('=')
         .with_context(|| format!("`--limit {text}`: expected NAME=VALUE, such as latency=300ms"))?;
-    if name == "agreement" {
-        bail!(
-            "`--limit {text}`: agreement is not measured by the planner yet; `cutline verify --input PICTURE --input-encoding jpeg` says what JPEG does to the answer"
-        );
-    }
     let names = || Objective::ALL.map(Objective::name).join(", ");
     let objective = Objective::ALL.into_iter().find(|objective| objective.name() == name);
     let objective =

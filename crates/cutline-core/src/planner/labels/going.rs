@@ -87,7 +87,7 @@ impl Table<'_> {
                         continue;
                     }
                     for (labels, decode, hop) in hops {
-                        let [_, decode] = steps.coding(border, *decode);
+                        let [_, decode] = steps.coding((device, option), border, *decode);
                         let stretch = self.stretch(device, option, [border, at], decode);
                         let Some(stretch) = stretch else { break };
                         for &label in labels {
@@ -136,7 +136,7 @@ impl Table<'_> {
                 let stretch = Stretch { work, parameters: steps.parameters(from, to), peak };
                 let encode = match to == last {
                     true => Nanos::ZERO,
-                    false => steps.coding(to, self.search.codecs[codec])[0],
+                    false => steps.coding((device, option), to, self.search.codecs[codec])[0],
                 };
                 for &label in &labels {
                     let used = self.origins[label as usize].used;
