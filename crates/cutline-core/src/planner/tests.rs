@@ -271,3 +271,14 @@ fn plans_made_by_hand_meet_the_checks_of_searched_ones() {
     let found = check(&costs, &Request::default(), "ecc").unwrap();
     assert!(found.contains("`cloud`") && found.contains("2.1"), "{found}");
 }
+
+#[test]
+fn one_group_cannot_be_split() {
+    let layer = json!({ "name": "a", "output_bytes": 5, "time_ns": { "edge": 7, "cloud": 5 } });
+    let costs =
+        json!({ "version": 1, "input": { "fp32": 200 }, "outputs": ["a"], "layers": [layer] });
+    let answer = answer(&costs, &platform(50), &Request::default());
+    assert_eq!(places(&answer.best.unwrap()), "e");
+    let why = answer.best_split.unwrap_err();
+    assert!(matches!(why, Infeasible::NoSplit(words) if words.contains("as one group")), "{why}");
+}
