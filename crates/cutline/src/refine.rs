@@ -27,7 +27,7 @@ use cutline_runtime::{
 };
 use tokio::runtime::Runtime;
 
-use crate::staging;
+use crate::staging::{self, Staged};
 
 /// Farthest that a prediction may be off and still hold, in thousandths.
 pub const TOLERANCE_PERMILLE: u64 = 50;
@@ -162,13 +162,15 @@ fn in_turns(
 ) -> anyhow::Result<Vec<(String, Run)>> {
     let plans: Vec<Plan> =
         choices.iter().map(|choice| plan_of(subject, costs, request, choice)).collect();
+    let staged: Vec<Staged> =
+        plans.iter().map(|plan| stage(subject, plan)).collect::<anyhow::Result<_>>()?;
     let turns = TURNS.min(frames).max(1);
     let mut answers: Vec<Vec<runner::Answer>> = plans.iter().map(|_| Vec::new()).collect();
     for turn in 0..turns {
         // The frames are spread over the turns as evenly as whole numbers allow.
         let frames = frames * (turn + 1) / turns - frames * turn / turns;
-        for (plan, answers) in plans.iter().zip(&mut answers) {
-            answers.extend(run(subject, plan, frames, runtime)?);
+        for (staged, answers) in staged.iter().zip(&mut answers) {
+            answers.extend(run(subject, staged, frames, runtime)?);
         }
     }
     let id = |plan: &Plan| plan.best.as_ref().map(|choice| choice.id.clone()).unwrap_or_default();
@@ -195,18 +197,22 @@ pub fn measure(
     frames: usize,
     runtime: &Runtime,
 ) -> anyhow::Result<Run> {
-    Run::of(&run(subject, plan, frames, runtime)?)
+    Run::of(&run(subject, &stage(subject, plan)?, frames, runtime)?)
+}
+
+/// The parts of the best plan of a file.
+fn stage(subject: &Subject, plan: &Plan) -> anyhow::Result<Staged> {
+    let choice = plan.best.as_ref().context("there is no plan to measure")?;
+    staging::stage(subject.model, plan, choice)
 }
 
 /// Deploys a plan, infers one frame that does not count and then the counted ones.
 fn run(
     subject: &Subject,
-    plan: &Plan,
+    staged: &Staged,
     frames: usize,
     runtime: &Runtime,
 ) -> anyhow::Result<Vec<runner::Answer>> {
-    let choice = plan.best.as_ref().context("there is no plan to measure")?;
-    let staged = staging::stage(subject.model, plan, choice)?;
     runtime.block_on(async {
         let runner =
             Runner::deploy(staged.deployment.clone(), RunOptions::default(), |_| {}).await?;

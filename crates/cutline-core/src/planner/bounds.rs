@@ -214,9 +214,7 @@ impl Bounds {
         }
         let mut via = vec![vec![0; self.sets]; layout.quantities.len()];
         for from in (0..last).rev() {
-            let here = &steps.ideals.borders[from];
-            let next: Vec<usize> =
-                (from + 1..=last).filter(|&to| here.is_within(&steps.ideals.borders[to])).collect();
+            let next = steps.ideals.after(from);
             for device in steps.costs.device_ids().skip(1) {
                 let hops = hops_into(steps, layout, codecs, from, device);
                 if hops.iter().all(Option::is_none) {

@@ -61,6 +61,12 @@ impl Ideals {
         Ideals { borders, truncated }
     }
 
+    /// Borders at which a stage that begins at this one may end, ascending. O(borders).
+    pub(super) fn after(&self, from: usize) -> Vec<usize> {
+        let here = &self.borders[from];
+        (from + 1..self.borders.len()).filter(|&to| here.is_within(&self.borders[to])).collect()
+    }
+
     pub(super) fn last(&self) -> usize {
         self.borders.len() - 1
     }
