@@ -38,12 +38,12 @@ const SLOWDOWN: u32 = 4;
 /// Candidate cuts, unless told otherwise; all in one place or the other come on top.
 const CUTS: usize = 10;
 /// Turns of each plan at each bandwidth.
-const TURNS: usize = 4;
+const TURNS: usize = 8;
 /// Turns before which the devices are profiled.
-const EDGE_PROFILED_BEFORE: usize = 1;
-const CLOUD_PROFILED_BEFORE: usize = 3;
+const EDGE_PROFILED_BEFORE: usize = 2;
+const CLOUD_PROFILED_BEFORE: usize = 6;
 /// Counted frames of one turn; one more, before them, is not.
-const FRAMES: usize = 2;
+const FRAMES: usize = 1;
 const DELAY: Nanos = Nanos(10_000_000);
 
 /// The parts that are compared; the last is the total.
