@@ -64,3 +64,6 @@ pub mod plan;
 pub mod split;
 
 pub mod package;
+
+// Which plan a frame takes.
+pub mod routing;

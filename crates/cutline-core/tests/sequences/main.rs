@@ -13,6 +13,7 @@ use cutline_core::{
     partition::Mapping,
     planner::{self, Choice, Infeasible, Objective, Proof, Request, sweep},
     platform::Platform,
+    routing::Table,
     units::BytesPerSec,
 };
 use serde_json::{Value, json};
@@ -497,7 +498,7 @@ fn the_front_is_the_oracles() {
 
 #[test]
 fn the_table_of_bandwidths_holds_the_best_plan_at_every_rate() {
-    let mut corners = 0;
+    let (mut corners, mut tables) = (0, 0);
     for seed in 1..=400 {
         let mut random = random_of(seed ^ 0xbeef);
         let (costs, platform) = instance(&mut random, 1 << 6, false);
@@ -509,6 +510,10 @@ fn the_table_of_bandwidths_holds_the_best_plan_at_every_rate() {
         let ends = [BytesPerSec(1_000_000), BytesPerSec(8_000_000_000)];
         let regimes = sweep(&dag, &table, &request, 0, ends, &mut || false).unwrap();
         corners += regimes.len();
+        let routes = Table::of_sweep(&table, 0, &regimes, Err("not asked".to_owned()), &[]);
+        // Some sends only against the declared direction of the link, which is not measured.
+        let routes = routes.ok().map(|(routes, _)| routes);
+        tables += usize::from(routes.is_some());
         let [up, down] = [table.links()[0].up.rate.0, table.links()[0].down.rate.0];
         let mut rate = ends[0].0;
         while rate <= ends[1].0 {
@@ -527,8 +532,13 @@ fn the_table_of_bandwidths_holds_the_best_plan_at_every_rate() {
                 close && best.is_some() == found.is_some(),
                 "seed {seed}, {rate} B/s: {best:?}, {found:?}\n{costs:#}\n{platform:#}"
             );
+            let routed =
+                routes.as_ref().and_then(|routes| Some(routes.latency(routes.best_at(at)?, at).0));
+            let same = routed.is_none_or(|routed| found.is_some_and(|f| f.abs_diff(routed) <= 8));
+            assert!(same, "seed {seed}, {rate} B/s: {found:?}, as a route {routed:?}");
             rate = rate * 3 / 2;
         }
     }
     assert!(corners > 600, "{corners} ranges in all");
+    assert!(tables > 200, "{tables} tables of routes");
 }
