@@ -7,7 +7,8 @@
 //!
 //! The algorithm is favoured where that is possible: a chromosome that returns is not evaluated
 //! twice, and what counts is not the last population but the best of all that was ever evaluated.
-//! It may visit a device again, which Cutline's search does not; a run can be told not to.
+//! It may visit a device again, which Cutline's search does where it is asked to; a run can be told
+//! not to.
 
 use std::{
     cell::RefCell,
@@ -53,7 +54,7 @@ pub enum Start {
 pub enum Space {
     /// All that can be evaluated, devices visited again included.
     Any,
-    /// Those that visit no device again, which is what Cutline searches; others are refused.
+    /// Those that visit no device again, which is what Cutline searches by itself; others are refused.
     Row,
 }
 

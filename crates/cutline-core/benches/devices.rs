@@ -193,5 +193,6 @@ fn proof(proof: Proof) -> String {
         Proof::Optimal => "optimal".to_owned(),
         Proof::Within(gap) => format!("within {}", Nanos(gap)),
         Proof::Front(ppm) => format!("front to {ppm} ppm"),
+        Proof::Unproven => "not proven".to_owned(),
     }
 }

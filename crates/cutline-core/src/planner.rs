@@ -34,6 +34,7 @@ mod pair;
 mod reason;
 mod regions;
 mod request;
+mod revisits;
 mod scatter;
 mod search;
 mod sequence;
@@ -160,6 +161,9 @@ pub struct Request {
     /// Whether branches of a block may run on several devices at once.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub scatter: bool,
+    /// Whether plans that return to a device are searched for, too; not together with `scatter`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub revisits: bool,
     /// Subproblems after which branch and bound gives up and answers with a bound.
     pub node_limit: u64,
 }
@@ -176,6 +180,7 @@ impl Default for Request {
             forbidden: Vec::new(),
             private: None,
             scatter: false,
+            revisits: false,
             node_limit: 2_000,
         }
     }
@@ -191,6 +196,8 @@ pub enum Proof {
     Within(u64),
     /// One point of a front that matches every plan up to this factor, in millionths.
     Front(u64),
+    /// Found by a search that did not come to its end: there may be better plans.
+    Unproven,
 }
 
 /// One plan and what it costs.
@@ -252,6 +259,14 @@ pub enum Infeasible {
     NoPlan,
     #[error("the search was stopped before it found a plan; allow more time")]
     Stopped,
+    #[error(
+        "{once}, where each device is visited once at most; {}",
+        match all_seen {
+            true => "no plan that returns to a device is allowed, either",
+            false => "none that returns to a device was found, but not all were looked at",
+        }
+    )]
+    Returning { once: Box<Infeasible>, all_seen: bool },
 }
 
 fn least_of(limits: &[(Objective, u64, u64)]) -> String {
@@ -328,6 +343,8 @@ pub enum PlannerError {
     Contradiction { layer: String, first: String, second: String },
     #[error("the costs are too large to be compared exactly; check their units")]
     TooLarge,
+    #[error("plans that return to a device are not searched for together with scatter groups")]
+    ReturningScatter,
 }
 
 /// The answer to a request. Exact, unless a limit of branch and bound is reached.
@@ -358,6 +375,7 @@ fn is_pair(costs: &Costs, request: &Request) -> bool {
         && request.objective == Objective::Latency
         && request.limits.is_empty()
         && !request.scatter
+        && !request.revisits
         && request.forbidden.is_empty()
         && is_additive(costs, request)
         && rest.iter().all(|device| device.host != first.host)
@@ -385,7 +403,10 @@ pub struct Front {
     pub epsilon_ppm: u64,
     /// Whether the search came to its end; if not, there may be better plans.
     pub complete: bool,
-    /// Labels that the search made: its effort.
+    /// The same of plans that visit each device once at most: where the request lets them return, the
+    /// search among those may have come to its end though that among all did not.
+    pub once_complete: bool,
+    /// Labels that the search made, and routes that it tried: its effort.
     pub labels: usize,
 }
 

@@ -273,6 +273,7 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag, objective: Objective) 
             format!("at most {} from the optimum of the table", objective.show(gap))
         }
         Some(Proof::Front(ppm)) => format!("on a front that is exact to {} %", ppm as f64 / 1e4),
+        Some(Proof::Unproven) => "found by a search that did not come to its end".to_owned(),
         None => "not proven (edited by hand)".to_owned(),
     };
     format!("{}; {crossing} crosses; {proof}", stages.join(", "))

@@ -253,6 +253,7 @@ impl<'a> Agreeing<'a> {
             Some(match choice.proof {
                 Proof::Within(gap) => value.saturating_sub(gap),
                 Proof::Optimal | Proof::Front(_) => value,
+                Proof::Unproven => 0,
             })
         });
         least.min().unwrap_or_default()

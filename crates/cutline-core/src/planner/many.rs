@@ -2,9 +2,10 @@
 
 use super::{
     Answer, Baseline, Choice, Front, Infeasible, Objective, PlannerError, Proof, Request,
-    labels::{Ended, Stages},
+    labels::Stages,
     reason::reason,
     request::Prepared,
+    revisits,
     sequence::{Best, Sequences},
 };
 use crate::{
@@ -42,6 +43,10 @@ pub(super) fn solve(
         Some(split) => task.choice(split, Stages::Several, stop),
     };
     let best = task.choice(best, Stages::Any, stop);
+    let (best, best_split) = match request.revisits {
+        true => task.returning(best, best_split, stop),
+        false => (best, best_split),
+    };
     let reason = reason(dag, costs, request.objective, &baselines, &best, &best_split);
     Ok(Answer { baselines, best, best_split, reason })
 }
@@ -58,17 +63,46 @@ pub(super) fn front(
     let sequences = Sequences::new(dag, costs, inputs, codecs, &request.limits, request.scatter);
     let found = sequences.front(objectives, stop);
     let complete = found.complete && sequences.is_complete();
-    let proof = Proof::Front(found.epsilon_ppm);
-    let (dag, costs) = prepared.plain;
-    let points = found.ended.into_iter().map(|ended| choice(dag, costs, ended, proof));
-    Front {
+    let (epsilon_ppm, once_complete) = (found.epsilon_ppm, complete);
+    let mut front = Front {
         objectives: objectives.to_vec(),
-        points: points.collect(),
-        epsilon_ppm: found.epsilon_ppm,
+        points: Vec::new(),
+        epsilon_ppm,
         complete,
+        once_complete,
         labels: found.labels,
+    };
+    let mut decisions: Vec<_> = found.ended.into_iter().map(|e| (e.mapping, e.setting)).collect();
+    if request.revisits {
+        if decisions.is_empty() {
+            decisions.extend(sequences.nearest(Stages::Any, stop));
+        }
+        let problem = sequences.with_returns(Stages::Any);
+        let returning = revisits::search(&problem, objectives, &decisions, stop);
+        decisions = returning.plans;
+        front.labels += returning.effort;
+        front.complete = returning.open.is_none() && sequences.is_complete();
+        if front.complete {
+            // Every plan was looked at, whatever the search before could not tell apart.
+            (front.epsilon_ppm, front.once_complete) = (0, true);
+        }
     }
+    let proof = match front.complete {
+        true => Proof::Front(front.epsilon_ppm),
+        false => Proof::Unproven,
+    };
+    let points = decisions.into_iter().map(|decision| choice(prepared.plain, decision, proof));
+    front.points = points.collect();
+    let values = |choice: &Choice| -> Vec<u64> {
+        let value = |o: &Objective| o.of(&choice.evaluation, costs).unwrap_or_default();
+        objectives.iter().map(value).collect()
+    };
+    front.points.sort_by_cached_key(|point| (values(point), point.mapping.clone()));
+    front
 }
+
+/// A plan, or why there is none.
+type Planned = Result<Choice, Infeasible>;
 
 struct Task<'a> {
     dag: &'a Dag,
@@ -104,8 +138,51 @@ impl Task<'_> {
             _ if !self.sequences.is_complete() => Proof::Within(objective),
             gap => Proof::Within(gap),
         };
-        let (dag, costs) = self.prepared.plain;
-        Ok(choice(dag, costs, ended, proof))
+        Ok(choice(self.prepared.plain, (ended.mapping, ended.setting), proof))
+    }
+
+    /// The best plan and the best split where devices may be visited again, from those where they
+    /// may not.
+    fn returning(
+        &self,
+        best: Planned,
+        split: Planned,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> (Planned, Planned) {
+        if self.costs.devices().len() < 2 {
+            return (best, split);
+        }
+        let known = match &split {
+            Ok(split) => Some((split.mapping.clone(), split.setting.clone())),
+            Err(_) => self.sequences.nearest(Stages::Several, stop),
+        };
+        let known: Vec<_> = known.into_iter().collect();
+        let problem = self.sequences.with_returns(Stages::Several);
+        let objective = self.request.objective;
+        let found = revisits::search(&problem, &[objective], &known, stop);
+        let all_seen = found.open.is_none() && self.sequences.is_complete();
+        let value = |choice: &Choice| objective.of(&choice.evaluation, self.costs).unwrap_or(0);
+        let proven = |choice: Choice| {
+            let gap = value(&choice).saturating_sub(found.open.unwrap_or(0));
+            let proof = match all_seen {
+                true => Proof::Optimal,
+                false => Proof::Within(gap),
+            };
+            Choice { proof, ..choice }
+        };
+        // A plan that visits each device once is taken where one that returns is no better.
+        let plans = found.plans.iter().cloned();
+        let plans = plans.map(|decision| choice(self.prepared.plain, decision, Proof::Unproven));
+        let returning = plans.min_by_key(value);
+        let better = |once: Planned| -> Planned {
+            let all = once.as_ref().ok().into_iter().chain(&returning);
+            match (all.min_by_key(|choice| value(choice)).cloned(), once) {
+                (Some(choice), _) => Ok(proven(choice)),
+                (None, Err(why)) => Err(Infeasible::Returning { once: Box::new(why), all_seen }),
+                (None, Ok(choice)) => Ok(choice),
+            }
+        };
+        (better(best), better(split))
     }
 
     fn baselines(&self) -> Vec<Baseline> {
@@ -184,8 +261,12 @@ impl Task<'_> {
     }
 }
 
-fn choice(dag: &Dag, costs: &Costs, ended: Ended, proof: Proof) -> Choice {
-    let Ended { mapping, setting, .. } = ended;
+/// A decision, evaluated.
+fn choice(
+    (dag, costs): (&Dag, &Costs),
+    (mapping, setting): (Mapping, Setting),
+    proof: Proof,
+) -> Choice {
     let evaluation = evaluate(dag, costs, &mapping, &setting)
         .expect("the search only makes plans whose stages and hops exist");
     Choice { mapping, setting, evaluation, proof }

@@ -25,7 +25,12 @@ pub(super) fn reason(
     };
     let has_helpers = |choice: &Choice| !choice.setting.helpers.is_empty();
     let scattered = has_helpers(best) || best_split.as_ref().is_ok_and(has_helpers);
-    if objective != Objective::Latency || costs.devices().len() > 2 || scattered {
+    let comes_back = |choice: &Choice| match choice.setting.order.as_slice() {
+        [] | [_] => false,
+        [first, ..] => *first != DeviceId::SOURCE || choice.setting.order.len() > 2,
+    };
+    let returns = comes_back(best) || best_split.as_ref().is_ok_and(comes_back);
+    if objective != Objective::Latency || costs.devices().len() > 2 || scattered || returns {
         return by_value(costs, objective, baselines, best, best_split);
     }
     let single = !is_split(best);
@@ -85,11 +90,14 @@ fn way(costs: &Costs, choice: &Choice) -> String {
             order.push(device);
         }
     }
-    let stage = |device: &DeviceId| {
+    let stage = |(at, device): (usize, &DeviceId)| {
+        if order[..at].contains(device) {
+            return format!("`{}` again", costs.device(*device).name);
+        }
         let groups = choice.mapping.0.iter().filter(|on| *on == device).count();
         format!("`{}` ({groups} of {} groups)", costs.device(*device).name, choice.mapping.0.len())
     };
-    order.iter().map(stage).collect::<Vec<_>>().join(", ")
+    order.iter().enumerate().map(stage).collect::<Vec<_>>().join(", ")
 }
 
 fn is_split(choice: &Choice) -> bool {

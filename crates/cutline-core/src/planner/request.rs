@@ -35,6 +35,9 @@ impl<'a> Prepared<'a> {
         if costs.devices().len() > MOST_DEVICES {
             return Err(PlannerError::TooManyDevices(costs.devices().len()));
         }
+        if request.scatter && request.revisits {
+            return Err(PlannerError::ReturningScatter);
+        }
         let objectives = request.limits.iter().map(|(limited, _)| *limited);
         for objective in objectives.chain([request.objective]) {
             known(dag, costs, objective)?;

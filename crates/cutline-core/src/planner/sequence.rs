@@ -10,10 +10,18 @@ use super::{
     labels::{Effort, Ended, Search, Stages},
     layout::{Layout, Own, Quantity, Rule},
     regions::Regions,
+    revisits,
     scatter::{Scatters, is_too_wide},
     steps::Steps,
 };
-use crate::{cost::Costs, dag::Dag, partition::blocks, platform::DeviceId, units::Bytes};
+use crate::{
+    cost::Costs,
+    dag::Dag,
+    evaluate::Setting,
+    partition::{Mapping, blocks},
+    platform::DeviceId,
+    units::Bytes,
+};
 
 /// More ideals than this are not enumerated; prefixes of the topological order stand for them.
 const MOST_IDEALS: usize = 20_000;
@@ -337,15 +345,31 @@ impl<'a> Sequences<'a> {
         }
     }
 
+    /// The same problem where devices may be visited again.
+    pub(super) fn with_returns(&self, stages: Stages) -> revisits::Problem<'_> {
+        let Sequences { dag, costs, inputs, codecs, limits, ideals, .. } = self;
+        revisits::Problem { dag, costs, ideals, inputs, codecs, limits, stages }
+    }
+
+    /// The plan that exceeds memory least where nothing else is limited.
+    pub(super) fn nearest(
+        &self,
+        stages: Stages,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Option<(Mapping, Setting)> {
+        let ended = self.with_limits(&[]).best(Quantity::Excess, stages, stop).ended?;
+        Some((ended.mapping, ended.setting))
+    }
+
     /// Without any limit there is no plan: memory, pins, links or missing operators forbid it.
     fn cannot_run(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
-        let Some(ended) = self.with_limits(&[]).best(Quantity::Excess, Stages::Any, stop).ended
-        else {
+        let Some((mapping, setting)) = self.nearest(Stages::Any, stop) else {
             return Infeasible::NoPlan;
         };
-        let Ended { mapping, setting, .. } = &ended;
-        let Ok(partition) = setting.partition(self.dag, mapping) else { return Infeasible::NoPlan };
-        let uses = crate::evaluate::memory(self.dag, self.costs, &partition, setting);
+        let Ok(partition) = setting.partition(self.dag, &mapping) else {
+            return Infeasible::NoPlan;
+        };
+        let uses = crate::evaluate::memory(self.dag, self.costs, &partition, &setting);
         let most = uses.iter().max_by_key(|used| used.excess());
         match most.and_then(|used| Some((used, used.excess()?))) {
             Some((used, excess)) => Infeasible::Memory {
@@ -361,7 +385,7 @@ impl<'a> Sequences<'a> {
 
 /// What orders finished plans: objective, stages, bytes, the smaller mapping, the setting listed
 /// first.
-fn key(ended: &Ended) -> (u64, u64, u64, &crate::partition::Mapping, &crate::evaluate::Setting) {
+fn key(ended: &Ended) -> (u64, u64, u64, &Mapping, &Setting) {
     let at = ended.ties_at;
     let values = &ended.values;
     (values[0], values[at], values[at + 1], &ended.mapping, &ended.setting)

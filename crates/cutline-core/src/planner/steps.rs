@@ -80,6 +80,27 @@ pub(super) struct HopCost {
     pub(super) cards: [Option<usize>; 2],
 }
 
+impl HopCost {
+    /// Both over the same link.
+    fn and(self, other: HopCost) -> HopCost {
+        HopCost {
+            latency: self.latency + other.latency,
+            out: self.out + other.out,
+            back: self.back + other.back,
+            energy: [0, 1].map(|end| self.energy[end] + other.energy[end]),
+            money: self.money.saturating_add(other.money),
+            bytes: self.bytes + other.bytes,
+            cards: self.cards,
+        }
+    }
+}
+
+/// Sender and receiver of a hop.
+fn ends((link, backwards): (&LinkCosts, bool)) -> [DeviceId; 2] {
+    let [a, b] = link.between;
+    if backwards { [b, a] } else { [a, b] }
+}
+
 impl<'a> Steps<'a> {
     pub(super) fn new(dag: &'a Dag, costs: &'a Costs, ideals: &'a Ideals, input: usize) -> Self {
         let borders = &ideals.borders;
@@ -240,8 +261,13 @@ impl<'a> Steps<'a> {
         self.cost_of(device, busy, late - early, total - spent)
     }
 
+    /// Whether a group between two borders reads an input of the network.
+    pub(super) fn reads_input(&self, from: usize, to: usize) -> bool {
+        self.input_readers[to] > self.input_readers[from]
+    }
+
     pub(super) fn prepare(&self, device: DeviceId, from: usize, to: usize) -> Nanos {
-        let reads = self.input_readers[to] > self.input_readers[from];
+        let reads = self.reads_input(from, to);
         if device != DeviceId::SOURCE {
             return if reads { self.encoding().decode[device.index()] } else { Nanos::ZERO };
         }
@@ -271,17 +297,28 @@ impl<'a> Steps<'a> {
         StageCost { busy, energy, money: money.0 }
     }
 
-    /// The hop over a border; `None` where something of unknown size would travel, or the codec is
-    /// forbidden there.
-    pub(super) fn hop(
+    /// The hop over a border, and the answers of all that is behind it; `None` where something of
+    /// unknown size would travel, or the codec is forbidden there.
+    pub(super) fn hop(&self, link: (&LinkCosts, bool), at: usize, codec: usize) -> Option<HopCost> {
+        let ends = ends(link);
+        let paid = |hop: HopCost| HopCost { money: self.electricity_of(ends, hop.energy), ..hop };
+        let message = paid(self.message(link, at, codec)?);
+        let border = self.border(at);
+        match border.answers {
+            true => Some(message.and(paid(self.answer(link, border.answer_bytes?)))),
+            false => Some(message),
+        }
+    }
+
+    /// The message over a border alone, its electricity left out.
+    pub(super) fn message(
         &self,
         (link, backwards): (&LinkCosts, bool),
         at: usize,
         codec: usize,
     ) -> Option<HopCost> {
         let border = Some(self.border(at)).filter(|border| border.passable)?;
-        let (there, back): (&Direction, &Direction) =
-            if backwards { (&link.down, &link.up) } else { (&link.up, &link.down) };
+        let there: &Direction = if backwards { &link.down } else { &link.up };
         let input = match (border.input_crosses, self.encoding().bytes) {
             (false, _) => Bytes::ZERO,
             (true, Some(bytes)) => bytes,
@@ -292,28 +329,32 @@ impl<'a> Steps<'a> {
             return None;
         }
         let sent = input + self.codec(codec).encoded(border.values) + border.plain;
-        let mut hop = HopCost {
+        let energy = message_energy(link, backwards, sent);
+        Some(HopCost {
             latency: there.time(sent),
             out: there.busy(sent),
             back: Nanos::ZERO,
-            energy: message_energy(link, backwards, sent),
+            energy,
             money: 0,
             bytes: sent,
             cards: if backwards { [link.cards[1], link.cards[0]] } else { link.cards },
-        };
-        let ends = if backwards { [link.between[1], link.between[0]] } else { link.between };
-        hop.money = self.electricity_of(ends, hop.energy);
-        if border.answers {
-            let bytes = border.answer_bytes?;
-            hop.latency += back.time(bytes);
-            hop.back = back.busy(bytes);
-            hop.bytes += bytes;
-            let [receiver, sender] = message_energy(link, !backwards, bytes);
-            hop.money += self.electricity_of(ends, [sender, receiver]);
-            hop.energy[0] += sender;
-            hop.energy[1] += receiver;
+        })
+    }
+
+    /// Answers of so many bytes that return over the link of a hop, their electricity left out; ends
+    /// are those of the hop.
+    pub(super) fn answer(&self, (link, backwards): (&LinkCosts, bool), bytes: Bytes) -> HopCost {
+        let back: &Direction = if backwards { &link.up } else { &link.down };
+        let [receiver, sender] = message_energy(link, !backwards, bytes);
+        HopCost {
+            latency: back.time(bytes),
+            out: Nanos::ZERO,
+            back: back.busy(bytes),
+            energy: [sender, receiver],
+            money: 0,
+            bytes,
+            cards: if backwards { [link.cards[1], link.cards[0]] } else { link.cards },
         }
-        Some(hop)
     }
 
     pub(super) fn electricity_of(&self, ends: [DeviceId; 2], energy: [Nanojoules; 2]) -> u64 {

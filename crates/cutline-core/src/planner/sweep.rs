@@ -40,7 +40,12 @@ pub fn sweep(
 ) -> Result<Vec<Regime>, PlannerError> {
     let Some(known) = costs.links().get(link) else { return Ok(Vec::new()) };
     let ratio = [known.up.rate.0.max(1), known.down.rate.0.max(1)];
-    let request = Request { objective: Objective::Latency, scatter: false, ..request.clone() };
+    let request = Request {
+        objective: Objective::Latency,
+        scatter: false,
+        revisits: false,
+        ..request.clone()
+    };
     let mut sweep = Sweep { dag, costs, request: &request, link, ratio, stop };
     let (Some(first), Some(last)) = (sweep.best(low)?, sweep.best(high)?) else {
         return Ok(Vec::new());

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 mod oracle;
 #[path = "../random/mod.rs"]
 mod random;
+mod returning;
 
 use oracle::{Instance, Plan, Values};
 use random::Random;

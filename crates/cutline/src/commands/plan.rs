@@ -32,7 +32,7 @@ use crate::{
 /// Find the best plan: baselines first, then the best plan, the best split, why, and the proof.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan net.onnx --platform platform.toml --refine --input photo.jpg -o plan.json    # agents must run\n  cutline plan net.onnx --platform platform.toml --limit agreement=0.99 --images photos/ -o plan.json    # compressed, where the answer stays\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
+    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --objective memory --revisits -o plan.json\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan net.onnx --platform platform.toml --refine --input photo.jpg -o plan.json    # agents must run\n  cutline plan net.onnx --platform platform.toml --limit agreement=0.99 --images photos/ -o plan.json    # compressed, where the answer stays\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     mapping: Option<PathBuf>,
     /// Run the best plans on their agents, correct the table by what their stages and messages take,
     /// and plan again, until the winner's prediction holds.
-    #[arg(long, conflicts_with_all = ["costs", "scarce", "mapping", "scatter"])]
+    #[arg(long, conflicts_with_all = ["costs", "scarce", "mapping", "scatter", "revisits"])]
     refine: bool,
     /// With --refine: most rounds of measuring and planning again.
     #[arg(long, value_name = "N", default_value_t = 5, requires = "refine")]
@@ -94,6 +94,11 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     }
     if request.scatter && args.images.is_some() {
         bail!("--images runs parts one after another; it does not go with --scatter");
+    }
+    if request.revisits && args.images.is_some() {
+        bail!(
+            "--images searches among plans that visit each device once; it does not go with --revisits"
+        );
     }
     let refined = match args.refine {
         true => Some(refined(&args, &mut problem, &request, &mut stop, output)?),

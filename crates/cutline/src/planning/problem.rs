@@ -65,6 +65,11 @@ pub(crate) struct ProblemArgs {
     /// but not run yet; the best plans over the bandwidth are still searched for without.
     #[arg(long)]
     scatter: bool,
+    /// Search for plans that return to a device, too. All that was found without is kept; where not
+    /// all such plans could be looked at, the answer says so. The best plans over the bandwidth are
+    /// still searched for without.
+    #[arg(long, conflicts_with = "scatter")]
+    revisits: bool,
     /// Stop after this long with the best plan found, and say how far from the best it can be.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     time_limit: Nanos,
@@ -117,6 +122,7 @@ impl ProblemArgs {
         request.bans = on_devices("--ban", &self.bans)?;
         request.private = self.private.clone();
         request.scatter = self.scatter;
+        request.revisits = self.revisits;
         Ok(request)
     }
 

@@ -113,6 +113,7 @@ pub(crate) fn build(
             plans: points,
             epsilon_ppm: found.epsilon_ppm,
             complete: found.complete,
+            once_complete: found.once_complete,
             proof_text: front_words(&found),
         },
         cuts,
@@ -122,6 +123,11 @@ pub(crate) fn build(
 
 fn front_words(front: &planner::Front) -> String {
     match (front.complete, front.epsilon_ppm) {
+        (false, 0) if front.once_complete => {
+            "no plan that visits each device once at most is missing; of those that return to a \
+             device not all were looked at, so that there may be better ones"
+                .to_owned()
+        }
         (false, _) => "the search was stopped before its end, so that there may be better plans; \
                        allow more time"
             .to_owned(),

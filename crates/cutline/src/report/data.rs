@@ -201,6 +201,8 @@ pub(crate) struct Front {
     pub(crate) epsilon_ppm: u64,
     /// Whether the search came to its end; if not, there may be better plans.
     pub(crate) complete: bool,
+    /// The same of plans that visit each device once at most.
+    pub(crate) once_complete: bool,
     /// What is known of it, in words.
     pub(crate) proof_text: String,
 }

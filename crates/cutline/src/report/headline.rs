@@ -102,6 +102,7 @@ fn why(answer: &Answer, plan: &Plan, best: &Choice) -> String {
             format!("and whatever is faster is so by at most {}, which is proven", Nanos(bound))
         }
         Proof::Front(_) => "and it is on the front".to_owned(),
+        Proof::Unproven => "though there may be faster ones".to_owned(),
     };
     if plan.stages.len() > 1 {
         let plain = answer

@@ -245,6 +245,9 @@ fn proof_words(proof: Proof) -> String {
         Proof::Front(epsilon) => {
             format!("on a front that matches every allowed plan up to {} %", epsilon as f64 / 1e4)
         }
+        Proof::Unproven => "found by a search that did not come to its end: there may be better \
+                            plans"
+            .to_owned(),
     }
 }
 

@@ -1,0 +1,176 @@
+//! The least that must follow a border, whichever devices run the rest and however often.
+//!
+//! Work that is left bounds what is largest on one device: with any weights of the devices, the
+//! weighted sum of what they all come to is at least what it is now and, for every group that is left,
+//! the least of its weighted costs; and the largest is at least the weighted mean. The weights are
+//! the dual variables of dividing the groups freely (Lagrange), fitted in a few rounds.
+
+use super::account::{Account, Prices};
+use crate::{
+    dag::GroupId,
+    planner::Objective,
+    units::{Microwatts, Nanos},
+};
+
+/// Rounds in which weights are fitted.
+const ROUNDS: usize = 60;
+/// What a weight is a part of.
+const WHOLE: u64 = 1 << 24;
+
+/// Lower bounds by border.
+pub(super) struct Rest {
+    /// Time and energy of all groups behind a border, each where it takes least.
+    time: Vec<u64>,
+    energy: Vec<u64>,
+    /// What devices are busy for, and their energy.
+    busy: Shared,
+    burden: Shared,
+    /// Parameters behind a border.
+    parameters: Vec<u64>,
+    hosts: u64,
+}
+
+/// What is shared out among devices.
+struct Shared {
+    weights: Vec<u64>,
+    /// Least weighted sum of all groups behind each border.
+    behind: Vec<u128>,
+}
+
+impl Rest {
+    pub(super) fn new(prices: &Prices) -> Self {
+        let steps = &prices.steps;
+        let devices = steps.costs.devices();
+        // By group and device; nothing where the device cannot run it.
+        let each =
+            |amount: &dyn Fn(usize, usize, GroupId) -> Option<u64>| -> Vec<Vec<Option<u64>>> {
+                let least = |id: GroupId, device: usize| {
+                    (0..devices[device].options.len()).filter_map(|o| amount(device, o, id)).min()
+                };
+                let row = |id| (0..devices.len()).map(|device| least(id, device)).collect();
+                steps.dag.group_ids().map(row).collect()
+            };
+        let time = |device: usize, option: usize, id: GroupId| {
+            devices[device].options[option].groups[id.index()].map(|time| time.0)
+        };
+        let energy = |device: usize, option: usize, id: GroupId| {
+            let given = devices[device].group_energy.get(id.index()).copied().flatten();
+            let time = time(device, option, id)?;
+            let power = devices[device].power.unwrap_or(Microwatts::ZERO);
+            // One less than what is rounded up: sums of such are never more than their sum rounded up.
+            Some(given.map_or_else(|| power.energy(Nanos(time)).0.saturating_sub(1), |e| e.0))
+        };
+        let (times, energies) = (each(&time), each(&energy));
+        let least =
+            |row: &Vec<Option<u64>>| u128::from(row.iter().flatten().min().copied().unwrap_or(0));
+        let behind = |amounts: &[Vec<Option<u64>>]| -> Vec<u64> {
+            let sums = behind(prices, amounts, &least).into_iter();
+            sums.map(|sum| u64::try_from(sum).unwrap_or(u64::MAX)).collect()
+        };
+        let last = steps.ideals.last();
+        let mut hosts: Vec<usize> = devices.iter().map(|device| device.host).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        Rest {
+            time: behind(&times),
+            energy: behind(&energies),
+            busy: Shared::new(prices, &times),
+            burden: Shared::new(prices, &energies),
+            parameters: (0..=last).map(|border| steps.parameters(border, last).0).collect(),
+            hosts: hosts.len() as u64,
+        }
+    }
+
+    /// The least that an objective comes to in a plan that has cost this much up to a border.
+    pub(super) fn least(
+        &self,
+        prices: &Prices,
+        account: &Account,
+        border: usize,
+        objective: Objective,
+    ) -> u64 {
+        let costs = prices.steps.costs;
+        let now = account.value(costs, objective);
+        match objective {
+            Objective::Latency => now.saturating_add(self.time[border]),
+            Objective::Period => now.max(self.busy.least(border, |at| account.busy(at))),
+            Objective::Energy => now.saturating_add(self.energy[border]),
+            Objective::DeviceEnergy => {
+                now.max(self.burden.least(border, |at| account.energy(costs, at)))
+            }
+            Objective::Memory => {
+                let all = account.memory().0.saturating_add(self.parameters[border]);
+                now.max(all.div_ceil(self.hosts))
+            }
+            Objective::Money => now,
+        }
+    }
+}
+
+impl Shared {
+    fn new(prices: &Prices, amounts: &[Vec<Option<u64>>]) -> Self {
+        let devices = prices.steps.costs.devices().len();
+        let mut weights = vec![WHOLE; devices];
+        let mut best: Option<(u128, Vec<u64>)> = None;
+        for _ in 0..ROUNDS {
+            let (bound, loads) = share_out(amounts, &weights);
+            if best.as_ref().is_none_or(|(known, _)| bound > *known) {
+                best = Some((bound, weights.clone()));
+            }
+            // A device that is given more than the mean is to be dearer.
+            let most = loads.iter().copied().max().unwrap_or(0).max(1);
+            let mean = loads.iter().sum::<u128>() / devices as u128;
+            for (weight, load) in weights.iter_mut().zip(loads) {
+                let by = u128::from(*weight) * (6 * most + load - mean) / (6 * most);
+                *weight = u64::try_from(by).unwrap_or(WHOLE).clamp(1, WHOLE * 64);
+            }
+        }
+        let weights = best.map_or(weights, |(_, weights)| weights);
+        let least = |row: &Vec<Option<u64>>| cheapest(row, &weights).map_or(0, |(_, cost)| cost);
+        Shared { behind: behind(prices, amounts, &least), weights }
+    }
+
+    fn least(&self, border: usize, load: impl Fn(usize) -> u64) -> u64 {
+        let loads = self.weights.iter().enumerate();
+        let now: u128 = loads.map(|(at, &weight)| u128::from(weight) * u128::from(load(at))).sum();
+        let whole: u128 = self.weights.iter().map(|&weight| u128::from(weight)).sum();
+        let least = now.saturating_add(self.behind[border]).div_ceil(whole.max(1));
+        u64::try_from(least).unwrap_or(u64::MAX)
+    }
+}
+
+/// The device on which a group costs least by these weights, and how much that is.
+fn cheapest(row: &[Option<u64>], weights: &[u64]) -> Option<(usize, u128)> {
+    let each = row.iter().zip(weights).enumerate();
+    each.filter_map(|(at, (amount, &weight))| {
+        Some((at, u128::from((*amount)?).saturating_mul(weight.into())))
+    })
+    .min_by_key(|&(_, cost)| cost)
+}
+
+/// The bound of the weighted mean by these weights, and what each device is given.
+fn share_out(amounts: &[Vec<Option<u64>>], weights: &[u64]) -> (u128, Vec<u128>) {
+    let mut loads = vec![0; weights.len()];
+    let mut total = 0u128;
+    for row in amounts {
+        if let Some((device, cost)) = cheapest(row, weights) {
+            loads[device] += u128::from(row[device].unwrap_or(0));
+            total = total.saturating_add(cost);
+        }
+    }
+    (total / weights.iter().map(|&weight| u128::from(weight)).sum::<u128>().max(1), loads)
+}
+
+/// Sums over the groups behind each border.
+fn behind(
+    prices: &Prices,
+    amounts: &[Vec<Option<u64>>],
+    of: &dyn Fn(&Vec<Option<u64>>) -> u128,
+) -> Vec<u128> {
+    let each: Vec<u128> = amounts.iter().map(of).collect();
+    let sum = |border: &crate::planner::ideals::Border| {
+        let open = prices.steps.dag.group_ids().filter(|&id| !border.holds(id));
+        open.map(|id| each[id.index()]).fold(0, u128::saturating_add)
+    };
+    prices.steps.ideals.borders.iter().map(sum).collect()
+}
