@@ -257,7 +257,7 @@ pub enum Infeasible {
          unknown size forbid all"
     )]
     NoPlan,
-    #[error("the search was stopped before it found a plan; allow more time")]
+    #[error("the search was stopped before it found a plan, or why there is none; allow more time")]
     Stopped,
     #[error(
         "{once}, where each device is visited once at most; {}",

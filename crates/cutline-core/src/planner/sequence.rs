@@ -32,7 +32,7 @@ const NARROW: usize = 8;
 /// The most of the searches before a front whose regions direct them. The more of the front is known,
 /// the fewer labels the exact search needs.
 const WIDEST: usize = 128;
-/// Labels after which a front is searched for again with more slack.
+/// Labels that a front may take, as [`Sequences::most_labels`].
 const MOST_LABELS: usize = 4_000_000;
 
 /// A problem over sequences of stages; pins, bans and the like are in its costs already.
@@ -47,6 +47,8 @@ pub(super) struct Sequences<'a> {
     pub(super) limits: &'a [(Objective, u64)],
     /// Whether branches of a block may run on several devices at once.
     pub(super) scatter: bool,
+    /// Labels after which a front is searched for again with more slack.
+    pub(super) most_labels: usize,
     ideals: Ideals,
     twins: Vec<Option<usize>>,
 }
@@ -99,6 +101,15 @@ impl Best {
             open: self.open.into_iter().chain(other.open).min(),
         }
     }
+
+    /// The best plan if it is known to be that, or that there is none.
+    fn proven(self) -> Result<Option<Ended>, Infeasible> {
+        match (self.open, self.ended) {
+            (None, ended) => Ok(ended),
+            (Some(open), Some(ended)) if ended.values[0] <= open => Ok(Some(ended)),
+            (Some(_), _) => Err(Infeasible::Stopped),
+        }
+    }
 }
 
 /// A front, and how exact it is.
@@ -121,7 +132,8 @@ impl<'a> Sequences<'a> {
         scatter: bool,
     ) -> Self {
         let ideals = Ideals::new(dag, MOST_IDEALS);
-        Sequences { dag, costs, inputs, codecs, limits, scatter, ideals, twins: twins(costs) }
+        let (most_labels, twins) = (MOST_LABELS, twins(costs));
+        Sequences { dag, costs, inputs, codecs, limits, scatter, most_labels, ideals, twins }
     }
 
     /// Whether every cut is searched, or only the prefixes of the topological order; and every
@@ -262,7 +274,7 @@ impl<'a> Sequences<'a> {
             scatters: ground.scatters.as_ref().filter(|_| stages != Stages::One),
             twins: &self.twins,
             stages,
-            most_labels: if layout.ties { usize::MAX } else { MOST_LABELS },
+            most_labels: if layout.ties { usize::MAX } else { self.most_labels },
             effort,
             known,
             regions,
@@ -314,15 +326,16 @@ impl<'a> Sequences<'a> {
     pub(super) fn infeasible(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
         let least =
             |quantity: Objective, limits: &[(Objective, u64)], stop: &mut dyn FnMut() -> bool| {
-                let without = self.with_limits(limits);
-                without.best(quantity, Stages::Any, stop).ended.map(|ended| ended.values[0])
+                self.with_limits(limits).best(quantity, Stages::Any, stop).proven()
             };
         let mut broken = Vec::new();
         for (at, &(quantity, limit)) in self.limits.iter().enumerate() {
             let others: Vec<_> =
                 self.limits.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, l)| *l).collect();
-            if let Some(least) = least(quantity, &others, stop) {
-                broken.push((quantity, limit, least));
+            match least(quantity, &others, stop) {
+                Ok(Some(ended)) => broken.push((quantity, limit, ended.values[0])),
+                Ok(None) => {}
+                Err(stopped) => return stopped,
             }
         }
         // The limit that must give way least, relatively.
@@ -335,8 +348,9 @@ impl<'a> Sequences<'a> {
         let mut alone = Vec::new();
         for &(quantity, limit) in self.limits {
             match least(quantity, &[], stop) {
-                Some(least) => alone.push((quantity, limit, least)),
-                None => return self.cannot_run(stop),
+                Ok(Some(ended)) => alone.push((quantity, limit, ended.values[0])),
+                Ok(None) => return self.cannot_run(stop),
+                Err(stopped) => return stopped,
             }
         }
         match alone.is_empty() {
@@ -363,9 +377,12 @@ impl<'a> Sequences<'a> {
 
     /// Without any limit there is no plan: memory, pins, links or missing operators forbid it.
     fn cannot_run(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
-        let Some((mapping, setting)) = self.nearest(Stages::Any, stop) else {
-            return Infeasible::NoPlan;
-        };
+        let Ended { mapping, setting, .. } =
+            match self.with_limits(&[]).best(Quantity::Excess, Stages::Any, stop).proven() {
+                Ok(Some(ended)) => ended,
+                Ok(None) => return Infeasible::NoPlan,
+                Err(stopped) => return stopped,
+            };
         let Ok(partition) = setting.partition(self.dag, &mapping) else {
             return Infeasible::NoPlan;
         };

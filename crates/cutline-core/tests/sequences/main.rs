@@ -11,7 +11,7 @@ use cutline_core::{
     dag::Dag,
     evaluate::{Setting, evaluate},
     partition::Mapping,
-    planner::{self, Choice, Infeasible, Objective, Proof, Request, sweep},
+    planner::{self, Choice, Infeasible, Objective, Proof, Regime, Request, sweep},
     platform::Platform,
     routing::Table,
     units::BytesPerSec,
@@ -325,7 +325,8 @@ fn compare(
     Ok(())
 }
 
-/// The least relaxation that an infeasible request is told of really is the least.
+/// The least relaxation that an infeasible request is told of really is the least, and no other limit
+/// need give way by a smaller part.
 fn relaxed(
     all: &[(Plan, Values)],
     instance: &Instance,
@@ -334,24 +335,32 @@ fn relaxed(
     least: u64,
 ) -> Result<(), String> {
     let at = |objective: &Objective| Objective::ALL.iter().position(|o| o == objective).unwrap();
-    let others = |values: &Values| {
-        request
-            .limits
-            .iter()
-            .filter(|(o, _)| *o != quantity)
-            .all(|(o, most)| values[at(o)] <= *most)
-    };
     let pinned = |plan: &Plan| {
         request.pins.iter().all(|(layer, device)| {
             let layer = instance.names.iter().position(|name| name == layer).unwrap();
             instance.devices[plan.on[layer]].name == *device
         })
     };
-    let really =
-        all.iter().filter(|(p, v)| pinned(p) && others(v)).map(|(_, v)| v[at(&quantity)]).min();
-    match really == Some(least) {
-        true => Ok(()),
-        false => Err(format!("least {} said to be {least}, is {really:?}", quantity.name())),
+    let really = |quantity: Objective| {
+        let others = |values: &Values| {
+            let mut others = request.limits.iter().filter(|(o, _)| *o != quantity);
+            others.all(|(o, most)| values[at(o)] <= *most)
+        };
+        let possible = all.iter().filter(|(plan, values)| pinned(plan) && others(values));
+        possible.map(|(_, values)| values[at(&quantity)]).min()
+    };
+    if really(quantity) != Some(least) {
+        let really = really(quantity);
+        return Err(format!("least {} said to be {least}, is {really:?}", quantity.name()));
+    }
+    let part = |least: u64, limit: u64| u128::from(least) * 1_000_000 / u128::from(limit.max(1));
+    let limit = request.limits.iter().find(|(o, _)| *o == quantity).unwrap().1;
+    let smaller = request.limits.iter().find(|&&(other, limit_of_other)| {
+        really(other).is_some_and(|other| part(other, limit_of_other) < part(least, limit))
+    });
+    match smaller {
+        None => Ok(()),
+        Some(smaller) => Err(format!("{smaller:?} gives way less than {quantity:?} to {least}")),
     }
 }
 
@@ -515,6 +524,15 @@ fn the_table_of_bandwidths_holds_the_best_plan_at_every_rate() {
         // Some sends only against the declared direction of the link, which is not measured.
         let routes = routes.ok().map(|(routes, _)| routes);
         tables += usize::from(routes.is_some());
+        // Ranges follow each other from end to end, and each plan is told as it costs at the highest
+        // rate of its range.
+        let of = |regime: &Regime| [regime.from, regime.to];
+        let bounds: Vec<BytesPerSec> = regimes.iter().flat_map(of).collect();
+        assert!(bounds.first().is_none_or(|&first| first == ends[0]), "seed {seed}: {bounds:?}");
+        assert!(bounds.last().is_none_or(|&last| last == ends[1]), "seed {seed}: {bounds:?}");
+        for pair in bounds[bounds.len().min(1)..].chunks_exact(2) {
+            assert_eq!(pair[0].0 + 1, pair[1].0, "seed {seed}: {bounds:?}");
+        }
         let [up, down] = [table.links()[0].up.rate.0, table.links()[0].down.rate.0];
         let mut rate = ends[0].0;
         while rate <= ends[1].0 {
@@ -542,4 +560,207 @@ fn the_table_of_bandwidths_holds_the_best_plan_at_every_rate() {
     }
     assert!(corners > 600, "{corners} ranges in all");
     assert!(tables > 200, "{tables} tables of routes");
+}
+
+/// Makes the third device like the second, but for one thing or nothing.
+fn almost_twins(random: &mut Random, costs: &mut Value, platform: &mut Value) {
+    let other = |value: &Value| json!(value.as_u64().unwrap_or(0) + 10);
+    for layer in costs["layers"].as_array_mut().unwrap() {
+        for key in ["time_ns", "energy_nj"] {
+            let like = layer[key].get("b").cloned();
+            let of = layer[key].as_object_mut().unwrap();
+            match like {
+                Some(like) => drop(of.insert("c".into(), like)),
+                None => drop(of.remove("c")),
+            }
+        }
+    }
+    if let Some(call) = costs.get_mut("call_ns") {
+        call["c"] = call["b"].clone();
+    }
+    if let Some(prepare) = costs.get_mut("prepare_ns") {
+        for times in prepare.as_object_mut().unwrap().values_mut() {
+            times["b"] = json!(random.below(4) * 5);
+            times["c"] = times["b"].clone();
+        }
+    }
+    for name in ["b", "c"] {
+        let at = usize::from(name == "c") + 1;
+        let mut like = platform["device"][1].clone();
+        like["name"] = json!(name);
+        like.as_object_mut().unwrap().remove("host");
+        platform["device"][at] = like;
+    }
+    let link = |between: [&str; 2], up: &str, down: &str| {
+        json!({ "between": between, "up": up, "down": down, "delay": "10ns", "fixed": "5ns",
+            "energy": ["500pJ/byte", "700pJ/byte"] })
+    };
+    let mut links =
+        vec![link(["a", "b"], "8000mbit", "2000mbit"), link(["c", "a"], "2000mbit", "8000mbit")];
+    links[1]["energy"] = json!(["700pJ/byte", "500pJ/byte"]);
+    links.push(link(["b", "c"], "8000mbit", "8000mbit"));
+    links[2]["energy"] = json!(["500pJ/byte", "500pJ/byte"]);
+    if platform["device"].as_array().unwrap().len() > 3 && random.one_in(2) {
+        links.push(link(["b", "d"], "800mbit", "8000mbit"));
+        links.push(link(["c", "d"], "800mbit", "8000mbit"));
+    }
+    let device = &mut platform["device"][2];
+    let layers = costs["layers"].as_array().unwrap().len() as u64;
+    let layer = random.below(layers) as usize;
+    match random.below(16) {
+        0 => {
+            costs["layers"][layer]["time_ns"]["c"] = other(&costs["layers"][layer]["time_ns"]["b"])
+        }
+        1 => {
+            costs["layers"][layer]["energy_nj"]["c"] =
+                other(&costs["layers"][layer]["energy_nj"]["b"]);
+        }
+        2 => costs["call_ns"] = json!({ "a": 5, "b": 10, "c": 5 }),
+        3 => costs["prepare_ns"] = json!({ "fp32": { "b": 5, "c": 0 }, "uint8": { "b": 5 } }),
+        4 => device["memory"] = json!("150"),
+        5 => device["power"] = json!("9000000uW"),
+        6 => device["purchase"] = json!("10"),
+        7 => links[1]["up"] = json!("800mbit"),
+        8 => links[1]["down"] = json!("800mbit"),
+        9 => links[1]["delay"] = json!("0ns"),
+        10 => links[1]["energy"] = json!(["200pJ/byte", "500pJ/byte"]),
+        11 => links[1]["energy"] = json!(["700pJ/byte", "200pJ/byte"]),
+        12 => links[2]["up"] = json!("2000mbit"),
+        13 => links[2]["energy"] = json!(["500pJ/byte", "100pJ/byte"]),
+        14 => drop(links.remove(1)),
+        _ => {}
+    }
+    if device.get("purchase").is_some() {
+        device["life_months"] = json!(12);
+    }
+    platform["link"] = json!(links);
+}
+
+#[test]
+fn devices_that_are_almost_alike_are_told_apart() {
+    let mut total = 0;
+    for seed in 1..=1500 {
+        let mut random = random_of(seed ^ 0xa11ce);
+        let scatter = seed % 2 == 0;
+        let (mut costs, mut platform) = instance(&mut random, 1 << 7, scatter);
+        if platform["device"].as_array().unwrap().len() < 3 {
+            continue;
+        }
+        almost_twins(&mut random, &mut costs, &mut platform);
+        match check(&costs, &platform, scatter, &mut random) {
+            Ok(counts) => total += counts.split,
+            Err(difference) => panic!("seed {seed}: {difference}\n{costs:#}\n{platform:#}"),
+        }
+    }
+    assert!(total > 500, "{total}");
+}
+
+/// Says when to stop: after so many questions.
+fn patience(questions: u32) -> impl FnMut() -> bool {
+    let mut left = questions;
+    move || {
+        left = left.saturating_sub(1);
+        left == 0
+    }
+}
+
+#[test]
+fn a_search_that_is_stopped_says_how_far_it_may_be_off() {
+    let (mut stopped, mut exact, mut within, mut useful) = (0, 0, 0, 0);
+    for seed in 1..=400 {
+        let mut random = random_of(seed ^ 0xdead);
+        let scatter = seed % 2 == 0;
+        let (costs, platform) = instance(&mut random, 1 << 7, scatter);
+        let (dag, table) = read(&costs, &platform);
+        for &objective in &Objective::ALL {
+            let mut request = Request { objective, scatter, ..Request::default() };
+            if objective == Objective::Latency {
+                // Two devices are not searched by labels without a limit.
+                request.limits.push((Objective::Memory, 1_000_000));
+            }
+            let best = planner::solve(&dag, &table, &request).unwrap();
+            for questions in [1, 2, 3, 5, 9, 14, 20, 1000] {
+                let mut stop = patience(questions);
+                let answer = planner::solve_until(&dag, &table, &request, &mut stop).unwrap();
+                let pairs = [(&answer.best, &best.best), (&answer.best_split, &best.best_split)];
+                for (found, best) in pairs {
+                    let value = |choice: &Choice| objective.of(&choice.evaluation, &table).unwrap();
+                    let what =
+                        format!("seed {seed}, {objective:?}, {questions}: {found:?}, {best:?}");
+                    match (found, best) {
+                        (Err(Infeasible::Stopped), _) => stopped += 1,
+                        (Err(why), Err(known)) => assert_eq!(why, known, "{what}"),
+                        (Ok(found), Ok(best)) => match found.proof {
+                            Proof::Optimal => {
+                                assert_eq!(value(found), value(best), "{what}");
+                                exact += 1;
+                            }
+                            Proof::Within(gap) => {
+                                assert!(questions < 1000 && gap > 0, "{what}");
+                                assert!(value(found) - gap <= value(best), "{what}");
+                                assert!(value(found) >= value(best), "{what}");
+                                within += 1;
+                                useful += u32::from(gap < value(found));
+                            }
+                            Proof::Front(_) => panic!("{what}"),
+                        },
+                        _ => panic!("{what}"),
+                    }
+                }
+            }
+        }
+    }
+    println!(
+        "{stopped} without a plan, {exact} proven, {within} within, {useful} of them by less than all"
+    );
+    assert!(stopped > 100 && exact > 1000 && useful * 2 > within && within > 1000);
+}
+
+#[test]
+fn a_front_that_is_stopped_has_what_one_device_can_do() {
+    let mut short = 0;
+    for seed in 1..=200 {
+        let mut random = random_of(seed ^ 0xface);
+        let scatter = seed % 2 == 0;
+        let (costs, platform) = instance(&mut random, 1 << 7, scatter);
+        let (dag, table) = read(&costs, &platform);
+        let instance = Instance::read(&costs, &platform);
+        let request = Request { scatter, ..Request::default() };
+        let maxima = [Objective::Period, Objective::DeviceEnergy, Objective::Memory];
+        for objectives in [&Objective::ALL[..], &maxima] {
+            let asked = |values: &[u64]| -> Vec<u64> {
+                let at = |o| Objective::ALL.iter().position(|known| known == o).unwrap();
+                objectives.iter().map(|o| values[at(o)]).collect()
+            };
+            let front = |questions| {
+                let mut stop = patience(questions);
+                let found = planner::front(&dag, &table, &request, objectives, &mut stop).unwrap();
+                let of = |choice: &Choice| asked(&found_values(choice, &dag, &table));
+                let points: Vec<Vec<u64>> = found.points.iter().map(of).collect();
+                assert_eq!(found.epsilon_ppm, 0, "stopped, not too many labels");
+                (points, found.complete)
+            };
+            let covers = |a: &[u64], b: &[u64]| a.iter().zip(b).all(|(a, b)| a <= b);
+            let (all, complete) = front(u32::MAX);
+            assert!(complete);
+            for questions in [1, 2, 4, 8, 16, 32] {
+                let (points, complete) = front(questions);
+                let what = format!("seed {seed}, {objectives:?}, {questions}: {points:?}, {all:?}");
+                for (at, point) in points.iter().enumerate() {
+                    assert!(all.iter().any(|best| covers(best, point)), "{what}");
+                    let mut others = points.iter().enumerate().filter(|(other, _)| *other != at);
+                    assert!(!others.any(|(_, other)| covers(other, point)), "{what}");
+                }
+                let missing = all.iter().any(|best| !points.contains(best));
+                assert!(!missing || !complete, "{what}");
+                short += u32::from(missing);
+                let one = |plan: &Plan| plan.order.len() == 1 && plan.helpers.is_empty();
+                for (_, values) in instance.all(false).iter().filter(|(plan, _)| one(plan)) {
+                    let values = asked(values);
+                    assert!(points.iter().any(|point| covers(point, &values)), "{what}");
+                }
+            }
+        }
+    }
+    assert!(short > 200, "{short}");
 }
