@@ -66,7 +66,7 @@ fn random_costs(random: &mut Random) -> Value {
     if random.one_in(2) {
         costs["codecs"] = json!([
             { "name": "fp16", "num": 1, "den": 2, "enc_ns_per_kb": 300, "dec_ns_per_kb": 70, "lossy": false },
-            { "name": "third", "num": 1, "den": 3, "enc_ns_per_kb": random.below(9) * 111,
+            { "name": "third", "num": 1 + random.below(4), "den": 3, "enc_ns_per_kb": random.below(9) * 111,
               "dec_ns_per_kb": 0, "lossy": true } ]);
     }
     if random.one_in(2) {
