@@ -147,5 +147,27 @@ mod tests {
             expected.dedup();
             prop_assert_eq!(found, expected);
         }
+
+        #[test]
+        fn what_beats_is_at_most_the_slack_worse(
+            rows in prop::collection::vec((0u32..4, prop::array::uniform2(900u64..1100)), 1..60),
+            probe in prop::array::uniform2(900u64..1100),
+            used in 0u32..4,
+            percent in 0u64..15,
+        ) {
+            let mut kept = Kept::default();
+            for (label, (used, values)) in (0u32..).zip(&rows) {
+                kept.insert(label, *used, values, |_| {});
+            }
+            let mut pairs = kept.labels().iter().map(|&label| rows[label as usize]);
+            let expected = pairs.any(|(before, values)| {
+                let mut pairs = values.iter().zip(probe);
+                before & !used == 0 && pairs.all(|(a, b)| a * 100 <= b * (100 + percent))
+            });
+            // Twice: the label that was found last is tried first.
+            for _ in 0..2 {
+                prop_assert_eq!(kept.beats(&probe, used, percent * 10_000), expected);
+            }
+        }
     }
 }

@@ -5,6 +5,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{cost::table, evaluate::evaluate, platform::DeviceId};
 
+mod many;
+mod pair;
+mod reasons;
+mod requests;
+
 /// A chain a → b → c of 100, 10 and 5 bytes behind an input of 200 (fp32) or 40 (jpeg) bytes.
 fn chain() -> Value {
     let layer = |name: &str, input: &[&str], bytes: u64, edge: u64, cloud: u64| {
@@ -22,11 +27,15 @@ fn platform(up: u64) -> Value {
         "link": [{ "between": ["edge", "cloud"], "up": format!("{}kbit", up * 8000) }] })
 }
 
-fn answer(costs: &Value, platform: &Value, request: &Request) -> Answer {
+fn read(costs: &Value, platform: &Value) -> (Dag, Costs) {
     let platform: crate::platform::Platform = serde_json::from_value(platform.clone()).unwrap();
     let file: table::CostsFile = serde_json::from_value(costs.clone()).unwrap();
     let tables = vec![None; platform.links().len()];
-    let (dag, costs) = table::read(&file, &platform, &tables).unwrap();
+    table::read(&file, &platform, &tables).unwrap()
+}
+
+fn answer(costs: &Value, platform: &Value, request: &Request) -> Answer {
+    let (dag, costs) = read(costs, platform);
     solve(&dag, &costs, request).unwrap()
 }
 

@@ -1,0 +1,312 @@
+//! More than two devices: plain alternatives, refusals, proofs of searches that are stopped or cannot
+//! look at everything.
+
+use super::{
+    super::{scatter::is_too_wide, sequence::Sequences},
+    *,
+};
+
+/// The chain on four devices: a fog node beside the edge, and two clouds of which the second is
+/// slower and takes less power.
+pub(super) fn four(tiers: bool) -> (Value, Value) {
+    let mut costs = chain();
+    for layer in costs["layers"].as_array_mut().unwrap() {
+        let time = layer["time_ns"]["edge"].as_u64().unwrap();
+        layer["time_ns"] =
+            json!({ "edge": time, "fog": time / 20, "cloud": time / 10, "green": time / 5 });
+    }
+    let device = |name: &str, tier: &str, power: &str| {
+        let mut device = json!({ "name": name, "power": power });
+        if tiers {
+            device["tier"] = json!(tier);
+        }
+        device
+    };
+    let names = ["edge", "fog", "cloud", "green"];
+    let device = [
+        device("edge", "device", "1W"),
+        device("fog", "edge", "300W"),
+        device("cloud", "cloud", "100W"),
+        device("green", "cloud", "1W"),
+    ];
+    let link: Vec<Value> =
+        names[1..].iter().map(|name| json!({ "between": ["edge", name], "up": "8gbit" })).collect();
+    (costs, json!({ "version": 1, "device": device, "link": link }))
+}
+
+fn homes(answer: &Answer) -> Vec<Option<usize>> {
+    let home = |baseline: &Baseline| Some(baseline.outcome.as_ref().ok()?.mapping.0[0].index());
+    answer.baselines.iter().map(home).collect()
+}
+
+#[test]
+fn all_in_the_cloud_is_on_the_best_device_of_the_cloud() {
+    let jpeg = Some(vec!["jpeg".to_owned()]);
+    let energy = Request { objective: Objective::Energy, ..Request::default() };
+    let ban = |device: &str| Request {
+        bans: vec![("b".into(), device.into())],
+        input_encodings: jpeg.clone(),
+        ..Request::default()
+    };
+    let lossless = [true, false, false, true];
+    // Whether tiers are declared, request, where cloud-fp32 is, which baselines are allowed.
+    let cases = [
+        (true, Request::default(), 2, lossless),
+        (false, Request::default(), 1, lossless),
+        (true, energy.clone(), 3, lossless),
+        (false, energy, 3, lossless),
+        // Where plans on one device go does not depend on what the request allows.
+        (true, ban("cloud"), 2, [true, false, false, false]),
+        (true, ban("edge"), 2, [false, true, false, false]),
+        (true, ban("fog"), 2, [true, true, false, false]),
+    ];
+    for (tiers, request, expected, allowed) in cases {
+        let (costs, platform) = four(tiers);
+        let answer = answer(&costs, &platform, &request);
+        let expected = Some(expected);
+        assert_eq!(homes(&answer), [Some(0), expected, None, expected], "{tiers}, {request:?}");
+        let found: Vec<bool> = answer.baselines.iter().map(|baseline| baseline.allowed).collect();
+        assert_eq!(found, allowed, "{request:?}");
+        let lossy: Vec<bool> = answer.baselines.iter().map(|baseline| baseline.lossy).collect();
+        assert_eq!(lossy, [false, true, false, false]);
+        let why = answer.baselines[2].outcome.as_ref().unwrap_err();
+        assert_eq!(*why, Infeasible::NoEncoding("uint8".into()));
+    }
+}
+
+#[test]
+fn a_baseline_takes_the_best_engine_or_says_what_is_missing() {
+    let (file, platform) = four(true);
+    let (dag, mut costs) = read(&file, &platform);
+    let mut quick = costs.devices[0].options[0].clone();
+    quick.groups = vec![Some(Nanos(1)), Some(Nanos(2)), Some(Nanos(3))];
+    let mut slow = quick.clone();
+    slow.groups[0] = Some(Nanos(1_000_000));
+    costs.devices[0].options.extend([quick, slow]);
+    for device in &mut costs.devices[1..] {
+        device.memory = Some(Bytes(3299));
+    }
+    costs.devices[3].options[0].groups[1] = None;
+    let answer = solve(&dag, &costs, &Request { scatter: true, ..Request::default() }).unwrap();
+    let edge = answer.baselines[0].outcome.as_ref().unwrap();
+    assert_eq!((edge.setting.engines[0], edge.evaluation.latency), (1, Nanos(6)));
+    // Weights of 3000 and 300 live bytes.
+    let expected = Infeasible::Memory {
+        device: "cloud".into(),
+        needed: Bytes(3300),
+        limit: Bytes(3299),
+        excess: Bytes(1),
+    };
+    assert_eq!(*answer.baselines[3].outcome.as_ref().unwrap_err(), expected);
+    costs.devices[2].options[0].groups[1] = None;
+    let answer = solve(&dag, &costs, &Request { scatter: true, ..Request::default() }).unwrap();
+    let why = answer.baselines[3].outcome.as_ref().unwrap_err().to_string();
+    assert!(why.contains("group `b`"), "{why}");
+}
+
+#[test]
+fn refusals_of_many_devices_are_named() {
+    let (costs, platform) = four(true);
+    let limit = |quantity, most| Request { limits: vec![(quantity, most)], ..Request::default() };
+    let both = |first, second| Request {
+        limits: vec![(Objective::Latency, first), (Objective::Period, second)],
+        ..Request::default()
+    };
+    let mut full = platform.clone();
+    for device in full["device"].as_array_mut().unwrap() {
+        // The last two layers need 2110, one layer at least 1015.
+        device["memory"] = json!("1014");
+    }
+    let apart = {
+        let mut apart = platform.clone();
+        apart["link"] = json!([]);
+        apart
+    };
+    let nowhere = |layer: usize| {
+        let mut costs = costs.clone();
+        costs["layers"][layer]["time_ns"] = json!({});
+        costs
+    };
+    let cases = [
+        // Split after b to the fog: 50 + 60 + 10 + 35 + 5 back, 160 in all.
+        (costs.clone(), platform.clone(), limit(Objective::Latency, 159), "159 ns is not possible"),
+        (costs.clone(), platform.clone(), both(1, 1), "contradict each other"),
+        (costs.clone(), full, limit(Objective::Latency, 1_000_000), "too much"),
+        (nowhere(1), platform.clone(), limit(Objective::Latency, 1000), "no plan can be run"),
+        (costs.clone(), apart, Request { private: Some("c".into()), ..Request::default() }, ""),
+    ];
+    for (costs, platform, request, expected) in cases {
+        let answer = answer(&costs, &platform, &request);
+        match answer.best {
+            Ok(best) => assert_eq!((places(&best).as_str(), expected), ("eee", "")),
+            Err(why) => {
+                assert!(!expected.is_empty() && why.to_string().contains(expected), "{why}");
+            }
+        }
+    }
+}
+
+/// So many layers that read the input, and one that reads them all.
+fn wide(layers: usize, devices: &[&str]) -> (Value, Value) {
+    let times = |time: u64| -> Value {
+        let all = devices.iter().enumerate();
+        all.map(|(at, name)| ((*name).to_owned(), json!(time / (at as u64 + 1)))).collect()
+    };
+    let names: Vec<String> = (0..layers).map(|at| format!("l{at}")).collect();
+    let mut list: Vec<Value> = names
+        .iter()
+        .map(|name| json!({ "name": name, "output_bytes": 8, "time_ns": times(600) }))
+        .collect();
+    list.push(json!({ "name": "join", "inputs": names, "output_bytes": 8, "time_ns": times(60) }));
+    let costs =
+        json!({ "version": 1, "input": { "fp32": 200 }, "layers": list, "outputs": ["join"] });
+    let device: Vec<Value> = devices.iter().map(|name| json!({ "name": name })).collect();
+    let mut link = Vec::new();
+    for (at, a) in devices.iter().enumerate() {
+        for b in &devices[at + 1..] {
+            link.push(json!({ "between": [a, b], "up": "8gbit" }));
+        }
+    }
+    (costs, json!({ "version": 1, "device": device, "link": link }))
+}
+
+#[test]
+fn what_was_not_all_looked_at_is_not_proven() {
+    let request = Request { objective: Objective::Period, ..Request::default() };
+    // 2^15 cuts are more than 20,000.
+    for (layers, exact) in [(5, true), (15, false)] {
+        let (costs, platform) = wide(layers, &["a", "b"]);
+        let best = answer(&costs, &platform, &request).best.unwrap();
+        let value = best.evaluation.period.0;
+        let expected = if exact { Proof::Optimal } else { Proof::Within(value) };
+        assert_eq!(best.proof, expected, "{layers}");
+        let (dag, costs) = read(&costs, &platform);
+        let front = front(&dag, &costs, &request, &[Objective::Period], &mut || false).unwrap();
+        assert_eq!((front.complete, front.epsilon_ppm), (exact, 0));
+    }
+}
+
+#[test]
+fn blocks_with_too_many_assignments_are_left_whole() {
+    let block = |layers: usize| {
+        let (costs, platform) = wide(layers, &["a", "b"]);
+        let (dag, _) = read(&costs, &platform);
+        let blocks = crate::partition::blocks(&dag);
+        blocks.into_iter().find(|block| block.branches.len() == layers).unwrap()
+    };
+    // Branches, devices, whether (devices - 1)^branches is more than 100,000, or more than 31 bits.
+    let cases = [
+        (16, 3, false),
+        (17, 3, true),
+        (10, 4, false),
+        (11, 4, true),
+        (31, 2, false),
+        (32, 2, true),
+        (31, 1, false),
+        (5, 11, false),
+        (5, 12, true),
+    ];
+    for (branches, devices, expected) in cases {
+        assert_eq!(is_too_wide(&block(branches), devices), expected, "{branches}, {devices}");
+    }
+    let devices = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+    for (layers, scatter, proven) in [(5, true, false), (5, false, true)] {
+        let (costs, platform) = wide(layers, &devices);
+        let request = Request { scatter, objective: Objective::Period, ..Request::default() };
+        let best = answer(&costs, &platform, &request).best.unwrap();
+        assert_eq!(best.proof == Proof::Optimal, proven);
+    }
+}
+
+/// A chain of so many layers, some of which read one further back too, on three devices whose plans
+/// differ in everything.
+fn unlike(layers: usize) -> (Value, Value) {
+    let mut state = 7u64;
+    let mut below = |limit: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % limit
+    };
+    let names = ["a", "b", "c"];
+    let mut list = Vec::new();
+    for at in 0..layers {
+        let times: Value = names
+            .iter()
+            .map(|name| ((*name).to_owned(), json!(1_000_000 + below(4_000_000))))
+            .collect();
+        let far = at > 2 && below(3) == 0;
+        let inputs = [(at > 0, 1), (far, 3)].into_iter().filter(|(reads, _)| *reads);
+        let inputs: Vec<String> = inputs.map(|(_, back)| format!("l{}", at - back)).collect();
+        list.push(json!({ "name": format!("l{at}"), "inputs": inputs, "time_ns": times,
+            "output_bytes": 100_000 + below(3_000_000), "parameter_bytes": below(9_000_000) }));
+    }
+    let costs = json!({ "version": 1, "input": { "fp32": 500_000, "uint8": 300_000 },
+        "layers": list, "outputs": [format!("l{}", layers - 1)] });
+    let power = ["3W", "11W", "29W"];
+    let device: Vec<Value> = names
+        .iter()
+        .zip(power)
+        .map(|(name, power)| json!({ "name": name, "power": power }))
+        .collect();
+    let link = [("a", "b", "8gbit"), ("b", "c", "5gbit"), ("a", "c", "3gbit")];
+    let link =
+        link.map(|(a, b, up)| json!({ "between": [a, b], "up": up, "energy": "900pJ/byte" }));
+    (costs, json!({ "version": 1, "device": device, "link": link }))
+}
+
+#[test]
+fn a_front_of_too_many_labels_matches_every_plan_within_its_slack() {
+    let (costs, platform) = unlike(100);
+    let (dag, costs) = read(&costs, &platform);
+    let objectives = [Objective::Latency, Objective::Period, Objective::Energy, Objective::Memory];
+    let front = |most_labels: usize| {
+        let mut sequences = Sequences::new(&dag, &costs, &[0, 1], &[0], &[], false);
+        sequences.most_labels = most_labels;
+        let found = sequences.front(&objectives, &mut || false);
+        let values = found.ended.iter().map(|ended| ended.values[..4].to_vec());
+        (values.collect::<Vec<Vec<u64>>>(), found.epsilon_ppm, found.complete)
+    };
+    let (all, slack, complete) = front(usize::MAX);
+    assert_eq!((slack, complete), (0, true));
+    let mut seen = Vec::new();
+    for most_labels in (0..45).map(|step| 3_600 + 60 * step) {
+        let (points, slack, complete) = front(most_labels);
+        seen.push((slack, complete));
+        assert!(complete || slack == 10_000, "{most_labels}");
+        for plan in all.iter().filter(|_| complete) {
+            let near = |point: &Vec<u64>| {
+                let mut pairs = point.iter().zip(plan);
+                pairs.all(|(&point, &plan)| point * 1_000_000 <= plan * (1_000_000 + slack))
+            };
+            assert!(points.iter().any(near), "{most_labels}: {plan:?}");
+        }
+    }
+    for expected in [(0, true), (1_000, true), (10_000, false)] {
+        assert!(seen.contains(&expected), "{expected:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn one_device_has_no_other_to_split_with() {
+    let alone = json!({ "version": 1, "device": [{ "name": "edge" }] });
+    let request = Request { limits: vec![(Objective::Latency, 810)], ..Request::default() };
+    let answer = answer(&chain(), &alone, &request);
+    assert_eq!(places(&answer.best.unwrap()), "eee");
+    assert_eq!(answer.best_split, Err(Infeasible::NoOther));
+}
+
+#[test]
+fn long_networks_are_planned_alike_by_cuts_and_by_labels() {
+    for layers in [63, 64, 65, 127, 130] {
+        let (costs, mut platform) = unlike(layers);
+        platform["device"].as_array_mut().unwrap().truncate(2);
+        platform["link"].as_array_mut().unwrap().truncate(1);
+        // Answers and inputs are small beside the network: the best plan is a split.
+        platform["link"][0]["up"] = json!("90gbit");
+        let limits = vec![(Objective::Memory, 1 << 60)];
+        let [cut, labels] = [Request::default(), Request { limits, ..Request::default() }]
+            .map(|request| answer(&costs, &platform, &request).best_split.unwrap());
+        assert_eq!(cut.mapping, labels.mapping, "{layers}");
+        assert_eq!(cut.evaluation.latency, labels.evaluation.latency, "{layers}");
+        assert_eq!((cut.proof, labels.proof), (Proof::Optimal, Proof::Optimal), "{layers}");
+    }
+}
