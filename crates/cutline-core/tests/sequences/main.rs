@@ -148,6 +148,9 @@ fn platform(random: &mut Random, devices: usize) -> Value {
         if shared && devices > 2 && (*name == "b" || *name == "c") {
             device["host"] = json!("h");
         }
+        if shared && devices > 3 && (*name == "a" || *name == "d") {
+            device["host"] = json!("g");
+        }
         match random.below(4) {
             0 => {
                 device["rent"] = json!("7.527");
@@ -161,7 +164,7 @@ fn platform(random: &mut Random, devices: usize) -> Value {
             }
             _ => {}
         }
-        let host_has_it = shared && *name == "c";
+        let host_has_it = shared && (*name == "c" || *name == "d");
         if random.one_in(4) && !host_has_it {
             device["memory"] = json!(format!("{}", 60 + random.below(600)));
         }
