@@ -11,7 +11,10 @@
 //!   "best": { "id": "3f2a...", "mapping": { "conv1": "pi", "fc": "cloud" }, "latency_ns": 9000000 } }
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+};
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
@@ -31,9 +34,11 @@ use crate::{
     units::{Bytes, Money, Nanojoules, Nanos},
 };
 
+mod in_flight;
 mod layers;
 mod refinement;
 
+pub use in_flight::MOST_IN_FLIGHT;
 pub use layers::LayerMap;
 pub use refinement::{Correction, Refinement, Trial};
 
@@ -135,6 +140,10 @@ pub struct PlannedChoice {
     /// What a run measured, under the names of the prediction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Figures>,
+    /// Frames under way at a time, where a person decided it; what else it is says
+    /// [`frames_in_flight`](Self::frames_in_flight).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<NonZeroU32>,
 }
 
 /// To how many pictures a plan gives the same best class as the whole network.
@@ -464,6 +473,7 @@ impl PlannedChoice {
             proof: Some(*proof),
             origin: Some(source[setting.engines[DeviceId::SOURCE.index()]].origin),
             measured: None,
+            in_flight: None,
         }
     }
 
@@ -605,6 +615,7 @@ impl PlannedChoice {
             proof: None,
             origin: None,
             measured: None,
+            in_flight: None,
         };
         choice.rederive(dag, platform, model, picture)?;
         // A device has one encoding for all that it sends, also where it is visited again.

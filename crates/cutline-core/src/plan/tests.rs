@@ -227,3 +227,30 @@ fn an_edited_scatter_group_is_derived_anew_or_refused() {
         }
     }
 }
+
+#[test]
+fn a_plan_keeps_its_busiest_resource_at_work() {
+    let (_, plan) = plan();
+    let split = plan.best_split.unwrap();
+    let in_flight = |edit: &dyn Fn(&mut PlannedChoice)| {
+        let mut choice = split.clone();
+        edit(&mut choice);
+        choice.frames_in_flight().get()
+    };
+    // Two stages, the hop between them and the way in, and one that waits.
+    assert_eq!(in_flight(&|_| {}), 5);
+    assert_eq!(in_flight(&|choice| choice.predicted = None), 5, "as many after an edit");
+    // A link of long delay holds many frames: latency / period of them, and one that waits.
+    let figures = |latency, period| {
+        let (latency_ns, period_ns) = (Nanos(latency), Nanos(period));
+        Some(Figures { latency_ns, period_ns, ..split.predicted.unwrap() })
+    };
+    assert_eq!(in_flight(&|choice| choice.predicted = figures(19_500, 1_000)), 21);
+    assert_eq!(in_flight(&|choice| choice.predicted = figures(u64::MAX, 0)), 48);
+    // What a person decided holds, up to what agents admit.
+    assert_eq!(in_flight(&|choice| choice.in_flight = NonZeroU32::new(2)), 2);
+    assert_eq!(in_flight(&|choice| choice.in_flight = NonZeroU32::new(1_000_000)), 48);
+    let decided = |frames: u32| edited(|plan| plan["best_split"]["in_flight"] = json!(frames));
+    assert_eq!(decided(3).unwrap().best_split.unwrap().frames_in_flight().get(), 3);
+    assert!(decided(0).is_err());
+}
