@@ -80,6 +80,8 @@ pub struct AgentConfig {
     pub threads: usize,
     /// Processors that its computing is bound to; empty: all.
     pub cores: Vec<usize>,
+    /// How many processors the machine has for all its agents.
+    pub processors: usize,
     /// How much slower than this machine it is.
     pub slowdown: Slowdown,
     /// Folder of the register of agents of this machine; absent: not registered, not checked.
@@ -106,6 +108,7 @@ impl AgentConfig {
             engines,
             threads: 1,
             cores: Vec::new(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
             slowdown: Slowdown::NONE,
             register: None,
             memory: None,
@@ -194,9 +197,9 @@ impl Agent {
             return Err(AgentError::NoEngine);
         }
         let share = Share { slowdown: config.slowdown, threads: config.threads as u64 };
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        let processors = config.processors as u64;
         let register = config.register.as_deref();
-        let share = register.map(|folder| Claim::take(folder, cores, share)).transpose()?;
+        let share = register.map(|folder| Claim::take(folder, processors, share)).transpose()?;
         let store = Store::open(config.store.clone(), config.max_file)?;
         let failed = |source| AgentError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;

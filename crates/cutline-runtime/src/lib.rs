@@ -21,6 +21,8 @@ pub mod boxes;
 
 pub mod picture;
 
+pub mod mjpeg;
+
 pub mod stats;
 
 pub mod profiler;

@@ -4,6 +4,14 @@
 //! files it needs. [`Runner`] puts it on agents and sends frames to the first of them;
 //! [`LocalRunner`] runs the same stages here, one after another, without any network. Both answer
 //! with the network's outputs and with what the frame's time went into.
+//!
+//! A [`Pipeline`] keeps several frames under way, so that every device computes one while it sends
+//! the one before and receives the one after, and gives the answers in the order of the frames:
+//!
+//! ```text
+//! camera ─▶ WaitingRoom ─▶ Pipeline: frames under way, bounded ─▶ answers in order ─▶ Meter
+//!           block, or drop the oldest
+//! ```
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,6 +20,7 @@ use cutline_core::units::Nanos;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::JoinSet;
+use tonic::Code;
 
 use crate::{
     client::{AgentClient, ClientError, ClientOptions},
@@ -22,9 +31,15 @@ use crate::{
 
 mod deployment;
 mod local;
+mod meter;
+mod pipeline;
+mod waiting;
 
 pub use deployment::{Deployment, Part, PartModel, Placement, PlanParts};
 pub use local::LocalRunner;
+pub use meter::{Busy, Latency, Meter, Summary};
+pub use pipeline::{Outcome, Pipeline};
+pub use waiting::{Closed, WaitingRoom, WhenFull};
 
 /// What enters a plan at its source.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,11 +175,25 @@ pub enum RunError {
     Task(String),
 }
 
-/// A plan on its agents.
-#[derive(Debug)]
+impl RunError {
+    /// Whether the frame itself is at fault, e.g. a file that is no picture, so that other frames
+    /// may well be answered.
+    pub fn is_the_frames(&self) -> bool {
+        match self {
+            RunError::Frame { source, .. } => source.code() == Code::InvalidArgument,
+            RunError::Stage(error) => {
+                matches!(error, StageError::Input { .. } | StageError::Picture { .. })
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A plan on its agents. Clones share its connections.
+#[derive(Clone, Debug)]
 pub struct Runner {
     deployment: Arc<Deployment>,
-    agents: Vec<AgentClient>,
+    agents: Arc<[AgentClient]>,
     options: RunOptions,
 }
 
@@ -194,7 +223,7 @@ impl Runner {
         let agents: Vec<AgentClient> = agents.into_iter().flatten().collect();
         match agents.is_empty() {
             true => Err(RunError::Plan("it has no stage".to_owned())),
-            false => Ok(Self { deployment, agents, options }),
+            false => Ok(Self { deployment, agents: agents.into(), options }),
         }
     }
 

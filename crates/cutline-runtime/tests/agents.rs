@@ -4,16 +4,13 @@
 
 mod fleet;
 
-use std::{
-    sync::{Arc, Mutex, mpsc},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use cutline_core::units::Bytes as Size;
 use cutline_runtime::{
     agent::{Agent, AgentConfig},
     client::{AgentClient, ClientError},
-    engine::{self, Engine, EngineError, LoadOptions, ModelSource, Session, fake::Fake},
+    engine,
     runner::{Deployment, LocalRunner, RunError, Runner},
     stage::{Content, Named},
     tensor::Tensor,
@@ -22,7 +19,11 @@ use cutline_runtime::{
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     },
 };
-use fleet::{Device, chain, deploy_double, expected, frame, options, vector, wait};
+use fleet::{
+    Device, chain, deploy_double, expected, frame,
+    gate::{chain_of, gated},
+    options, vector, wait,
+};
 use tonic::Code;
 
 const X: [f32; 4] = [0.5, -1.0, 2.0, 3.25];
@@ -85,85 +86,11 @@ fn frames_under_way_together_get_their_own_answers() {
     });
 }
 
-/// An engine that says when it begins to compute, and ends when it is let go.
-struct Gated {
-    begun: mpsc::Sender<()>,
-    gate: Arc<Mutex<mpsc::Receiver<()>>>,
-}
-
-/// What the test holds of a [`Gated`] engine.
-struct Gate {
-    begun: mpsc::Receiver<()>,
-    open: mpsc::Sender<()>,
-}
-
-impl Gate {
-    fn wait_until_begun(&self) {
-        self.begun.recv_timeout(TIMEOUT).unwrap();
-    }
-}
-
-/// An agent whose engine waits at a gate.
-fn gated() -> (Device, Gate) {
-    let (sender, begun) = mpsc::channel();
-    let (open, gate) = mpsc::channel();
-    let engine = Arc::new(Gated { begun: sender, gate: Arc::new(Mutex::new(gate)) });
-    let device = Device::with(|config| config.engines = vec![engine]);
-    (device, Gate { begun, open })
-}
-
-struct GatedSession {
-    begun: mpsc::Sender<()>,
-    gate: Arc<Mutex<mpsc::Receiver<()>>>,
-    inner: Box<dyn Session>,
-}
-
-impl Engine for Gated {
-    fn name(&self) -> &str {
-        "gated"
-    }
-
-    fn version(&self) -> &str {
-        "0"
-    }
-
-    fn load(
-        &self,
-        model: &ModelSource,
-        options: LoadOptions,
-    ) -> Result<Box<dyn Session>, EngineError> {
-        let inner = Fake::default().load(model, options)?;
-        let (begun, gate) = (self.begun.clone(), Arc::clone(&self.gate));
-        Ok(Box::new(GatedSession { begun, gate, inner }))
-    }
-}
-
-impl Session for GatedSession {
-    fn run(
-        &mut self,
-        inputs: &[(&str, &Tensor)],
-        outputs: &[&str],
-    ) -> Result<Vec<Tensor>, EngineError> {
-        let _ = self.begun.send(());
-        let _ = self.gate.lock().unwrap().recv();
-        self.inner.run(inputs, outputs)
-    }
-}
-
-/// [`chain`] over two devices with whatever engines they have.
-fn chain_of(folder: &tempfile::TempDir, devices: [&Device; 2]) -> Deployment {
-    let mut deployment = chain(folder, &devices.map(Device::address));
-    for placement in &mut deployment.stages {
-        placement.spec.model.as_mut().unwrap().engine = None;
-    }
-    deployment
-}
-
 #[test]
 fn a_device_is_free_as_soon_as_its_own_computing_ends() {
     let folder = tempfile::tempdir().unwrap();
     let ((near, near_gate), (far, far_gate)) = (gated(), gated());
-    let deployment = chain_of(&folder, [&near, &far]);
+    let deployment = chain_of(&folder, &[&near, &far]);
     wait(async {
         let runner = Arc::new(deploy(deployment).await);
         let send = || {
@@ -362,7 +289,7 @@ fn an_agent_that_dies_is_named_and_nothing_hangs() {
     let folder = tempfile::tempdir().unwrap();
     let near = Device::start();
     let (mut far, gate) = gated();
-    let deployment = chain_of(&folder, [&near, &far]);
+    let deployment = chain_of(&folder, &[&near, &far]);
     let check = |error: RunError| {
         let text = words(&error);
         assert!(matches!(error, RunError::Frame { .. }), "{text}");

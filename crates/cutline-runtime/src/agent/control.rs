@@ -154,6 +154,7 @@ impl Control for State {
         let state = self.me.upgrade().ok_or_else(|| Status::unavailable("the agent is ending"))?;
         // A thread of its own: what binds it to processors must not stay with another's work.
         let measure = move || {
+            timer::usual_turns();
             timer::pin(&state.config.cores);
             let mut progress = |step: profiler::Progress| {
                 let (done, total) = (u64::from(step.done), u64::from(step.total));

@@ -51,11 +51,11 @@ impl Deployed {
         let stage = Arc::new(stage);
         let name = format!("stage `{}`", stage.spec().name);
         let slowdown = state.config.slowdown;
-        let cores = state.config.cores.clone();
+        let (slot, cores) = (Arc::clone(&state.slot), state.config.cores.clone());
         let Some(model) = &stage.spec().model else {
             let memory = state.reserve(0, &name)?;
             let load = move || Ok(StageSession::without_model(slowdown));
-            let worker = Worker::start(Arc::clone(&stage), cores, load).await;
+            let worker = Worker::start(Arc::clone(&stage), slot, cores, load).await;
             return Ok(Self { worker: worker.map_err(failed(&stage))?, stage, memory });
         };
         let engine = choose_engine(state, model, &stage)?;
@@ -66,7 +66,7 @@ impl Deployed {
         let source = ModelSource::File(path.map_err(|error| refuse(&stage, error))?);
         let load = move || StageSession::load(&*engine, &source, options, slowdown);
         let worker =
-            Worker::start(Arc::clone(&stage), cores, load).await.map_err(failed(&stage))?;
+            Worker::start(Arc::clone(&stage), slot, cores, load).await.map_err(failed(&stage))?;
         let fits = state.memory.check_process(&name);
         fits.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         Ok(Self { stage, worker, memory })
@@ -91,7 +91,7 @@ impl Deployed {
     ) -> Result<Answer, Status> {
         let bytes_in = total_bytes(&values);
         let inputs = self.stage.bind(values).map_err(|error| status(&self.stage, &error))?;
-        let (result, queued) = self.worker.run(&state.slot, inputs).await.map_err(|_| {
+        let (result, queued) = self.worker.run(inputs).await.map_err(|_| {
             let name = &self.stage.spec().name;
             Status::internal(format!("stage `{name}` crashed earlier; deploy it again"))
         })?;
@@ -164,6 +164,7 @@ impl Deployed {
                 _ => (0, 0),
             };
             HopTrace {
+                began_unix_ns: began,
                 round_trip_ns: nanos(round_trip),
                 upload_ns: Nanos(upload),
                 download_ns: Nanos(download),

@@ -1,8 +1,10 @@
 //! The thread that owns a stage's loaded model.
 //!
-//! Engines block, so they never run on the threads that serve sockets. A request first takes the
-//! device's slot, in the order of arrival, and hands it to the thread with its inputs; the thread
-//! gives it back as soon as the stage has computed, before anything is sent on.
+//! Engines block, so they never run on the threads that serve sockets. A request queues its inputs
+//! at its stage's thread, which takes the device's slot for one request at a time and gives it back
+//! as soon as the stage has computed, before anything is sent on. Requests that wait are there when
+//! the slot is free, so a device goes from one frame to the next without waking anybody; stages that
+//! share a device take turns. The queue is bounded by the requests that the agent admits.
 
 use std::{
     sync::{Arc, mpsc},
@@ -10,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, oneshot},
+};
 
 use crate::{
     engine::EngineError,
@@ -26,9 +31,12 @@ pub(super) struct Worker {
 
 struct Job {
     inputs: Vec<Named>,
-    slot: OwnedSemaphorePermit,
-    reply: oneshot::Sender<Result<Executed, StageError>>,
+    asked: Instant,
+    reply: oneshot::Sender<Done>,
 }
+
+/// What came of a request, and how long it waited for the device.
+type Done = (Result<Executed, StageError>, Duration);
 
 /// A stage's thread has ended although the stage is still deployed.
 #[derive(Debug)]
@@ -39,19 +47,22 @@ impl Worker {
     /// processors that it is bound to.
     pub(super) async fn start(
         stage: Arc<Stage>,
+        slot: Arc<Semaphore>,
         cores: Vec<usize>,
         load: impl FnOnce() -> Result<StageSession, EngineError> + Send + 'static,
     ) -> Result<Self, EngineError> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (loaded, outcome) = oneshot::channel();
         let name = format!("stage {}", stage.spec().name);
+        let runtime = Handle::current();
         let main = move || {
+            timer::usual_turns();
             timer::precise_sleeps();
             timer::pin(&cores);
             match load() {
                 Ok(session) => {
                     let _ = loaded.send(Ok(()));
-                    work(&stage, session, &queue);
+                    work(&stage, session, &queue, || runtime.block_on(slot.acquire()).ok());
                 }
                 Err(error) => drop(loaded.send(Err(error))),
             }
@@ -65,28 +76,30 @@ impl Worker {
     }
 
     /// Waits for the device, runs the stage, and says how long it waited.
-    pub(super) async fn run(
-        &self,
-        slot: &Arc<Semaphore>,
-        inputs: Vec<Named>,
-    ) -> Result<(Result<Executed, StageError>, Duration), Gone> {
-        let asked = Instant::now();
-        let slot = Arc::clone(slot).acquire_owned().await.map_err(|_| Gone)?;
-        let waited = asked.elapsed();
-        let (reply, result) = oneshot::channel();
-        self.jobs.send(Job { inputs, slot, reply }).map_err(|_| Gone)?;
-        Ok((result.await.map_err(|_| Gone)?, waited))
+    pub(super) async fn run(&self, inputs: Vec<Named>) -> Result<Done, Gone> {
+        let (reply, done) = oneshot::channel();
+        let job = Job { inputs, asked: Instant::now(), reply };
+        self.jobs.send(job).map_err(|_| Gone)?;
+        done.await.map_err(|_| Gone)
     }
 }
 
-fn work(stage: &Stage, mut session: StageSession, queue: &mpsc::Receiver<Job>) {
-    while let Ok(Job { inputs, slot, reply }) = queue.recv() {
+/// Runs jobs until no more can come, each while it holds what `take_slot` gives.
+fn work<S>(
+    stage: &Stage,
+    mut session: StageSession,
+    queue: &mpsc::Receiver<Job>,
+    take_slot: impl Fn() -> Option<S>,
+) {
+    while let Ok(Job { inputs, asked, reply }) = queue.recv() {
+        let Some(slot) = take_slot() else { return };
         // A caller that has gone away needs no answer, and the device is free for the next.
         if reply.is_closed() {
             continue;
         }
+        let waited = asked.elapsed();
         let result = session.execute(stage, inputs);
         drop(slot);
-        let _ = reply.send(result);
+        let _ = reply.send((result, waited));
     }
 }

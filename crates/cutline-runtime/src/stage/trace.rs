@@ -51,6 +51,9 @@ impl StageTrace {
 /// One passage between two stages and back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HopTrace {
+    /// When the call began, on the caller's clock; 0 where an older agent does not say.
+    #[serde(default)]
+    pub began_unix_ns: u64,
     /// From the call to the whole answer, on the caller's clock.
     pub round_trip_ns: Nanos,
     /// From the call until the next agent had the whole request.

@@ -25,6 +25,8 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+pub(crate) mod gate;
+
 /// Length of the vectors that the tiny models compute on.
 pub(crate) const LENGTH: u64 = 4;
 

@@ -1,0 +1,93 @@
+//! Several frames under way through a plan, their answers in order.
+
+use std::{
+    collections::VecDeque,
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinHandle;
+
+use super::{Answer, Frame, RunError, Runner};
+
+/// Frames under way through a plan: at most so many, answered in the order in which they were sent.
+///
+/// A frame counts as under way until its answer is taken, so that answers that wait for an earlier
+/// one are bounded too. Each frame carries a tag of the caller's, e.g. its name. Dropping the
+/// pipeline gives up on what is under way.
+#[derive(Debug)]
+pub struct Pipeline<T> {
+    runner: Runner,
+    limit: NonZeroUsize,
+    under_way: VecDeque<UnderWay<T>>,
+}
+
+#[derive(Debug)]
+struct UnderWay<T> {
+    tag: T,
+    task: JoinHandle<(Result<Answer, RunError>, Duration)>,
+}
+
+/// What came of a frame that was sent.
+#[derive(Debug)]
+pub struct Outcome<T> {
+    /// What it was sent with.
+    pub tag: T,
+    /// From its sending to its answer.
+    pub took: Duration,
+    /// The answer, or why there is none.
+    pub result: Result<Answer, RunError>,
+}
+
+impl<T> Pipeline<T> {
+    /// Nothing under way yet, and never more than `limit`.
+    pub fn new(runner: Runner, limit: NonZeroUsize) -> Self {
+        Self { runner, limit, under_way: VecDeque::with_capacity(limit.get()) }
+    }
+
+    /// Whether an answer must be taken before another frame can be sent.
+    pub fn is_full(&self) -> bool {
+        self.under_way.len() >= self.limit.get()
+    }
+
+    /// Whether no frame is under way.
+    pub fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// Sends a frame at once; a frame more than the limit comes back. Must run within a tokio
+    /// runtime.
+    pub fn send(&mut self, tag: T, frame: Frame) -> Result<(), (T, Frame)> {
+        if self.is_full() {
+            return Err((tag, frame));
+        }
+        let runner = self.runner.clone();
+        let task = tokio::spawn(async move {
+            let sent = Instant::now();
+            let result = runner.infer(frame).await;
+            (result, sent.elapsed())
+        });
+        self.under_way.push_back(UnderWay { tag, task });
+        Ok(())
+    }
+
+    /// Waits for the answer of the oldest frame under way; `None` where there is none. May be
+    /// given up on and called again without losing an answer.
+    pub async fn next(&mut self) -> Option<Outcome<T>> {
+        let ended = (&mut self.under_way.front_mut()?.task).await;
+        let UnderWay { tag, .. } = self.under_way.pop_front()?;
+        let died = |error: tokio::task::JoinError| {
+            (Err(RunError::Task(error.to_string())), Duration::ZERO)
+        };
+        let (result, took) = ended.unwrap_or_else(died);
+        Some(Outcome { tag, took, result })
+    }
+}
+
+impl<T> Drop for Pipeline<T> {
+    fn drop(&mut self) {
+        for frame in &self.under_way {
+            frame.task.abort();
+        }
+    }
+}
