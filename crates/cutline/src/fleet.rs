@@ -29,6 +29,8 @@ pub struct AgentOptions {
     pub slowdown: Option<f64>,
     /// `--threads`.
     pub threads: Option<usize>,
+    /// `--cores`, as the command line spells it.
+    pub cores: Option<String>,
     /// `--memory`, as the command line spells it.
     pub memory: Option<String>,
     /// `--store`: where it keeps what is deployed to it.
@@ -65,6 +67,9 @@ impl AgentProcess {
         }
         if let Some(threads) = options.threads {
             command.arg("--threads").arg(threads.to_string());
+        }
+        if let Some(cores) = &options.cores {
+            command.arg("--cores").arg(cores);
         }
         if let Some(memory) = &options.memory {
             command.arg("--memory").arg(memory);

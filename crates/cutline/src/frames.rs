@@ -10,20 +10,36 @@ use cutline_runtime::{
     verify::{random_inputs, read_npy},
 };
 
-/// A `.npy` file is the network's input tensor; anything else is a picture, prepared at the source.
-pub(crate) fn load(path: &Path, graph: &Graph) -> anyhow::Result<Frame> {
-    let context = || format!("cannot use input `{}`", path.display());
-    if path.extension().is_none_or(|extension| extension != "npy") {
-        return Ok(Frame::Picture(fs::read(path).with_context(context)?.into()));
+pub(crate) mod source;
+
+/// Turns files into frames for one network.
+#[derive(Clone, Debug)]
+pub(crate) struct Loader {
+    inputs: Vec<String>,
+}
+
+impl Loader {
+    pub(crate) fn new(graph: &Graph) -> Self {
+        let names = graph.inputs().iter().map(|&input| graph.value(input).name.clone());
+        Self { inputs: names.collect() }
     }
-    let [input] = graph.inputs() else {
-        bail!(
-            "a .npy file can be the input of a network of one input; this one has {}",
-            graph.inputs().len()
-        );
-    };
-    let tensor = read_npy(path).with_context(context)?;
-    Ok(Frame::Tensors(vec![(graph.value(*input).name.clone(), tensor)]))
+
+    /// A `.npy` file is the network's input tensor; anything else is a picture, prepared at the
+    /// source.
+    pub(crate) fn load(&self, path: &Path) -> anyhow::Result<Frame> {
+        let context = || format!("cannot use input `{}`", path.display());
+        if path.extension().is_none_or(|extension| extension != "npy") {
+            return Ok(Frame::Picture(fs::read(path).with_context(context)?.into()));
+        }
+        let [input] = &self.inputs[..] else {
+            bail!(
+                "a .npy file can be the input of a network of one input; this one has {}",
+                self.inputs.len()
+            );
+        };
+        let tensor = read_npy(path).with_context(context)?;
+        Ok(Frame::Tensors(vec![(input.clone(), tensor)]))
+    }
 }
 
 /// Seeded random numbers in place of a picture.

@@ -23,6 +23,8 @@ use cutline_runtime::{
 
 use crate::output::Output;
 
+mod glob;
+
 /// A model file and how to bind its symbolic dimensions.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
@@ -194,31 +196,48 @@ pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Expands folders to the pictures and tensors in them, in order of their names.
+/// Expands folders to the pictures and tensors in them and patterns to what matches them, in order
+/// of their names.
 pub(crate) fn expand_paths(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
-    const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "npy"];
     let mut files = Vec::new();
     for path in paths {
-        if !path.is_dir() {
-            files.push(path.clone());
+        if !glob::is_pattern(path) {
+            files.append(&mut expand_folder(path)?);
             continue;
         }
-        let entries =
-            path.read_dir().with_context(|| format!("cannot list `{}`", path.display()))?;
-        let mut found: Vec<PathBuf> = entries
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| {
-                let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-                EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str())
-            })
-            .collect();
-        found.sort();
+        let found = glob::matching(path)
+            .with_context(|| format!("cannot look for files like `{}`", path.display()))?;
         if found.is_empty() {
-            bail!("no picture (.jpg, .png) or tensor (.npy) in `{}`", path.display());
+            bail!("no file is named like `{}`", path.display());
         }
-        files.append(&mut found);
+        for path in found {
+            files.append(&mut expand_folder(&path)?);
+        }
     }
     Ok(files)
+}
+
+/// The pictures and tensors in a folder; a file as it is.
+fn expand_folder(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "npy"];
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = path.read_dir().with_context(|| format!("cannot list `{}`", path.display()))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| EXTENSIONS.contains(&extension(path).as_str()))
+        .collect();
+    found.sort();
+    match found.is_empty() {
+        true => bail!("no picture (.jpg, .png) or tensor (.npy) in `{}`", path.display()),
+        false => Ok(found),
+    }
+}
+
+/// What stands behind the last dot of a path, in lower case.
+pub(crate) fn extension(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use cutline_runtime::pace::timer;
 use tokio::runtime::Runtime;
 
 /// What ends a command that runs until it is told to stop.
@@ -23,10 +24,12 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A runtime for network calls. Engines compute on threads of their own, so two workers do.
+/// A runtime for network calls. Engines compute on threads of their own, so two workers do; one
+/// where there is one core, on which two would only take turns.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(cores().min(2))
+        .on_thread_start(timer::short_turns)
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")
@@ -50,6 +53,11 @@ pub(crate) async fn stopped(stop: Stop) {
         () = signalled() => {}
         () = stdin_closed => {}
     }
+}
+
+/// Resolves on Ctrl-C, or SIGTERM.
+pub(crate) async fn interrupted() {
+    signalled().await;
 }
 
 /// Waits for the end in a command without a runtime of its own.

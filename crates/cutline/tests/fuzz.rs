@@ -39,7 +39,7 @@ use cutline_core::{
 };
 use cutline_runtime::{
     link::schedule::{parse_command, parse_schedule},
-    picture,
+    mjpeg, picture,
     stage::Stage,
     verify::parse_npy,
     wire::{contents::request_values, inference::ModelInferRequest},
@@ -292,6 +292,15 @@ fn pictures() {
 }
 
 #[test]
+fn videos() {
+    let seeds = seeds::videos();
+    fuzz("mjpeg", damaged_bytes(&seeds), |bytes| {
+        let found: usize = mjpeg::Pictures::new(bytes, 1000).flatten().map(|p| p.len()).sum();
+        assert!(found <= bytes.len());
+    });
+}
+
+#[test]
 fn tensor_files() {
     let seeds = seeds::tensor_files();
     fuzz("npy", damaged_bytes(&seeds), |bytes| {
@@ -312,6 +321,9 @@ fn undamaged_seeds_are_accepted() {
     }
     for file in seeds::tensor_files() {
         parse_npy(file.into()).unwrap();
+    }
+    for video in seeds::videos() {
+        assert_eq!(mjpeg::Pictures::new(&video[..], 1000).flatten().count(), 3);
     }
     for stage in seeds::stages() {
         Stage::from_json(&stage.to_string()).unwrap();

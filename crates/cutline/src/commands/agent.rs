@@ -7,7 +7,7 @@ use cutline_core::units::Bytes;
 use cutline_runtime::{
     agent::{Agent, AgentConfig},
     engine::{self, SharedEngine},
-    pace::{Slowdown, claim::Claim},
+    pace::{Slowdown, claim::Claim, timer},
 };
 
 use crate::{
@@ -28,10 +28,10 @@ pub(crate) struct Args {
     /// Engine for stages that name none [default: rten].
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
-    /// Threads of one engine call [default: all cores].
+    /// Threads of one engine call [default: all cores that it may run on].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Run only on these cores, e.g. 0,2-3.
+    /// Run only on these cores, e.g. 0,2-3: computing, sending and receiving.
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
     /// Be K times slower than this machine, to stand in for a smaller one.
@@ -59,8 +59,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let engines = engines(args.engine.as_deref())?;
     let mut config = AgentConfig::new(args.listen, store, engines);
     config.insecure = args.insecure;
-    config.threads = args.threads.unwrap_or_else(process::cores);
     config.cores = args.cores.as_deref().map(parse_cores).transpose()?.unwrap_or_default();
+    bind(&config.cores)?;
+    config.threads = args.threads.unwrap_or_else(process::cores);
     config.slowdown = args.slowdown;
     config.register = Some(Claim::folder());
     config.memory = args.memory;
@@ -93,6 +94,17 @@ fn engines(chosen: Option<&str>) -> anyhow::Result<Vec<SharedEngine>> {
         engines.push(engine::open(status.name)?);
     }
     Ok(engines)
+}
+
+/// Binds this thread, before it starts others, so that all of them stay where it is.
+fn bind(cores: &[usize]) -> anyhow::Result<()> {
+    let all = timer::allowed();
+    timer::pin(cores);
+    let bound = timer::allowed();
+    if let Some(absent) = cores.iter().find(|core| !bound.contains(core) && !bound.is_empty()) {
+        bail!("there is no processor {absent} to run on; this machine offers {all:?}");
+    }
+    Ok(())
 }
 
 /// `0,2-3` as processors 0, 2 and 3.

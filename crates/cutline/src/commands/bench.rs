@@ -95,7 +95,8 @@ fn load_frames(paths: &[PathBuf], graph: &Graph) -> anyhow::Result<Vec<Frame>> {
     if paths.is_empty() {
         return Ok(vec![frames::random(graph, 0)?]);
     }
-    expand_paths(paths)?.iter().map(|path| frames::load(path, graph)).collect()
+    let loader = frames::Loader::new(graph);
+    expand_paths(paths)?.iter().map(|path| loader.load(path)).collect()
 }
 
 /// Runs `count` frames through each deployment in turn, after one that does not count, and takes

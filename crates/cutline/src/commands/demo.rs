@@ -177,6 +177,7 @@ fn open_room(held: tempfile::TempDir, args: &Args) -> anyhow::Result<Room> {
             memory: None,
             listen: None,
             store: folder.join(name),
+            cores: None,
         };
         AgentProcess::start(&binary, &options)
     };

@@ -168,7 +168,7 @@ fn refined(
     let Problem { model: name, costs, platform, picture, network, .. } = problem;
     let Some(model) = network else { bail!("--refine runs a model; it does not go with --costs") };
     let frame = match &args.input {
-        Some(path) => frames::load(path, &model.graph)?,
+        Some(path) => frames::Loader::new(&model.graph).load(path)?,
         None => frames::random(&model.graph, 1)?,
     };
     let picture = picture.clone();

@@ -1,30 +1,40 @@
 //! `cutline run`: deploy a plan and stream frames through it.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use cutline_core::{picture::Fit, units::Nanos};
+use cutline_core::{
+    plan::{MOST_IN_FLIGHT, PlannedChoice},
+    units::Nanos,
+};
 use cutline_runtime::{
-    boxes::{self, Detection, Thresholds},
     engine,
-    labels::{self, Labels, Scored},
-    runner::{Answer, Frame, LocalRunner, Measured, RunOptions, Runner},
-    tensor::Tensor,
+    labels::Labels,
+    runner::{LocalRunner, Pipeline, RunOptions, Runner, WhenFull},
 };
 use serde::Serialize;
 
 use crate::{
-    frames,
-    inputs::{ModelArgs, expand_paths},
+    frames::{
+        Loader,
+        source::{Rate, Source},
+    },
+    inputs::ModelArgs,
     output::Output,
     planning, process,
     staging::{self, Staged},
 };
 
-/// Deploy a plan and stream pictures or tensors through it; one JSON line per frame.
+mod reading;
+mod stream;
+
+use reading::Reader;
+use stream::Place;
+
+/// Deploy a plan and stream pictures or tensors through it; one JSON line per frame, in order.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline run net.onnx --plan plan.json --input photos/ --labels imagenet_classes.txt\n  cutline run net.onnx --plan plan.json --input photo.jpg --local    # no agents needed\n  cutline run net.onnx --plan plan.json --keep    # deploy only; any client may call the first agent"
+    after_help = "Examples:\n  cutline run net.onnx --plan plan.json --input photos/ --labels imagenet_classes.txt\n  cutline run net.onnx --plan plan.json --input photo.jpg --local    # no agents needed\n  ffmpeg -i /dev/video0 -f mjpeg - | cutline run net.onnx --plan plan.json --input - --when-full drop-oldest\n  cutline run net.onnx --plan plan.json --keep    # deploy only; any client may call the first agent\n\nSeveral frames are under way at a time, so that every device computes while it sends and receives; a summary follows the last answer, on standard error, or as the last line with --json."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -32,9 +42,20 @@ pub(crate) struct Args {
     /// The plan to run.
     #[arg(long, value_name = "plan.json")]
     plan: PathBuf,
-    /// Pictures, tensors (.npy), or folders of them.
+    /// Pictures, tensors (.npy), videos of JPEG pictures (.mjpeg), folders, patterns in quotes such
+    /// as 'photos/*.jpg'; `-` reads JPEG pictures one after another from standard input.
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "keep")]
     input: Vec<PathBuf>,
+    /// Send so many frames a second at most, as a camera would.
+    #[arg(long, value_name = "FPS")]
+    rate: Option<Rate>,
+    /// Frames under way at a time [default: what the plan says, else what reaches its period].
+    #[arg(long, value_name = "N", value_parser = parse_in_flight, conflicts_with = "local")]
+    in_flight: Option<NonZeroUsize>,
+    /// What to do with a frame when as many are under way: make it wait, or drop the one that has
+    /// waited longest.
+    #[arg(long, value_name = "HOW", value_enum, default_value = "block")]
+    when_full: Full,
     /// Class names, one a line: answers become labels, or boxes where the network is a detector.
     #[arg(long, value_name = "F")]
     labels: Option<PathBuf>,
@@ -62,19 +83,11 @@ pub(crate) struct Args {
     timeout: cutline_core::units::Nanos,
 }
 
-/// One line of output.
-#[derive(Serialize)]
-struct Line<'a> {
-    frame: usize,
-    input: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    labels: Option<Vec<Scored>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    boxes: Option<Vec<Detection>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    outputs: Option<Vec<OutputLine>>,
-    #[serde(flatten)]
-    measured: Measured,
+/// `--when-full` as the command line spells it.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Full {
+    Block,
+    DropOldest,
 }
 
 /// First line of output where the stages are kept.
@@ -91,37 +104,6 @@ struct Deployed<'a> {
     model: &'a str,
 }
 
-/// An output of the network as data.
-#[derive(Serialize)]
-struct OutputLine {
-    name: String,
-    dtype: &'static str,
-    shape: Vec<u64>,
-    values: Vec<f64>,
-}
-
-/// What a frame's answer says.
-enum Reading {
-    Labels(Vec<Scored>),
-    Boxes(Vec<Detection>),
-    Tensors,
-}
-
-/// Agents, or this process.
-enum Place {
-    Agents(tokio::runtime::Runtime, Runner),
-    Here(LocalRunner),
-}
-
-impl Place {
-    fn infer(&mut self, frame: Frame) -> anyhow::Result<Answer> {
-        Ok(match self {
-            Place::Agents(runtime, runner) => runtime.block_on(runner.infer(frame))?,
-            Place::Here(runner) => runner.infer(frame)?,
-        })
-    }
-}
-
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let model = args.model.open()?;
     let plan = planning::read_plan(&args.plan, &model)?;
@@ -134,7 +116,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
-    let files = expand_paths(&args.input)?;
+    let source = Source::new(&args.input)?;
     if let Some(encoding) = planning::lossy_input(choice, &model.grouping.dag) {
         output.note(format!(
             "the input travels as {}, which is lossy: answers may differ from those of the picture itself; `cutline verify MODEL DIR --input PICTURE` says by how much",
@@ -142,54 +124,60 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         ));
     }
     let staged = staging::stage(&model, &plan, choice)?;
-    let mut place = place(&staged, &args, output)?;
+    let runtime = process::runtime()?;
+    let runner = match args.local {
+        true => None,
+        false => Some(deploy(&staged, &args, &runtime, output)?),
+    };
     if args.keep {
         output.line(&Kept { deployed: deployed(&staged) })?;
     }
-    for (index, file) in files.iter().enumerate() {
-        let frame = frames::load(file, &model.graph)?;
-        let answer = place
-            .infer(frame)
-            .with_context(|| format!("frame {index} (`{}`) was not answered", file.display()))?;
-        let reading = match &labels {
-            Some(labels) => read(&answer, labels, &args),
-            None => Reading::Tensors,
-        };
-        if index == 0 && labels.is_some() {
-            note_reading(&reading, plan.picture.as_ref().map(|spec| spec.fit), output);
-        }
-        let measured = answer.measured;
-        let (mut labels, mut boxes, mut outputs) = (None, None, None);
-        match reading {
-            Reading::Labels(scored) => labels = Some(scored),
-            Reading::Boxes(found) => boxes = Some(found),
-            Reading::Tensors => {
-                outputs = Some(answer.outputs.into_iter().map(output_line).collect());
+    if !args.input.is_empty() {
+        let place = match &runner {
+            Some(runner) => {
+                let limit = args.in_flight.unwrap_or_else(|| in_flight(choice));
+                Place::Agents(Pipeline::new(runner.clone(), limit))
             }
+            None => Place::here(load(&staged)?),
+        };
+        let reader = Reader::new(&args, labels, plan.picture.as_ref().map(|spec| spec.fit));
+        let live = source.is_live();
+        let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
+        let streamed = runtime.block_on(stream::run(place, &room, reader, live, output));
+        if !args.keep
+            && let Some(runner) = runner
+        {
+            runtime.block_on(runner.remove());
         }
-        let input = &file.display().to_string();
-        output.line(&Line { frame: index, input, labels, boxes, outputs, measured })?;
-    }
-    match place {
-        Place::Agents(runtime, runner) if !args.keep => runtime.block_on(runner.remove()),
-        _ => {}
+        streamed?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn place(staged: &Staged, args: &Args, output: &Output) -> anyhow::Result<Place> {
+/// The stages in this process.
+fn load(staged: &Staged) -> anyhow::Result<LocalRunner> {
+    let open = |name: Option<&str>| engine::open(name.unwrap_or("rten"));
+    Ok(LocalRunner::load(&staged.deployment, open, process::cores())?)
+}
+
+/// The stages on their agents.
+fn deploy(
+    staged: &Staged,
+    args: &Args,
+    runtime: &tokio::runtime::Runtime,
+    output: &Output,
+) -> anyhow::Result<Runner> {
     let deployment = &staged.deployment;
-    if args.local {
-        let open = |name: Option<&str>| engine::open(name.unwrap_or("rten"));
-        let runner = LocalRunner::load(deployment, open, process::cores())?;
-        return Ok(Place::Here(runner));
-    }
-    let runtime = process::runtime()?;
     let options = RunOptions { frame_timeout: duration(args.timeout), ..RunOptions::default() };
     let bar = output.progress("deploying", deployment.stages.len() as u64);
     let deployed = runtime.block_on(Runner::deploy(deployment.clone(), options, |_| bar.inc(1)));
     bar.finish_and_clear();
-    Ok(Place::Agents(runtime, deployed?))
+    Ok(deployed?)
+}
+
+/// Frames that the plan keeps under way.
+fn in_flight(choice: &PlannedChoice) -> NonZeroUsize {
+    choice.frames_in_flight().try_into().unwrap_or(NonZeroUsize::MIN)
 }
 
 fn deployed(staged: &Staged) -> Deployed<'_> {
@@ -202,39 +190,24 @@ fn duration(nanos: Nanos) -> Duration {
     Duration::from_nanos(nanos.0)
 }
 
-/// The objects of a detector, else the best classes of the first output that is a list of scores.
-fn read(answer: &Answer, labels: &Labels, args: &Args) -> Reading {
-    let thresholds = Thresholds { min_score: args.min_score, max_iou: args.max_iou };
-    if let Some(found) = boxes::detections(&answer.outputs, labels, thresholds) {
-        return Reading::Boxes(found);
-    }
-    let mut outputs = answer.outputs.iter();
-    match outputs.find_map(|(_, tensor)| labels::top(tensor, labels, args.top)) {
-        Some(scored) => Reading::Labels(scored),
-        None => Reading::Tensors,
-    }
-}
-
-/// What a person should know about how the answers are read.
-fn note_reading(reading: &Reading, fit: Option<Fit>, output: &Output) {
-    match reading {
-        Reading::Tensors => output.note(
-            "the labels are not used: no output is a list of scores (such as 1x1000), and none are scores 1xNxC with boxes 1xNx4; printing tensors",
-        ),
-        Reading::Boxes(_) if fit == Some(Fit::Crop) => output.note(
-            "the plan crops pictures to their middle: boxes are fractions of what is left",
-        ),
-        _ => {}
-    }
-}
-
 /// A number from 0 to 1.
 fn parse_share(text: &str) -> Result<f32, String> {
     let number = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
-fn output_line((name, tensor): (String, Tensor)) -> OutputLine {
-    let (dtype, shape) = (tensor.dtype().oip(), tensor.shape().0.clone());
-    OutputLine { name, dtype, shape, values: tensor.to_f64() }
+/// How many frames may be under way: from 1 to what agents admit.
+fn parse_in_flight(text: &str) -> Result<NonZeroUsize, String> {
+    let most = MOST_IN_FLIGHT.get() as usize;
+    let number = text.parse().ok().filter(|frames: &NonZeroUsize| frames.get() <= most);
+    number.ok_or_else(|| format!("expected a number of frames from 1 to {most}"))
+}
+
+impl From<Full> for WhenFull {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Block => WhenFull::Block,
+            Full::DropOldest => WhenFull::DropOldest,
+        }
+    }
 }

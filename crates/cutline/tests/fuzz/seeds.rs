@@ -166,6 +166,13 @@ pub(crate) fn pictures() -> Vec<Vec<u8>> {
     vec![written(ImageFormat::Jpeg), written(ImageFormat::Png)]
 }
 
+/// Three small pictures in a row: as ffmpeg writes them, and as a camera on a network does.
+pub(crate) fn videos() -> Vec<Vec<u8>> {
+    let picture = pictures().swap_remove(0);
+    let part = [&b"--next\r\nContent-Type: image/jpeg\r\n\r\n"[..], &picture].concat();
+    vec![picture.repeat(3), part.repeat(3)]
+}
+
 /// Tensors as NumPy writes them: of several types, versions 1 and 2, one without elements.
 pub(crate) fn tensor_files() -> Vec<Vec<u8>> {
     let file = |version: u8, descr: &str, shape: &str, bytes: usize| {

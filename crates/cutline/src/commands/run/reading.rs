@@ -1,0 +1,137 @@
+//! What a frame's answer says: labels, boxes or tensors, as a line of output.
+
+use cutline_core::picture::Fit;
+use cutline_runtime::{
+    boxes::{self, Detection, Thresholds},
+    labels::{self, Labels, Scored},
+    runner::{Answer, Measured},
+    stage::trace::Trace,
+    tensor::Tensor,
+};
+use serde::Serialize;
+
+use super::Args;
+use crate::output::Output;
+
+/// Reads answers as the user asked for.
+pub(super) struct Reader {
+    labels: Option<Labels>,
+    top: usize,
+    thresholds: Thresholds,
+    fit: Option<Fit>,
+    noted: bool,
+}
+
+/// One line of output.
+#[derive(Serialize)]
+struct Line<'a> {
+    frame: u64,
+    input: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<Scored>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boxes: Option<Vec<Detection>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outputs: Option<Vec<OutputLine>>,
+    #[serde(flatten)]
+    measured: Measured,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a Trace>,
+}
+
+/// A line in place of an answer.
+#[derive(Serialize)]
+struct FailedLine<'a> {
+    frame: u64,
+    input: &'a str,
+    error: String,
+}
+
+/// An output of the network as data.
+#[derive(Serialize)]
+struct OutputLine {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<u64>,
+    values: Vec<f64>,
+}
+
+/// What a frame's answer says.
+enum Reading {
+    Labels(Vec<Scored>),
+    Boxes(Vec<Detection>),
+    Tensors,
+}
+
+impl Reader {
+    pub(super) fn new(args: &Args, labels: Option<Labels>, fit: Option<Fit>) -> Self {
+        let thresholds = Thresholds { min_score: args.min_score, max_iou: args.max_iou };
+        Self { labels, top: args.top, thresholds, fit, noted: false }
+    }
+
+    /// Prints a frame's answer; with `--json` where its time went, stage by stage, too.
+    pub(super) fn answered(
+        &mut self,
+        index: u64,
+        input: &str,
+        answer: Answer,
+        output: &Output,
+    ) -> anyhow::Result<()> {
+        let reading = self.read(&answer);
+        if self.labels.is_some() && !self.noted {
+            self.note(&reading, output);
+            self.noted = true;
+        }
+        let Answer { outputs, trace, measured } = answer;
+        let (mut labels, mut boxes, mut tensors) = (None, None, None);
+        match reading {
+            Reading::Labels(scored) => labels = Some(scored),
+            Reading::Boxes(found) => boxes = Some(found),
+            Reading::Tensors => tensors = Some(outputs.into_iter().map(output_line).collect()),
+        }
+        let trace = output.is_json().then_some(&trace);
+        output.line(&Line { frame: index, input, labels, boxes, outputs: tensors, measured, trace })
+    }
+
+    /// The objects of a detector, else the best classes of the first output that is a list of
+    /// scores.
+    fn read(&self, answer: &Answer) -> Reading {
+        let Some(labels) = &self.labels else { return Reading::Tensors };
+        if let Some(found) = boxes::detections(&answer.outputs, labels, self.thresholds) {
+            return Reading::Boxes(found);
+        }
+        let mut outputs = answer.outputs.iter();
+        match outputs.find_map(|(_, tensor)| labels::top(tensor, labels, self.top)) {
+            Some(scored) => Reading::Labels(scored),
+            None => Reading::Tensors,
+        }
+    }
+
+    /// What a person should know about how the answers are read.
+    fn note(&self, reading: &Reading, output: &Output) {
+        match reading {
+            Reading::Tensors => output.note(
+                "the labels are not used: no output is a list of scores (such as 1x1000), and none are scores 1xNxC with boxes 1xNx4; printing tensors",
+            ),
+            Reading::Boxes(_) if self.fit == Some(Fit::Crop) => output.note(
+                "the plan crops pictures to their middle: boxes are fractions of what is left",
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// Prints that a frame has no answer, and why.
+pub(super) fn failed(
+    index: u64,
+    input: &str,
+    error: &anyhow::Error,
+    output: &Output,
+) -> anyhow::Result<()> {
+    output.line(&FailedLine { frame: index, input, error: format!("{error:#}") })
+}
+
+fn output_line((name, tensor): (String, Tensor)) -> OutputLine {
+    let (dtype, shape) = (tensor.dtype().oip(), tensor.shape().0.clone());
+    OutputLine { name, dtype, shape, values: tensor.to_f64() }
+}
