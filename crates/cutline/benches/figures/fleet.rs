@@ -109,6 +109,16 @@ pub(crate) fn profile(
     model: &Model,
     engine: &str,
 ) -> anyhow::Result<Profile> {
+    profile_on(&fleet.runtime, agent, model, engine)
+}
+
+/// The same, over any runtime.
+pub(crate) fn profile_on(
+    runtime: &Runtime,
+    agent: &AgentProcess,
+    model: &Model,
+    engine: &str,
+) -> anyhow::Result<Profile> {
     let sha256 = model.sha256()?.to_owned();
     let bytes = std::fs::metadata(&model.path)?.len();
     let defaults = ProfileJob::default();
@@ -122,7 +132,7 @@ pub(crate) fn profile(
         picture: None,
     };
     let job = serde_json::to_string(&job)?;
-    fleet.runtime.block_on(async {
+    runtime.block_on(async {
         let address = agent.address.to_string();
         let client = AgentClient::connect("agent", &address, ClientOptions::default()).await?;
         let places = [(sha256.clone(), model.path.clone())].into();

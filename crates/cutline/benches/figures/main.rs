@@ -13,6 +13,7 @@ mod inputs;
 mod measure;
 mod namespace;
 mod parts;
+mod pipeline;
 mod profile;
 mod splitting;
 mod truth;
@@ -48,7 +49,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 9] = [
+const SECTIONS: [(&str, Section); 12] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("splitting", splitting::run),
@@ -58,6 +59,9 @@ const SECTIONS: [(&str, Section); 9] = [
     ("hierarchy", hierarchy::run),
     ("truth", truth::run),
     ("truth-tbf", truth::run_tbf),
+    ("pipeline", pipeline::run),
+    ("pipeline-fleet", pipeline::run_fleet),
+    ("overlap", pipeline::run_overlap),
 ];
 
 fn main() -> ExitCode {
