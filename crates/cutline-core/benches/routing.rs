@@ -85,7 +85,7 @@ impl Well {
         let router = Router::new(table.clone(), settings, 1, Nanos(0));
         let mut well = Self { router, now: Nanos(0), sent: Vec::new() };
         for _ in 0..20 {
-            well.now = well.now + Nanos(1_000_000);
+            well.now += Nanos(1_000_000);
             well.carry_out();
         }
         well
@@ -117,7 +117,7 @@ fn answers(table: &Table) -> (Duration, Duration) {
     let mut well = Well::new(table);
     let mut times = Vec::new();
     for _ in 0..20_000 {
-        well.now = well.now + Nanos(1_000_000);
+        well.now += Nanos(1_000_000);
         well.router.advance(well.now);
         well.carry_out();
         while well.router.submit(well.now).is_ok() {}

@@ -126,7 +126,7 @@ impl Play {
             } else if frame == now {
                 self.world.now = now;
                 self.submit();
-                frame = frame + interval;
+                frame += interval;
             } else if self.world.next() == Some(now) {
                 if let Some(news) = self.world.step() {
                     self.hear(news);
