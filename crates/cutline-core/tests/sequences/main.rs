@@ -705,7 +705,7 @@ fn a_search_that_is_stopped_says_how_far_it_may_be_off() {
                                 within += 1;
                                 useful += u32::from(gap < value(found));
                             }
-                            Proof::Front(_) => panic!("{what}"),
+                            Proof::Front(_) | Proof::Unproven => panic!("{what}"),
                         },
                         _ => panic!("{what}"),
                     }
