@@ -7,8 +7,8 @@
 //!
 //! An [`Agent`] serves two gRPC services on one port: inference for any client of the protocol, and
 //! its own control service, which deploys stages by content hash. Everything that comes in is
-//! bounded: messages, files, waiting requests, memory. Without transport security it listens on
-//! loopback only, unless told otherwise.
+//! bounded: messages, files, waiting requests, memory. With credentials it speaks mutual TLS, and
+//! takes orders from controllers only; without, it listens on loopback only, unless told otherwise.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,10 @@ use std::{
 use cutline_core::units::Bytes;
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tonic::transport::server::{Server, TcpIncoming};
+use tonic::{
+    Request, Status,
+    transport::server::{Server, TcpIncoming},
+};
 
 use crate::{
     client::{CONNECTION_WINDOW, ClientOptions, MAX_FRAME, MAX_MESSAGE},
@@ -31,6 +34,7 @@ use crate::{
         Slowdown,
         claim::{Claim, ClaimError, Share},
     },
+    pki::{Credentials, PkiError, Role},
     wire::{
         control::control_server::ControlServer,
         inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -70,7 +74,10 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct AgentConfig {
     /// Address to listen on, `host:port`; port 0 takes a free one.
     pub listen: String,
-    /// Allow an address that other machines reach, although nothing is encrypted.
+    /// What it shows to its callers and to the agents that it calls; absent: nothing is encrypted,
+    /// and whoever reaches it may do everything.
+    pub credentials: Option<Arc<Credentials>>,
+    /// Without credentials, allow an address that other machines reach.
     pub insecure: bool,
     /// Folder of the files that were deployed; made if absent, kept after the agent ends.
     pub store: PathBuf,
@@ -103,6 +110,7 @@ impl AgentConfig {
     pub fn new(listen: impl Into<String>, store: PathBuf, engines: Vec<SharedEngine>) -> Self {
         Self {
             listen: listen.into(),
+            credentials: None,
             insecure: false,
             store,
             engines,
@@ -135,10 +143,13 @@ pub enum AgentError {
     Address(String),
     /// Others could reach it and nothing is encrypted.
     #[error(
-        "{0} can be reached from other machines, and agents do not encrypt or authenticate yet: \
-         listen on 127.0.0.1, or allow it with --insecure on a network that you trust"
+        "{0} can be reached from other machines, and this agent has no credentials: get them with \
+         --pair, listen on 127.0.0.1, or allow it with --insecure on a network that you trust"
     )]
     Insecure(SocketAddr),
+    /// The credentials are not an agent's, or cannot be used.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
     /// The port is taken, or not ours to take.
     #[error("cannot listen on {address}; is another agent using it")]
     Listen {
@@ -187,10 +198,15 @@ struct State {
 
 impl Agent {
     /// Takes the port. Must run within a tokio runtime.
-    pub fn bind(config: AgentConfig) -> Result<Self, AgentError> {
+    pub fn bind(mut config: AgentConfig) -> Result<Self, AgentError> {
         let bad = || AgentError::Address(config.listen.clone());
         let address = resolve(&config.listen).ok_or_else(bad)?;
-        if !address.ip().is_loopback() && !config.insecure {
+        if let Some(credentials) = &config.credentials {
+            if !credentials.has(Role::Agent) {
+                return Err(PkiError::Role { wanted: Role::Agent }.into());
+            }
+            config.client.credentials = Some(Arc::clone(credentials));
+        } else if !address.ip().is_loopback() && !config.insecure {
             return Err(AgentError::Insecure(address));
         }
         if config.engines.is_empty() {
@@ -213,7 +229,7 @@ impl Agent {
             slot: Arc::new(Semaphore::new(1)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             stages: RwLock::default(),
-            peers: peers::Peers::new(config.client),
+            peers: peers::Peers::new(config.client.clone()),
             config,
         });
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -234,7 +250,11 @@ impl Agent {
         let control =
             ControlServer::from_arc(Arc::clone(&self.state)).max_decoding_message_size(MAX_ORDER);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = Server::builder()
+        let mut server = Server::builder();
+        if let Some(credentials) = &self.state.config.credentials {
+            server = server.tls_config(credentials.server_tls()).map_err(AgentError::Serve)?;
+        }
+        let server = server
             .initial_stream_window_size(CONNECTION_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME)
@@ -264,6 +284,20 @@ impl State {
     /// The stage served under a name.
     fn stage(&self, model_name: &str) -> Option<Arc<Deployed>> {
         self.stages.read().unwrap_or_else(PoisonError::into_inner).get(model_name).cloned()
+    }
+
+    /// Refuses orders from all but controllers, where callers have to show who they are.
+    fn orders_from<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        if self.config.credentials.is_none() {
+            return Ok(());
+        }
+        let shown = request.peer_certs();
+        match shown.as_deref().and_then(|chain| chain.first()) {
+            Some(certificate) if Role::Controller.is_in(certificate) => Ok(()),
+            _ => Err(Status::permission_denied(
+                "only a controller may order this; ask yours for credentials of that role",
+            )),
+        }
     }
 
     /// The engine of this name, or the first.

@@ -4,13 +4,14 @@
 //! address, and say what to do next. Every call has a deadline; a peer that falls silent is noticed
 //! by HTTP/2 pings, so nothing waits for ever.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use cutline_core::profile::{LinkTable, Profile};
 use thiserror::Error;
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{
+    pki::Credentials,
     stage::StageSpec,
     wire::{
         control::{
@@ -36,7 +37,7 @@ pub(crate) use infer::trace_parameter;
 pub const MAX_MESSAGE: usize = 256 << 20;
 
 /// How to talk to agents.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// Time to connect.
     pub connect_timeout: Duration,
@@ -50,6 +51,8 @@ pub struct ClientOptions {
     pub ping_after: Duration,
     /// Time for that answer. Long enough for a ping behind megabytes on a slow link.
     pub ping_timeout: Duration,
+    /// What to show to agents off the loopback address, which speak TLS.
+    pub credentials: Option<Arc<Credentials>>,
 }
 
 impl Default for ClientOptions {
@@ -61,6 +64,7 @@ impl Default for ClientOptions {
             max_message: MAX_MESSAGE,
             ping_after: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(30),
+            credentials: None,
         }
     }
 }
@@ -71,6 +75,18 @@ pub enum ClientError {
     /// The address is none.
     #[error("device `{device}`: `{address}` is not an address such as 127.0.0.1:9001")]
     Address {
+        /// Device name.
+        device: String,
+        /// The address.
+        address: String,
+    },
+    /// It would have to be dialled without encryption.
+    #[error(
+        "device `{device}` at {address} is off this machine, and there are no credentials to talk \
+         to it: make them with `cutline pki init` and pair its agent, or, on a network that you \
+         trust, write its address as http://{address}"
+    )]
+    Plaintext {
         /// Device name.
         device: String,
         /// The address.
@@ -163,7 +179,7 @@ impl ClientError {
     /// The kind of failure as gRPC names it, for passing it on.
     pub fn code(&self) -> Code {
         match self {
-            Self::Address { .. } => Code::InvalidArgument,
+            Self::Address { .. } | Self::Plaintext { .. } => Code::InvalidArgument,
             Self::Unreachable { .. } | Self::Lost { .. } => Code::Unavailable,
             Self::Late { .. } => Code::DeadlineExceeded,
             Self::Refused { code, .. } => *code,
@@ -184,7 +200,8 @@ pub struct AgentClient {
 }
 
 impl AgentClient {
-    /// Connects to the agent of `device` at `address` (`host:port`).
+    /// Connects to the agent of `device` at `address`: `host:port`, in plain text on the loopback
+    /// address and by TLS off it, unless `http://` or `https://` in front says which.
     pub async fn connect(
         device: &str,
         address: &str,

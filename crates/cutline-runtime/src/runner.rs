@@ -108,7 +108,7 @@ impl From<&Trace> for Measured {
 }
 
 /// How to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RunOptions {
     /// How to talk to agents.
     pub client: ClientOptions,
@@ -208,9 +208,9 @@ impl Runner {
         let deployment = Arc::new(deployment);
         let mut tasks = JoinSet::new();
         for index in 0..deployment.stages.len() {
-            let deployment = Arc::clone(&deployment);
+            let (deployment, client) = (Arc::clone(&deployment), options.client.clone());
             tasks.spawn(async move {
-                let agent = place(&deployment, index, options.client).await?;
+                let agent = place(&deployment, index, client).await?;
                 Ok::<_, RunError>((index, agent))
             });
         }

@@ -1,4 +1,7 @@
 //! The control service of an agent: deployment, profiling, links, clocks.
+//!
+//! Everything that changes or occupies the agent is for controllers only; what it is, and its
+//! clock, are for every party that its authority knows: other agents compare clocks.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -66,6 +69,7 @@ impl Control for State {
         &self,
         request: Request<MissingRequest>,
     ) -> Result<Response<MissingResponse>, Status> {
+        self.orders_from(&request)?;
         let mut sha256 = request.into_inner().sha256;
         if let Some(bad) = sha256.iter().find(|digest| !is_sha256(digest)) {
             let reason = format!("`{}` is not a SHA-256 in lower-case hex", clip(bad));
@@ -79,6 +83,7 @@ impl Control for State {
         &self,
         request: Request<Streaming<FileChunk>>,
     ) -> Result<Response<PutResponse>, Status> {
+        self.orders_from(&request)?;
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("no chunk"))?;
         if self.store.has(&first.sha256) {
@@ -100,6 +105,7 @@ impl Control for State {
         &self,
         request: Request<DeployRequest>,
     ) -> Result<Response<DeployResponse>, Status> {
+        self.orders_from(&request)?;
         let DeployRequest { model_name, stage_json } = request.into_inner();
         let length = model_name.len();
         if length == 0 || length > MAX_NAME || model_name.starts_with(RESERVED) {
@@ -132,6 +138,7 @@ impl Control for State {
         &self,
         request: Request<RemoveRequest>,
     ) -> Result<Response<RemoveResponse>, Status> {
+        self.orders_from(&request)?;
         let name = request.into_inner().model_name;
         let removed = self.stages.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
         if let Some(next) = removed.as_ref().and_then(|old| old.stage().spec().next.as_ref()) {
@@ -146,6 +153,7 @@ impl Control for State {
         &self,
         request: Request<ProfileRequest>,
     ) -> Result<Response<Self::ProfileStream>, Status> {
+        self.orders_from(&request)?;
         let job: RemoteJob = serde_json::from_str(&request.into_inner().job_json)
             .map_err(|error| Status::invalid_argument(format!("not a profiling job: {error}")))?;
         let slot = Arc::clone(&self.slot).acquire_owned().await;
@@ -178,6 +186,7 @@ impl Control for State {
         &self,
         request: Request<MeasureLinkRequest>,
     ) -> Result<Response<Self::MeasureLinkStream>, Status> {
+        self.orders_from(&request)?;
         let MeasureLinkRequest { target, sizes, repeats } = request.into_inner();
         let peer = self.peers.get(&target, &target).await;
         let peer = peer.map_err(|error| Status::new(error.code(), error.to_string()))?;

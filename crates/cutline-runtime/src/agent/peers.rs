@@ -39,7 +39,7 @@ impl Peers {
             return Ok(peer);
         }
         // The lock is not held while dialling: a dead peer must not hold up the others.
-        let client = AgentClient::connect(device, address, self.options).await?;
+        let client = AgentClient::connect(device, address, self.options.clone()).await?;
         let peer = Arc::new(Peer { client, offset: Mutex::default() });
         Ok(Arc::clone(self.known.lock().await.entry(key).or_insert(peer)))
     }
