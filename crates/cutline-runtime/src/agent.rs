@@ -13,7 +13,7 @@
 use std::{
     collections::BTreeMap,
     future::Future,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
@@ -127,6 +127,12 @@ impl AgentConfig {
         }
     }
 
+    /// The address to listen on.
+    pub fn listen(&self) -> Result<SocketAddr, AgentError> {
+        let bad = || AgentError::Address(self.listen.clone());
+        self.listen.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(bad)
+    }
+
     /// Where an agent keeps deployed files unless told otherwise: the user's cache folder.
     pub fn default_store() -> PathBuf {
         let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
@@ -199,8 +205,7 @@ struct State {
 impl Agent {
     /// Takes the port. Must run within a tokio runtime.
     pub fn bind(mut config: AgentConfig) -> Result<Self, AgentError> {
-        let bad = || AgentError::Address(config.listen.clone());
-        let address = resolve(&config.listen).ok_or_else(bad)?;
+        let address = config.listen()?;
         if let Some(credentials) = &config.credentials {
             if !credentials.has(Role::Agent) {
                 return Err(PkiError::Role { wanted: Role::Agent }.into());
@@ -308,9 +313,4 @@ impl State {
             Some(name) => engines.find(|engine| engine.name() == name),
         }
     }
-}
-
-fn resolve(address: &str) -> Option<SocketAddr> {
-    use std::net::ToSocketAddrs;
-    address.to_socket_addrs().ok()?.next()
 }

@@ -8,6 +8,7 @@ pub(crate) mod engine;
 pub(crate) mod explore;
 pub(crate) mod inspect;
 pub(crate) mod link;
+pub(crate) mod pki;
 pub(crate) mod plan;
 pub(crate) mod presets;
 pub(crate) mod profile;

@@ -90,6 +90,11 @@ impl AgentProcess {
         Ok(Self { child, _stdin: stdin, address: announcement.listening })
     }
 
+    /// How to dial it: it has no credentials, so in plain text wherever it is.
+    pub fn plain(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// Process id, e.g. to watch its memory.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -24,6 +24,9 @@ use cutline_runtime::{
 use crate::output::Output;
 
 mod glob;
+mod identity;
+
+pub(crate) use identity::IdentityArgs;
 
 /// A model file and how to bind its symbolic dimensions.
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ use cutline_core::{
     units::Nanos,
 };
 use cutline_runtime::{
+    client::ClientOptions,
     model::Model,
     runner::{self, Frame, RunOptions, Runner},
     stats,
@@ -50,6 +51,8 @@ pub struct Subject<'a> {
     pub picture: Option<PictureSpec>,
     /// What enters.
     pub frame: Frame,
+    /// How to call the agents.
+    pub client: ClientOptions,
 }
 
 /// Medians over the frames of a run: stages and hops in a frame's order.
@@ -213,9 +216,9 @@ fn run(
     frames: usize,
     runtime: &Runtime,
 ) -> anyhow::Result<Vec<runner::Answer>> {
+    let options = RunOptions { client: subject.client.clone(), ..RunOptions::default() };
     runtime.block_on(async {
-        let runner =
-            Runner::deploy(staged.deployment.clone(), RunOptions::default(), |_| {}).await?;
+        let runner = Runner::deploy(staged.deployment.clone(), options, |_| {}).await?;
         let mut answers = Vec::new();
         for frame in 0..=frames {
             let answer = runner.infer(subject.frame.clone()).await?;

@@ -81,7 +81,8 @@ impl Fleet {
         let via = via.map(|via| format!("via = \"{via}\"\n")).unwrap_or_default();
         let text = format!(
             "version = 1\n[[device]]\nname = \"edge\"\naddress = \"{}\"\n[[device]]\nname = \"cloud\"\naddress = \"{}\"\n[[link]]\nbetween = [\"edge\", \"cloud\"]\nup = \"1gbit\"\ntable = \"measured\"\n{via}",
-            self.edge.address, self.cloud.address
+            self.edge.plain(),
+            self.cloud.plain()
         );
         Ok(toml::from_str(&text)?)
     }
@@ -133,7 +134,7 @@ pub(crate) fn profile_on(
     };
     let job = serde_json::to_string(&job)?;
     runtime.block_on(async {
-        let address = agent.address.to_string();
+        let address = agent.plain();
         let client = AgentClient::connect("agent", &address, ClientOptions::default()).await?;
         let places = [(sha256.clone(), model.path.clone())].into();
         client.send_missing(vec![sha256], &places).await?;

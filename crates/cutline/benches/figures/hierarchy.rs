@@ -74,6 +74,7 @@ fn network(model: &Model, name: &str, engine: &str) -> anyhow::Result<Verdict> {
         platform: &platform,
         picture: None,
         frame: Frame::Tensors(random_inputs(&model.graph, 1)?.into_iter().collect()),
+        client: ClientOptions::default(),
     };
     let mut met = true;
     for objective in OBJECTIVES {

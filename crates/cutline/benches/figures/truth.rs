@@ -175,7 +175,7 @@ fn link_tables(scene: &Scene, rates: &[u64]) -> anyhow::Result<Vec<LinkTable>> {
     let address = fleet.edge.address.to_string();
     let source = AgentClient::connect("edge", &address, ClientOptions::default());
     let source = fleet.runtime.block_on(source)?;
-    let target = scene.via.clone().unwrap_or_else(|| fleet.cloud.address.to_string());
+    let target = scene.via.clone().unwrap_or_else(|| fleet.cloud.plain());
     let table = |&megabits: &u64| {
         (scene.shape)(megabits)?;
         Ok(fleet.runtime.block_on(source.measure_link(&target, &[], 9, |_| {}))?)

@@ -1,6 +1,6 @@
 //! `cutline agent`: be a device.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
 use cutline_core::units::Bytes;
@@ -8,10 +8,16 @@ use cutline_runtime::{
     agent::{Agent, AgentConfig},
     engine::{self, SharedEngine},
     pace::{Slowdown, claim::Claim, timer},
+    pki::{
+        Credentials,
+        pairing::{OPEN, Waiting},
+    },
 };
+use serde::Serialize;
 
 use crate::{
     fleet::Announcement,
+    inputs::IdentityArgs,
     output::Output,
     process::{self, Stop},
 };
@@ -19,7 +25,7 @@ use crate::{
 /// Be a device: serve stages over the Open Inference Protocol, and take new ones.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  cutline agent --listen 127.0.0.1:9001 --threads 1 --slowdown 8 --memory 1GiB\n\nOff the loopback address there is no encryption yet: such an address is refused unless `--insecure` is given."
+    after_help = "Examples:\n  cutline agent --listen 127.0.0.1:9001 --threads 1 --slowdown 8 --memory 1GiB\n  cutline agent --listen 0.0.0.0:9001 --pair\n\nOff the loopback address an agent speaks mutual TLS: it needs credentials, which `--pair` brings it under a code, or `cutline pki issue` in a folder."
 )]
 pub(crate) struct Args {
     /// Where to listen; port 0 picks a free one.
@@ -46,8 +52,13 @@ pub(crate) struct Args {
     /// Where to keep deployed files [default: the user's cache folder].
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Listen off the loopback address without encryption or authentication.
+    #[command(flatten)]
+    identity: IdentityArgs,
+    /// Without credentials yet, show a code and wait for `cutline pki pair`; then serve.
     #[arg(long)]
+    pair: bool,
+    /// Listen off the loopback address without encryption or authentication.
+    #[arg(long, conflicts_with_all = ["identity", "pair"])]
     insecure: bool,
     /// End when standard input closes, so as not to outlive the program that started it.
     #[arg(long)]
@@ -71,6 +82,11 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let stop = if args.exit_with_stdin { Stop::SignalOrStdin } else { Stop::Signal };
 
     process::runtime()?.block_on(async {
+        let mut stopped = pin!(process::stopped(stop));
+        config.credentials = tokio::select! {
+            credentials = credentials(&args.identity, args.pair, &config, output) => credentials?,
+            () = &mut stopped => return Ok(ExitCode::SUCCESS),
+        };
         let agent = Agent::bind(config)?;
         let announcement = Announcement { listening: agent.local_addr() };
         if output.is_json() {
@@ -78,9 +94,46 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         } else {
             output.note(format!("agent on {}; Ctrl-C ends it", announcement.listening));
         }
-        agent.serve(process::stopped(stop)).await?;
+        agent.serve(stopped).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// First line of an agent that waits to be paired.
+#[derive(Serialize)]
+struct Pairing {
+    pairing: SocketAddr,
+    code: String,
+}
+
+/// What the agent shows to others: those of the folder that was named; those of the user's own
+/// folder where others can reach it; those that a controller brings.
+async fn credentials(
+    identity: &IdentityArgs,
+    pair: bool,
+    config: &AgentConfig,
+    output: &Output,
+) -> anyhow::Result<Option<Arc<Credentials>>> {
+    let (folder, listen) = (identity.folder(), config.listen()?);
+    let there = Credentials::are_in(&folder);
+    if pair && !there {
+        let waiting = Waiting::bind(listen)?;
+        let (pairing, code) = (waiting.local_addr(), waiting.code().to_string());
+        if output.is_json() {
+            output.line(&Pairing { pairing, code })?;
+        } else {
+            output.note(format!(
+                "on the controller, with this machine's name or address:\n  \
+                 cutline pki pair {pairing} --code {code}"
+            ));
+        }
+        let credentials = waiting.paired(OPEN).await?;
+        credentials.write(&folder)?;
+        return Ok(Some(Arc::new(credentials)));
+    }
+    let exposed = !listen.ip().is_loopback() && !config.insecure;
+    let wanted = pair || identity.is_named() || (exposed && there);
+    Ok(wanted.then(|| Credentials::read(&folder)).transpose()?.map(Arc::new))
 }
 
 /// The engines of this machine, the chosen one first.

@@ -9,6 +9,7 @@ use cutline_core::{
     units::Nanos,
 };
 use cutline_runtime::{
+    client::ClientOptions,
     files::write_bytes,
     runner::{Frame, Measured, RunOptions, Runner},
     stats,
@@ -17,7 +18,7 @@ use serde::Serialize;
 
 use crate::{
     frames,
-    inputs::{ModelArgs, expand_paths},
+    inputs::{IdentityArgs, ModelArgs, expand_paths},
     output::{Output, table},
     planning, process,
     staging::{self, Staged},
@@ -46,6 +47,8 @@ pub(crate) struct Args {
     /// Write the measured parts into the plan files, beside the predicted ones.
     #[arg(long)]
     write: bool,
+    #[command(flatten)]
+    identity: IdentityArgs,
 }
 
 /// Predicted and measured parts of one plan, under the same names.
@@ -71,7 +74,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         staged.push(staging::stage(&model, plan, planning::choice(plan, args.best_split)?)?);
     }
     let frames = load_frames(&args.input, &model.graph)?;
-    let measured = measure(&staged, &frames, args.frames, output)?;
+    let measured = measure(&staged, &frames, args.frames, args.identity.client()?, output)?;
     let mut rows = Vec::new();
     for ((path, plan), measured) in args.plan.iter().zip(&plans).zip(measured) {
         let predicted = planning::choice(plan, args.best_split)?.predicted;
@@ -105,6 +108,7 @@ pub(crate) fn measure(
     staged: &[Staged],
     frames: &[Frame],
     count: usize,
+    client: ClientOptions,
     output: &Output,
 ) -> anyhow::Result<Vec<Figures>> {
     let runtime = process::runtime()?;
@@ -112,8 +116,8 @@ pub(crate) fn measure(
     let samples = runtime.block_on(async {
         let mut runners = Vec::new();
         for staged in staged {
-            let deployment = staged.deployment.clone();
-            runners.push(Runner::deploy(deployment, RunOptions::default(), |_| {}).await?);
+            let options = RunOptions { client: client.clone(), ..RunOptions::default() };
+            runners.push(Runner::deploy(staged.deployment.clone(), options, |_| {}).await?);
         }
         let mut samples: Vec<Vec<Measured>> = vec![Vec::new(); staged.len()];
         for round in 0..=count {

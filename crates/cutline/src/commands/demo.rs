@@ -284,7 +284,8 @@ fn round(
         .map(|choice| staging::stage(&subject.model, &plan, choice))
         .collect::<Result<_, _>>()?;
     let frame = Frame::Picture(fs::read(&subject.picture)?.into());
-    let measured = bench::measure(&staged, std::slice::from_ref(&frame), frames, output)?;
+    let (one, client) = (std::slice::from_ref(&frame), ClientOptions::default());
+    let measured = bench::measure(&staged, one, frames, client, output)?;
     let mut outcomes = Vec::new();
     for ((choice, staged), measured) in choices.iter().zip(&staged).zip(measured) {
         outcomes.push(Outcome {

@@ -21,6 +21,7 @@ use cutline_runtime::files::write_bytes;
 use crate::{
     frames,
     gallery::Gallery,
+    inputs::IdentityArgs,
     output::Output,
     planning::{
         self, Problem, ProblemArgs,
@@ -61,6 +62,8 @@ pub(crate) struct Args {
     /// With --refine: frames of each plan in a round.
     #[arg(long, value_name = "N", default_value_t = 12, requires = "refine")]
     frames: usize,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// With --refine: the picture or tensor to run [default: seeded random numbers].
     #[arg(long, value_name = "PATH", requires = "refine")]
     input: Option<PathBuf>,
@@ -172,7 +175,14 @@ fn refined(
         None => frames::random(&model.graph, 1)?,
     };
     let picture = picture.clone();
-    let subject = Subject { model, name: name.clone(), platform, picture, frame };
+    let subject = Subject {
+        model,
+        name: name.clone(),
+        platform,
+        picture,
+        frame,
+        client: args.identity.client()?,
+    };
     let mut note = |trial: &Trial| {
         output.note(format!(
             "round {}, plan {}: predicted {}, measured {}, off by {:.1} %",

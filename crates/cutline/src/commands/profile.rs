@@ -27,7 +27,7 @@ use cutline_runtime::{
 };
 
 use crate::{
-    inputs::{PictureArgs, ShapeArgs, file_name},
+    inputs::{IdentityArgs, PictureArgs, ShapeArgs, file_name},
     output::{Output, table},
     process,
 };
@@ -75,6 +75,8 @@ pub(crate) struct Args {
     /// The file to write.
     #[arg(short, long, value_name = "P.json")]
     output: PathBuf,
+    #[command(flatten)]
+    identity: IdentityArgs,
 }
 
 /// What to measure of a model, wherever.
@@ -91,7 +93,7 @@ pub(crate) struct Job<'a> {
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     if let Some(link) = &args.link {
-        let table = link_table(link, output)?;
+        let table = link_table(link, args.identity.client()?, output)?;
         write_bytes(&args.output, serde_json::to_vec_pretty(&table)?)?;
         output.print(&table, |out| write_link(&table, out))?;
         return Ok(ExitCode::SUCCESS);
@@ -113,7 +115,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     };
     let profile = match &args.agent {
         Some(address) => process::runtime()?.block_on(async {
-            let agent = AgentClient::connect("agent", address, ClientOptions::default()).await?;
+            let agent = AgentClient::connect("agent", address, args.identity.client()?).await?;
             on_agent(&agent, &job, output).await
         })?,
         None => here(&job, output)?,
@@ -211,12 +213,12 @@ fn sha256_of(model: &Model, path: &Path) -> anyhow::Result<String> {
     })
 }
 
-fn link_table(link: &str, output: &Output) -> anyhow::Result<LinkTable> {
+fn link_table(link: &str, client: ClientOptions, output: &Output) -> anyhow::Result<LinkTable> {
     let (from, to) =
         link.split_once(',').with_context(|| format!("`--link {link}`: expected FROM,TO"))?;
     let bar = output.progress("measuring the link", 1);
     let table = process::runtime()?.block_on(async {
-        let agent = AgentClient::connect("from", from, ClientOptions::default()).await?;
+        let agent = AgentClient::connect("from", from, client).await?;
         agent
             .measure_link(to, &[], LINK_REPEATS, |step| {
                 bar.set_length(step.total);

@@ -19,7 +19,7 @@ use crate::{
         Loader,
         source::{Rate, Source},
     },
-    inputs::ModelArgs,
+    inputs::{IdentityArgs, ModelArgs},
     output::Output,
     planning, process,
     staging::{self, Staged},
@@ -68,6 +68,8 @@ pub(crate) struct Args {
     /// Largest overlap of two boxes of one class, as intersection over union.
     #[arg(long, value_name = "0..1", default_value = "0.5", value_parser = parse_share)]
     max_iou: f32,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Run every stage in this process, without agents.
     #[arg(long)]
     local: bool,
@@ -168,7 +170,8 @@ fn deploy(
     output: &Output,
 ) -> anyhow::Result<Runner> {
     let deployment = &staged.deployment;
-    let options = RunOptions { frame_timeout: duration(args.timeout), ..RunOptions::default() };
+    let (client, frame_timeout) = (args.identity.client()?, duration(args.timeout));
+    let options = RunOptions { client, frame_timeout };
     let bar = output.progress("deploying", deployment.stages.len() as u64);
     let deployed = runtime.block_on(Runner::deploy(deployment.clone(), options, |_| bar.inc(1)));
     bar.finish_and_clear();
