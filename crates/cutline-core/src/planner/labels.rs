@@ -572,7 +572,7 @@ impl Table<'_> {
                 return;
             }
             // Whole plans are compared by what was asked for; what they share is past.
-            let asked = self.search.layout.quantities.len();
+            let asked = self.search.layout.asked;
             let mut ends = std::mem::take(&mut self.ends);
             if !ends.beats(&self.scratch[..asked], 0, slack) {
                 let label = self.push(origin);
@@ -581,7 +581,8 @@ impl Table<'_> {
             self.ends = ends;
             return;
         }
-        if !self.search.layout.ties && self.ends.beats(&self.least, 0, slack) {
+        let asked = self.search.layout.asked;
+        if !self.search.layout.ties && self.ends.beats(&self.least[..asked], 0, slack) {
             return;
         }
         let mut labels = std::mem::take(&mut self.at[list]);

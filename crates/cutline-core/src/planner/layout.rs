@@ -48,8 +48,10 @@ impl Rule {
 /// What the components of a label are.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
-    /// Quantities asked for, the objective first.
+    /// Quantities asked for, the objective first, then those that are only limited.
     pub(super) quantities: Vec<Quantity>,
+    /// How many of them are asked for.
+    pub(super) asked: usize,
     /// Largest admissible value of each quantity.
     pub(super) limits: Vec<u64>,
     /// Whether stages and bytes follow the quantities: they decide ties.

@@ -313,6 +313,7 @@ impl<'a> Sequences<'a> {
         Layout {
             own: if self.scatter { own } else { Own::default() },
             limits: quantities.iter().map(limit).collect(),
+            asked: objectives.len(),
             open_energy: quantities.contains(&Quantity::DeviceEnergy),
             cards: if period { cards.map_or(0, |card| card + 1) } else { 0 },
             hosts,

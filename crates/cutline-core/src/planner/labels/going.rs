@@ -372,7 +372,7 @@ impl Table<'_> {
         }
         self.least.iter().zip(&layout.limits).all(|(least, limit)| least <= limit)
             && self.best.as_ref().is_none_or(|best| self.least[0] <= best[0])
-            && (layout.ties || !self.ends.beats(&self.least, 0, effort.slack_ppm))
+            && (layout.ties || !self.ends.beats(&self.least[..layout.asked], 0, effort.slack_ppm))
     }
 
     fn has_capacity_going(&self, origin: &Origin, busy: u64) -> bool {

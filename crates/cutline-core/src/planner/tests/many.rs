@@ -286,6 +286,37 @@ fn a_front_of_too_many_labels_matches_every_plan_within_its_slack() {
 }
 
 #[test]
+fn a_front_keeps_within_limits_that_are_no_objectives() {
+    let (costs, platform) = unlike(10);
+    let (dag, costs) = read(&costs, &platform);
+    let front = |objectives: &[Objective], limits: &[(Objective, u64)]| -> Vec<Vec<u64>> {
+        let request = Request { limits: limits.to_vec(), ..Request::default() };
+        let front = super::super::front(&dag, &costs, &request, objectives, &mut || false);
+        let values = |choice: &Choice| {
+            let value = |objective: &Objective| objective.of(&choice.evaluation, &costs).unwrap();
+            objectives.iter().map(value).collect()
+        };
+        front.unwrap().points.iter().map(values).collect()
+    };
+    let all = [Objective::Latency, Objective::Memory, Objective::Energy, Objective::DeviceEnergy];
+    let everything = front(&all, &[]);
+    for limited in [2, 3] {
+        let mut each: Vec<u64> = everything.iter().map(|values| values[limited]).collect();
+        each.sort_unstable();
+        let limit = each[each.len() / 3];
+        let within = everything.iter().filter(|values| values[limited] <= limit);
+        let mut points: Vec<Vec<u64>> = within.map(|values| values[..2].to_vec()).collect();
+        points.sort();
+        points.dedup();
+        let covers = |a: &Vec<u64>, b: &Vec<u64>| a != b && a[0] <= b[0] && a[1] <= b[1];
+        let expected: Vec<_> =
+            points.iter().filter(|b| !points.iter().any(|a| covers(a, b))).cloned().collect();
+        assert!(expected.len() > 1 && expected.len() < points.len(), "{limited}: {expected:?}");
+        assert_eq!(front(&all[..2], &[(all[limited], limit)]), expected, "{limited}");
+    }
+}
+
+#[test]
 fn one_device_has_no_other_to_split_with() {
     let alone = json!({ "version": 1, "device": [{ "name": "edge" }] });
     let request = Request { limits: vec![(Objective::Latency, 810)], ..Request::default() };
