@@ -11,7 +11,7 @@ use super::{Choice, Objective, PlannerError, Request, solve_until};
 use crate::{
     cost::Costs,
     dag::Dag,
-    evaluate::evaluate,
+    evaluate::{Setting, evaluate},
     units::{BytesPerSec, Nanos},
 };
 
@@ -147,9 +147,10 @@ impl Sweep<'_> {
     }
 }
 
-/// Whether two choices are the same plan.
+/// Whether two choices are the same plan: devices may take turns in more than one order.
 fn same(a: &Choice, b: &Choice) -> bool {
-    a.mapping == b.mapping && a.setting.input == b.setting.input && {
+    let Setting { input, order, .. } = &a.setting;
+    a.mapping == b.mapping && (*input, order) == (b.setting.input, &b.setting.order) && {
         let used =
             |choice: &Choice, device: usize| choice.mapping.0.iter().any(|id| id.index() == device);
         (0..a.setting.engines.len()).all(|device| {
