@@ -241,8 +241,8 @@ pub enum Infeasible {
         more = .quantity.show(.value.saturating_sub(*.limit))
     )]
     Exceeds { quantity: Objective, limit: u64, value: u64 },
-    #[error("no allowed plan can be run; edge-only: {0}")]
-    Nothing(Box<Infeasible>),
+    #[error("no allowed plan can be run; {}", each_of(.0))]
+    Nothing(Vec<(String, Infeasible)>),
     #[error(
         "{name} within {limit} is not possible; the least that is, with all else as asked, is {least}: \
          allow {more} more",
@@ -267,6 +267,10 @@ pub enum Infeasible {
         }
     )]
     Returning { once: Box<Infeasible>, all_seen: bool },
+}
+
+fn each_of(reasons: &[(String, Infeasible)]) -> String {
+    reasons.iter().map(|(plan, why)| format!("{plan}: {why}")).collect::<Vec<_>>().join("; ")
 }
 
 fn least_of(limits: &[(Objective, u64, u64)]) -> String {

@@ -21,13 +21,13 @@ use crate::{
 pub(super) fn solve(prepared: &Prepared, request: &Request) -> Result<Answer, PlannerError> {
     let problem = Problem {
         prepared,
+        request,
         dag: &prepared.dag,
         costs: &prepared.costs,
         scale: Scale::new(&prepared.dag, &prepared.costs)?,
         forced: &prepared.forced,
         inputs: &prepared.inputs,
         codecs: &prepared.codecs,
-        node_limit: request.node_limit,
         other: prepared.costs.device_ids().nth(1),
     };
     let baselines = problem.baselines();
@@ -40,13 +40,13 @@ pub(super) fn solve(prepared: &Prepared, request: &Request) -> Result<Answer, Pl
 
 struct Problem<'a> {
     prepared: &'a Prepared<'a>,
+    request: &'a Request,
     dag: &'a Dag,
     costs: &'a Costs,
     scale: Scale,
     forced: &'a Forced,
     inputs: &'a [usize],
     codecs: &'a [usize],
-    node_limit: u64,
     other: Option<DeviceId>,
 }
 
@@ -127,7 +127,7 @@ impl Problem<'_> {
             other,
             settings,
             forced: self.forced.clone(),
-            nodes: self.node_limit,
+            nodes: self.request.node_limit,
         };
         let found = search.run();
         let Some((key, setting)) = found.best else {
@@ -150,7 +150,7 @@ impl Problem<'_> {
         excess: Option<MemoryUse>,
     ) -> Infeasible {
         match (bound, excess) {
-            (Some(_), _) => Infeasible::GaveUp(self.node_limit),
+            (Some(_), _) => Infeasible::GaveUp(self.request.node_limit),
             (None, Some(used)) => self.exceeded(&used),
             (None, None) if self.dag.groups().len() < 2 => {
                 Infeasible::NoSplit("the engines run the whole network as one group")
@@ -206,8 +206,7 @@ impl Problem<'_> {
                 (Some(memory @ Infeasible::Memory { .. }), Err(Infeasible::Memory { .. })) => {
                     self.least_memory(memory, best_split, baselines)
                 }
-                (Some(why), _) => Infeasible::Nothing(Box::new(why)),
-                (None, _) => Infeasible::Nothing(Box::new(self.pinned())),
+                _ => self.nothing(baselines, best_split),
             });
         };
         let time = self.key(best).time;
@@ -235,15 +234,58 @@ impl Problem<'_> {
         all.min_by_key(excess).cloned().unwrap_or(Infeasible::NoOther)
     }
 
-    fn pinned(&self) -> Infeasible {
-        let held = self.forced.iter().zip(self.dag.groups());
-        let found = held.filter_map(|(device, group)| Some((device.as_ref()?, group))).next();
-        match found {
-            Some((&device, group)) => Infeasible::Pinned {
-                layer: group.name.clone(),
-                device: self.costs.device(device).name.clone(),
-            },
-            None => Infeasible::NoOther,
+    /// Why none of the alternatives that come into question is a plan, each reason once.
+    fn nothing(
+        &self,
+        baselines: &[Baseline],
+        best_split: &Result<Choice, Infeasible>,
+    ) -> Infeasible {
+        let names = self.inputs.iter().map(|&input| &self.costs.inputs()[input].name);
+        let clouds: Vec<String> = names.map(|name| format!("cloud-{name}")).collect();
+        let mut all: Vec<(String, Infeasible)> = Vec::new();
+        for Baseline { name, outcome, .. } in baselines {
+            let device = match name.as_str() {
+                "edge-only" => Some(DeviceId::SOURCE),
+                _ if clouds.contains(name) => self.other,
+                _ => continue,
+            };
+            let kept_off = || device.map_or(Infeasible::NoOther, |device| self.kept_off(device));
+            let why = outcome.clone().err().unwrap_or_else(kept_off);
+            all.push((name.clone(), why));
+        }
+        let split = best_split.as_ref().err().cloned();
+        all.extend(split.map(|why| ("a split".to_owned(), why)));
+        let mut reasons: Vec<(String, Infeasible)> = Vec::new();
+        for (name, why) in all {
+            if !reasons.iter().any(|(_, known)| *known == why) {
+                reasons.push((name, why));
+            }
+        }
+        Infeasible::Nothing(reasons)
+    }
+
+    /// What of the request keeps a device, which could do so, from running everything.
+    fn kept_off(&self, device: DeviceId) -> Infeasible {
+        let confined = self.dag.flows().iter().find(|flow| flow.confined);
+        if let (Some(layer), Some(flow)) = (&self.request.private, confined)
+            && device != DeviceId::SOURCE
+        {
+            return Infeasible::Private { value: flow.name.clone(), layer: layer.clone() };
+        }
+        let runs = |costs: &Costs, group: usize| {
+            costs.device(device).options.iter().any(|option| option.groups[group].is_some())
+        };
+        let (_, plain) = self.prepared.plain;
+        let mut groups = 0..self.dag.groups().len();
+        let kept = groups.find(|&group| runs(plain, group) && !runs(self.costs, group));
+        let layer = |group: usize| self.dag.groups()[group].name.clone();
+        let name = |device: DeviceId| self.costs.device(device).name.clone();
+        match kept.map(|group| (group, self.forced[group])) {
+            Some((group, Some(home))) if home != device => {
+                Infeasible::Pinned { layer: layer(group), device: name(home) }
+            }
+            Some((group, _)) => Infeasible::Banned { layer: layer(group), device: name(device) },
+            None => Infeasible::NoPlan,
         }
     }
 

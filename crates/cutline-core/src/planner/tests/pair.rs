@@ -38,11 +38,51 @@ fn why_there_is_no_split_or_no_plan() {
     let home = pinned(&[("a", "edge"), ("b", "edge"), ("c", "edge")]);
     let torn = pinned(&[("a", "edge"), ("c", "cloud")]);
     let banned = Request { bans: vec![("c".into(), "edge".into())], ..Request::default() };
+    let mut alone = platform(50);
+    alone["device"].as_array_mut().unwrap().pop();
+    alone["link"] = json!([]);
+    // What is private to a layer that must not run at home has no place at all.
+    let kept = Request {
+        private: Some("b".into()),
+        bans: vec![("b".into(), "edge".into())],
+        ..Request::default()
+    };
+    let private = kept.clone();
     // Platform, request, words about the split, words about the best plan or where it runs.
     let cases = [
         (&apart, Request::default(), "no link joins them", Ok("eee")),
-        (&apart, torn.clone(), "no link joins them", Err("layer `a` is pinned to `edge`")),
-        (&apart, banned, "no link joins them", Err("no allowed plan can be run")),
+        (
+            &apart,
+            torn.clone(),
+            "no link joins them",
+            Err("edge-only: layer `c` is pinned to `cloud`; cloud-fp32: no link between `edge`"),
+        ),
+        (
+            &apart,
+            banned.clone(),
+            "no link joins them",
+            Err("edge-only: layer `c` must not run on `edge`; cloud-fp32: no link between `edge` \
+                 and `cloud` is declared; a split: no division"),
+        ),
+        (
+            &alone,
+            banned,
+            "no second device",
+            Err("edge-only: layer `c` must not run on `edge`; cloud-fp32: the platform has no \
+                 second device"),
+        ),
+        (
+            &apart,
+            private,
+            "no link joins them",
+            Err("edge-only: layer `b` must not run on `edge`; cloud-fp32: no link"),
+        ),
+        (
+            &platform(50),
+            kept,
+            "forbid every cut",
+            Err("edge-only: layer `b` must not run on `edge`; cloud-fp32: `input` would leave"),
+        ),
         (&platform(50), home, "forbid every cut", Ok("eee")),
         (&tight, limited, "none was found in 0 steps", Err("edge-only: it needs 3.3 kB on `edge`")),
         (&tight, Request::default(), "1.0 kB too much", Err("1.0 kB too much")),
