@@ -17,9 +17,12 @@ use crate::{
 
 pub mod complexity;
 mod correct;
+mod idle;
 pub mod link;
 mod profiles;
 pub mod table;
+
+pub use idle::IdleError;
 
 /// Name of the input encoding that is the tensor itself, and of the codec that changes nothing.
 pub const TENSOR: &str = "fp32";
@@ -48,6 +51,8 @@ pub struct Costs {
     pub(crate) workload: Option<Workload>,
     /// Codecs that must not be used where exactly these values cross, the network's inputs apart.
     pub(crate) forbidden: Vec<(Vec<FlowId>, usize)>,
+    /// Where idle power counts: from one frame of a source to its next.
+    pub(crate) frame_interval: Option<Nanos>,
 }
 
 /// One device: its memory, and every engine that it may use.
@@ -61,6 +66,8 @@ pub struct DeviceCosts {
     pub tier: Option<Tier>,
     /// Power while it computes; `None`: not known, and then energy is not.
     pub power: Option<Microwatts>,
+    /// Power while it waits; counts only after [`Costs::count_idle`].
+    pub idle_power: Option<Microwatts>,
     /// Energy of each group where it is known, in place of power times the group's time; empty: of
     /// none.
     pub group_energy: Vec<Option<Nanojoules>>,
@@ -348,6 +355,7 @@ fn device_costs(platform: &Platform, device: &Device, options: Vec<EngineOption>
         host: host.unwrap_or_default(),
         tier: device.tier,
         power: device.power,
+        idle_power: device.idle_power,
         group_energy: Vec::new(),
         price: device.price,
         memory: host_memory,

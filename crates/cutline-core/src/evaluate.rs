@@ -25,7 +25,7 @@ mod scattered;
 mod settle;
 
 pub use energy::{EnergyUse, Rented, rents};
-pub(crate) use energy::{device_money, electricity, message_energy};
+pub(crate) use energy::{Work, device_energy, device_money, electricity, message_energy};
 pub(crate) use memory::peak_of;
 pub use memory::{MemoryUse, memory};
 pub use settle::settle;
@@ -188,12 +188,15 @@ pub fn evaluate(
     let tracks = frame.tracks(&partition)?;
     let solver_latency = latency(&tracks, |part| frame.solver_nanos(part));
     let parts = in_order(tracks);
-    let energy = energy::energy(costs, &partition, setting, &parts);
-    let money = energy::money(costs, &partition, setting, &parts);
+    let period = frame.period(&parts);
+    // A plan that does not keep up takes the next frame as soon as it can.
+    let interval = costs.frame_interval().map(|interval| interval.max(period));
+    let energy = energy::energy(costs, &partition, setting, &parts, interval);
+    let money = energy::money(costs, &partition, setting, &parts, interval);
     Ok(Evaluation {
         latency: parts.iter().filter(|part| !part.beside).map(|part| part.nanos).sum(),
         solver_latency,
-        period: frame.period(&parts),
+        period,
         bytes: parts.iter().map(|part| part.bytes).sum(),
         memory: memory(dag, costs, &partition, setting),
         parts,

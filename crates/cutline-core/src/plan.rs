@@ -75,6 +75,9 @@ pub struct Plan {
     pub best_split: Option<PlannedChoice>,
     /// Why, in words.
     pub reason: String,
+    /// From one frame of a source to its next, where idle power is part of energy and money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame_interval_ns: Option<Nanos>,
     /// What was measured and corrected on the way, where the plan was refined on its agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refinement: Option<Refinement>,
@@ -128,6 +131,9 @@ pub struct PlannedChoice {
     /// Modelled energy of a frame by device, in nanojoule; absent where a power is not known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub energy_nj: BTreeMap<String, Nanojoules>,
+    /// How much of that each device takes for waiting; absent where idle power does not count.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub idle_nj: BTreeMap<String, Nanojoules>,
     /// Cost for a month, in millionths of the currency unit; absent without a workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub money_per_month: Option<Money>,
@@ -341,6 +347,7 @@ impl Plan {
             best: answer.best.as_ref().ok().map(planned),
             best_split: answer.best_split.as_ref().ok().map(planned),
             reason: answer.reason.clone(),
+            frame_interval_ns: costs.frame_interval(),
             refinement: None,
             picture: picture.clone(),
             model: model.clone(),
@@ -371,6 +378,7 @@ impl Plan {
             best_split: is_split.then(|| choice.clone()),
             best: Some(choice),
             reason,
+            frame_interval_ns: None,
             refinement: None,
         })
     }
@@ -469,6 +477,13 @@ impl PlannedChoice {
                 .flatten()
                 .map(|used| (name(used.device), used.energy))
                 .collect(),
+            idle_nj: evaluation
+                .energy
+                .iter()
+                .flatten()
+                .filter(|_| costs.frame_interval().is_some())
+                .map(|used| (name(used.device), used.idle))
+                .collect(),
             money_per_month: evaluation.money,
             proof: Some(*proof),
             origin: Some(source[setting.engines[DeviceId::SOURCE.index()]].origin),
@@ -536,6 +551,7 @@ impl PlannedChoice {
             self.parts = Vec::new();
             self.memory = BTreeMap::new();
             self.energy_nj = BTreeMap::new();
+            self.idle_nj = BTreeMap::new();
             self.money_per_month = None;
             self.proof = None;
             self.origin = None;
@@ -611,6 +627,7 @@ impl PlannedChoice {
             parts: Vec::new(),
             memory: BTreeMap::new(),
             energy_nj: BTreeMap::new(),
+            idle_nj: BTreeMap::new(),
             money_per_month: None,
             proof: None,
             origin: None,

@@ -42,6 +42,7 @@ mod steps;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use agreeing::{Agreeing, AgreeingError, Kind, LossyStep, lossy_steps};
 pub use check::violation;
@@ -250,6 +251,13 @@ pub enum Infeasible {
         more = .quantity.show(.least.saturating_sub(*.limit))
     )]
     Limit { quantity: Objective, limit: u64, least: u64 },
+    #[error(
+        "no plan keeps up with the frames, one every {interval} by the workload; the least period that \
+         is possible is {least}: lower `frames_per_second`, or plan without idle power"
+    )]
+    Rate { interval: Nanos, least: Nanos },
+    #[error("it can take a frame every {period}, and by the workload one comes every {interval}")]
+    Late { interval: Nanos, period: Nanos },
     #[error("the limits contradict each other; the least of each by itself is {}", least_of(.0))]
     Limits(Vec<(Objective, u64, u64)>),
     #[error(
@@ -378,6 +386,7 @@ fn is_pair(costs: &Costs, request: &Request) -> bool {
     rest.len() < 2
         && request.objective == Objective::Latency
         && request.limits.is_empty()
+        && costs.frame_interval().is_none()
         && !request.scatter
         && !request.revisits
         && request.forbidden.is_empty()

@@ -310,6 +310,16 @@ impl fmt::Display for Nanojoules {
     }
 }
 
+impl fmt::Display for Microwatts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0..1_000 => write!(f, "{} uW", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} mW", self.0 as f64 / 1e3),
+            _ => write!(f, "{:.2} W", self.0 as f64 / 1e6),
+        }
+    }
+}
+
 impl fmt::Display for Money {
     /// Without the currency: `165.594`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -44,10 +44,11 @@ function fillPlan(at) {
   byId("plan-devices").tBodies[0].replaceChildren(...plan.devices.map((used) => {
     const limit = data.devices[used.device].memory_limit;
     const share = limit ? ` (${Math.round((100 * used.memory_bytes) / limit)} % of ${size(limit)})` : "";
+    const idle = used.idle_nj === undefined ? "" : ` (${energy(used.idle_nj)} of it idle)`;
     return row([
       [swatch(used.device), " ", device(used.device)],
       [exact(used.memory_bytes, size(used.memory_bytes), "device-memory"), share],
-      used.energy_nj === null ? "not known" : exact(used.energy_nj, energy(used.energy_nj), "device-energy"),
+      used.energy_nj === null ? "not known" : [exact(used.energy_nj, energy(used.energy_nj), "device-energy"), idle],
     ]);
   }));
   byId("plan-proof").textContent = `${plan.proof_text.charAt(0).toUpperCase()}${plan.proof_text.slice(1)}.`;
@@ -133,7 +134,7 @@ function fillSteps() {
 function fillWords() {
   const links = data.links.map((link) => `${device(link.between[0])} – ${device(link.between[1])} ${rate(link.up)} up, ${rate(link.down)} down, ${time(link.delay_ns)} delay (${link.origin})`);
   byId("subject").textContent = `· ${count(data.groups.length, "group")} on ${data.devices.map((one) => one.name).join(", ")}`;
-  byId("origin").textContent = `All figures are predicted, none was measured as a whole. Times of layers: ${data.origins.join(", ")}. Links: ${links.join("; ") || "none"}. Energy, where shown, is modelled.`;
+  byId("origin").textContent = `All figures are predicted, none was measured as a whole. Times of layers: ${data.origins.join(", ")}. Links: ${links.join("; ") || "none"}. Energy, where shown, is modelled${data.frame_interval_ns === undefined ? "" : `; idle power is part of it, with a frame every ${time(data.frame_interval_ns)}`}.`;
   byId("front-note").textContent = `${count(data.front.plans.length, "plan")} that no other beats in all of ${data.objectives.join(", ")}; ${data.front.proof_text}.`;
   const refused = data.baselines.filter((baseline) => baseline.plan === null);
   byId("refused").replaceChildren(...refused.map((baseline) => make("li", {}, `${baseline.name} is not possible: ${baseline.infeasible}`)));

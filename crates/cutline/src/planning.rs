@@ -13,7 +13,7 @@ use cutline_core::{
     preset::{self, Presets},
     profile::{LinkTable, Profile},
     tensor::DType,
-    units::{Bytes, Nanos},
+    units::{Bytes, Nanojoules, Nanos},
 };
 use cutline_runtime::model::Model;
 use serde::de::DeserializeOwned;
@@ -129,7 +129,7 @@ pub(crate) fn write_plan(
     for (name, choice) in [("best plan", &plan.best), ("best split", &plan.best_split)] {
         let Some(choice) = choice else { continue };
         writeln!(out, "\n{name}: {}", describe(choice, dag, plan.objective))?;
-        writeln!(out, "{}", quantities(choice))?;
+        writeln!(out, "{}", quantities(choice, plan.frame_interval_ns))?;
         if let Some(agreement) = &choice.agreement {
             writeln!(out, "the same best class as the whole network: {}", agreement.share)?;
         }
@@ -200,8 +200,8 @@ fn row(name: String, figures: Option<&Figures>, choice: &PlannedChoice) -> [Stri
     ]
 }
 
-/// What a choice costs besides its latency.
-fn quantities(choice: &PlannedChoice) -> String {
+/// What a choice costs besides its latency, where frames come in an interval if idle power counts.
+fn quantities(choice: &PlannedChoice, interval: Option<Nanos>) -> String {
     let mut parts = Vec::new();
     if let Some(figures) = &choice.predicted {
         parts.push(format!("a frame every {}", figures.period_ns));
@@ -215,8 +215,18 @@ fn quantities(choice: &PlannedChoice) -> String {
         parts.push(format!("memory {}", each(amounts)));
     }
     if !choice.energy_nj.is_empty() {
-        let amounts = choice.energy_nj.iter().map(|(d, energy)| (d, energy.to_string())).collect();
-        parts.push(format!("energy of a frame (modelled) {}", each(amounts)));
+        let amount = |(device, energy): (_, &Nanojoules)| match choice.idle_nj.get(device) {
+            Some(idle) => (device, format!("{energy} ({idle} of it idle)")),
+            None => (device, energy.to_string()),
+        };
+        let how = match interval {
+            Some(interval) => format!("modelled, idle power included, one every {interval}"),
+            None => "modelled".to_owned(),
+        };
+        parts.push(format!(
+            "energy of a frame ({how}) {}",
+            each(choice.energy_nj.iter().map(amount).collect())
+        ));
     }
     if let Some(money) = choice.money_per_month {
         parts.push(format!("{money} a month"));

@@ -73,6 +73,7 @@ impl Costs {
             devices,
             workload: platform.workload().cloned(),
             forbidden: Vec::new(),
+            frame_interval: None,
         })
     }
 }

@@ -127,6 +127,7 @@ pub fn read(
         codecs: codecs(&file.codecs)?,
         workload: platform.workload().cloned(),
         forbidden: Vec::new(),
+        frame_interval: None,
     };
     Ok((dag, costs))
 }

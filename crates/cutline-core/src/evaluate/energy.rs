@@ -1,7 +1,8 @@
 //! What a plan needs of energy for a frame, and of money for a month.
 //!
 //! Both are sums over devices and over the two ends of messages; each is rounded up once per device
-//! and once per message and end.
+//! and once per message and end. Idle power is part of a device's energy where it counts
+//! ([`Costs::count_idle`]).
 
 use super::{Evaluation, Part, PartKind, Setting};
 use crate::{
@@ -22,8 +23,20 @@ const MILLION: u128 = 1_000_000;
 pub struct EnergyUse {
     /// The device.
     pub device: DeviceId,
-    /// Its computing and its share of the messages.
+    /// Its computing, its share of the messages, and its waiting where that counts.
     pub energy: Nanojoules,
+    /// How much of that it takes for waiting.
+    pub idle: Nanojoules,
+}
+
+/// What a device does for a frame, as far as its energy depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// For how long.
+    pub(crate) busy: Nanos,
+    /// The part of that whose energy is given, and that energy.
+    pub(crate) given_time: Nanos,
+    pub(crate) given: Nanojoules,
 }
 
 /// What is rented of one device so that all users are served.
@@ -37,29 +50,54 @@ pub struct Rented {
     pub rent: Money,
 }
 
-/// Energy of a device that is busy for a time in which it runs these groups; `None` where neither
-/// its power nor the energy of all of them is known. Without a power, what is not a group is free.
-pub(crate) fn compute_energy(
-    device: &DeviceCosts,
-    option: usize,
-    groups: &[GroupId],
-    busy: Nanos,
-) -> Option<Nanojoules> {
+/// What a device does that is busy for a time in which it runs these groups; `None` where neither its
+/// power nor the energy of all of them is known. Without a power, what is not a group is free.
+fn work(device: &DeviceCosts, option: usize, groups: &[GroupId], busy: Nanos) -> Option<Work> {
     let times = &device.options[option].groups;
-    let (mut given, mut rest) = (Nanojoules::ZERO, busy);
+    let mut work = Work { busy, ..Work::default() };
     let mut all_given = !device.group_energy.is_empty();
     for group in groups.iter().map(|group| group.index()) {
         match device.group_energy.get(group).copied().flatten() {
             Some(energy) => {
-                given += energy;
-                rest = rest - times[group].unwrap_or_default();
+                work.given += energy;
+                work.given_time += times[group].unwrap_or_default();
             }
             None => all_given = false,
         }
     }
-    match device.power {
-        Some(power) => Some(given + power.energy(rest)),
-        None => all_given.then_some(given),
+    (device.power.is_some() || all_given).then_some(work)
+}
+
+/// Energy of what a device does for a frame, and of its waiting for the next where an interval is
+/// given. With [`Costs::count_idle`]'s figures it is never less for a device that does more.
+pub(crate) fn device_energy(
+    costs: &Costs,
+    id: DeviceId,
+    interval: Option<Nanos>,
+    Work { busy, given_time, given }: Work,
+) -> Nanojoules {
+    let device = costs.device(id);
+    let power = device.power.unwrap_or_default();
+    let (Some(interval), Some(idle)) = (interval, device.idle_power) else {
+        return given + power.energy(busy - given_time);
+    };
+    let share = interval_share(costs, id, interval, busy);
+    let active = u128::from(power.0) * u128::from((busy - given_time).0);
+    let waiting = u128::from(idle.0) * u128::from((share - busy).0);
+    given + nanojoules_of((active + waiting).div_ceil(MILLION))
+}
+
+/// For how long a frame has a device: from it to the next of its source, or of the instances that
+/// are rented for all users the share of one.
+fn interval_share(costs: &Costs, id: DeviceId, interval: Nanos, busy: Nanos) -> Nanos {
+    let rented = costs.device(id).price.rent.and_then(|_| instances(costs, id, busy));
+    match (rented, costs.workload()) {
+        (Some(instances), Some(workload)) => {
+            let all = u128::from(interval.0).saturating_mul(instances);
+            let share = all.div_ceil(u128::from(workload.users.max(1)));
+            Nanos(u64::try_from(share).unwrap_or(u64::MAX))
+        }
+        _ => interval,
     }
 }
 
@@ -69,9 +107,16 @@ pub(crate) fn message_energy(link: &LinkCosts, back: bool, bytes: Bytes) -> [Nan
     if back { [second, first] } else { [first, second] }
 }
 
-/// Groups and busy time of every device that does anything.
-fn by_device(partition: &Partition, parts: &[Part]) -> Vec<(DeviceId, Vec<GroupId>, Nanos)> {
+/// Groups and busy time of every device that does anything; the source is one wherever it idles.
+fn by_device(
+    costs: &Costs,
+    partition: &Partition,
+    parts: &[Part],
+) -> Vec<(DeviceId, Vec<GroupId>, Nanos)> {
     let mut devices: Vec<(DeviceId, Vec<GroupId>, Nanos)> = Vec::new();
+    if costs.frame_interval().is_some() {
+        devices.push((DeviceId::SOURCE, Vec::new(), Nanos::ZERO));
+    }
     let at = |devices: &mut Vec<(DeviceId, Vec<GroupId>, Nanos)>, device| {
         let position = devices.iter().position(|(known, ..)| *known == device);
         position.unwrap_or_else(|| {
@@ -92,18 +137,21 @@ fn by_device(partition: &Partition, parts: &[Part]) -> Vec<(DeviceId, Vec<GroupI
     devices
 }
 
-/// Energy of every device that does anything; `None` where a power is not known.
+/// Energy of every device that does anything, where frames come in this interval; `None` where a
+/// power is not known.
 pub(super) fn energy(
     costs: &Costs,
     partition: &Partition,
     setting: &Setting,
     parts: &[Part],
+    interval: Option<Nanos>,
 ) -> Option<Vec<EnergyUse>> {
     let mut uses = Vec::new();
-    for (id, groups, busy) in by_device(partition, parts) {
-        let device = costs.device(id);
-        let energy = compute_energy(device, setting.engines[id.index()], &groups, busy)?;
-        uses.push(EnergyUse { device: id, energy });
+    for (id, groups, busy) in by_device(costs, partition, parts) {
+        let work = work(costs.device(id), setting.engines[id.index()], &groups, busy)?;
+        let energy = device_energy(costs, id, interval, work);
+        let idle = energy - device_energy(costs, id, None, work);
+        uses.push(EnergyUse { device: id, energy, idle });
     }
     for (part, to, (link, back)) in messages(costs, parts) {
         for (device, energy) in
@@ -111,7 +159,7 @@ pub(super) fn energy(
         {
             match uses.iter_mut().find(|used| used.device == device) {
                 Some(used) => used.energy += energy,
-                None => uses.push(EnergyUse { device, energy }),
+                None => uses.push(EnergyUse { device, energy, idle: Nanojoules::ZERO }),
             }
         }
     }
@@ -136,17 +184,18 @@ pub(super) fn money(
     partition: &Partition,
     setting: &Setting,
     parts: &[Part],
+    interval: Option<Nanos>,
 ) -> Option<Money> {
     costs.workload()?;
-    let devices = by_device(partition, parts);
+    let devices = by_device(costs, partition, parts);
     let mut total = Money::ZERO;
     if !devices.iter().any(|(id, ..)| *id == DeviceId::SOURCE) {
         total += device_money(costs, DeviceId::SOURCE, Nanos::ZERO)?;
     }
     for (id, groups, busy) in devices {
         total += device_money(costs, id, busy)?;
-        let device = costs.device(id);
-        let energy = compute_energy(device, setting.engines[id.index()], &groups, busy);
+        let work = work(costs.device(id), setting.engines[id.index()], &groups, busy);
+        let energy = work.map(|work| device_energy(costs, id, interval, work));
         total += electricity(costs, id, energy.unwrap_or_default());
     }
     for (part, to, (link, back)) in messages(costs, parts) {
@@ -186,21 +235,27 @@ pub fn rents(costs: &Costs, evaluation: &Evaluation) -> Option<Vec<Rented>> {
     costs.device_ids().filter(is_rented).map(|id| rented(costs, id, busy(id))).collect()
 }
 
-/// Instances of a rented device that is busy this long for every frame.
+/// What a rented device costs that is busy this long for every frame.
 fn rented(costs: &Costs, device: DeviceId, busy: Nanos) -> Option<Rented> {
-    let workload = costs.workload()?;
-    let price = &costs.device(device).price;
-    let instances = match (price.users_per_instance, workload.frames_per_megasecond) {
-        (Some(users), _) => u128::from(workload.users.div_ceil(users.max(1))),
-        (None, Some(frames)) => instances(workload.users, frames, busy),
-        (None, None) => return None,
-    };
-    let rent = money_of(u128::from(price.rent?.0).saturating_mul(instances));
+    let rent = costs.device(device).price.rent?;
+    let instances = instances(costs, device, busy)?;
+    let rent = money_of(u128::from(rent.0).saturating_mul(instances));
     Some(Rented { device, instances: u64::try_from(instances).unwrap_or(u64::MAX), rent })
 }
 
-/// Instances for all users: as many users on one as its time allows, or several for each user.
-fn instances(users: u64, frames_per_megasecond: u64, busy: Nanos) -> u128 {
+/// Instances for all users of a device that is busy this long for every frame; `None` where that
+/// can not be told.
+fn instances(costs: &Costs, device: DeviceId, busy: Nanos) -> Option<u128> {
+    let workload = costs.workload()?;
+    match (costs.device(device).price.users_per_instance, workload.frames_per_megasecond) {
+        (Some(users), _) => Some(u128::from(workload.users.div_ceil(users.max(1)))),
+        (None, Some(frames)) => Some(instances_by_load(workload.users, frames, busy)),
+        (None, None) => None,
+    }
+}
+
+/// As many users on one as its time allows, or several for each user.
+fn instances_by_load(users: u64, frames_per_megasecond: u64, busy: Nanos) -> u128 {
     let megasecond = 1_000_000 * MILLION * 1_000;
     let load = u128::from(frames_per_megasecond) * u128::from(busy.0);
     match megasecond / load.max(1) {
@@ -222,6 +277,10 @@ pub(crate) fn electricity(costs: &Costs, id: DeviceId, energy: Nanojoules) -> Mo
     // Frames are counted in millionths here, and so is money.
     let kwh_parts = frames.saturating_mul(u128::from(energy.0)) / MILLION;
     money_of(kwh_parts.saturating_mul(u128::from(price.0)).div_ceil(NANOJOULES_PER_KWH))
+}
+
+fn nanojoules_of(amount: u128) -> Nanojoules {
+    Nanojoules(u64::try_from(amount).unwrap_or(u64::MAX))
 }
 
 fn money_of(millionths: u128) -> Money {

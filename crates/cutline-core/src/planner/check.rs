@@ -13,6 +13,7 @@ pub fn violation(dag: &Dag, costs: &Costs, request: &Request, plan: &Choice) -> 
         .or_else(|| banned(dag, costs, request, plan))
         .or_else(|| leaked(dag, request, plan))
         .or_else(|| exceeded(costs, request, plan))
+        .or_else(|| late(costs, plan))
 }
 
 fn pinned(dag: &Dag, costs: &Costs, request: &Request, plan: &Choice) -> Option<Infeasible> {
@@ -60,6 +61,12 @@ fn exceeded(costs: &Costs, request: &Request, plan: &Choice) -> Option<Infeasibl
         let value = Objective::of(quantity, &plan.evaluation, costs)?;
         (value > limit).then_some(Infeasible::Exceeds { quantity, limit, value })
     })
+}
+
+/// Where idle power counts, a plan that does not keep up with the frames.
+fn late(costs: &Costs, plan: &Choice) -> Option<Infeasible> {
+    let (interval, period) = (costs.frame_interval()?, plan.evaluation.period);
+    (period > interval).then_some(Infeasible::Late { interval, period })
 }
 
 /// First layer and device of every group that is meant.

@@ -7,12 +7,9 @@ use super::{
     layout::{Layout, Quantity},
     scatter::Scatters,
     steps::Steps,
+    waiting,
 };
-use crate::{
-    evaluate::device_money,
-    platform::DeviceId,
-    units::{Microwatts, Nanos},
-};
+use crate::{evaluate::device_money, platform::DeviceId, units::Nanos};
 
 /// Sums over blocks, for each device and engine option.
 pub(super) struct Floors<'a> {
@@ -135,7 +132,10 @@ impl<'a> Floors<'a> {
         Some(match quantity {
             Quantity::Latency => floor.latency.saturating_add(engine.call.0),
             Quantity::Period => floor.busy.saturating_add(engine.call.0),
-            Quantity::Energy => floor.energy,
+            Quantity::Energy => {
+                let busy = Nanos(floor.busy.saturating_add(engine.call.0));
+                floor.energy.saturating_add(waiting::standing(costs, device, busy))
+            }
             Quantity::Money => {
                 let busy = Nanos(floor.busy.saturating_add(engine.call.0));
                 device_money(costs, device, busy).unwrap_or_default().0
@@ -148,10 +148,8 @@ impl<'a> Floors<'a> {
 
 fn plain(steps: &Steps, device: DeviceId, option: usize, borders: [usize; 2]) -> Option<Floor> {
     let work = steps.work(device, option, borders)?;
-    let power = steps.costs.device(device).power.unwrap_or(Microwatts::ZERO);
-    // One less than what is rounded up: sums of such are never more than their sum rounded up.
-    let powered = power.energy(work.busy - work.given_time).0.saturating_sub(1);
-    let energy = work.given.0.saturating_add(powered);
+    let carried = waiting::carried(steps.costs, device, work);
+    let energy = waiting::least(steps.costs, device, work.busy - work.given_time, carried);
     Some(Floor { latency: work.busy.0, busy: work.busy.0, energy })
 }
 
@@ -183,10 +181,8 @@ fn line(
 /// What a way adds at least.
 fn floor_of(steps: &Steps, layout: &Layout, device: DeviceId, adds: &[u64]) -> Floor {
     let of = |quantity| layout.position(quantity).map_or(0, |at| adds[at]);
-    let power = steps.costs.device(device).power.unwrap_or(Microwatts::ZERO);
-    let own = layout.own_energy_at().map_or(0, |[powered, given]| {
-        let powered = power.energy(Nanos(adds[powered])).0.saturating_sub(1);
-        powered.saturating_add(adds[given])
+    let own = layout.own_energy_at().map_or(0, |[powered, carried]| {
+        waiting::least(steps.costs, device, Nanos(adds[powered]), adds[carried])
     });
     Floor {
         latency: of(Quantity::Latency),

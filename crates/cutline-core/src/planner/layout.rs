@@ -1,7 +1,11 @@
 //! What the components of a label are, and how each grows.
 
-use super::{Objective, steps::Work};
-use crate::cost::DeviceCosts;
+use super::{Objective, waiting};
+use crate::{
+    cost::{Costs, DeviceCosts},
+    evaluate::Work,
+    platform::DeviceId,
+};
 
 /// What a component of a label counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +75,8 @@ pub(super) struct Layout {
 pub(super) struct Own {
     /// What it is busy for.
     pub(super) busy: bool,
-    /// What of that its power counts for, and the energy that is given of the rest.
+    /// What of that its power counts for, and the energy that is given of the rest, as [`waiting`]
+    /// carries it.
     pub(super) energy: bool,
     /// Parameters, and the largest live sum.
     pub(super) memory: bool,
@@ -146,14 +151,14 @@ impl Layout {
     }
 
     /// Adds to what a device does that goes on.
-    pub(super) fn add_work(&self, values: &mut [u64], work: Work) {
+    pub(super) fn add_work(&self, values: &mut [u64], costs: &Costs, device: DeviceId, work: Work) {
         let mut add = |at: usize, more: u64| values[at] = values[at].saturating_add(more);
         if let Some(at) = self.own_busy_at() {
             add(at, work.busy.0);
         }
         if let Some([powered, given]) = self.own_energy_at() {
             add(powered, (work.busy - work.given_time).0);
-            add(given, work.given.0);
+            add(given, waiting::carried(costs, device, work));
         }
     }
 

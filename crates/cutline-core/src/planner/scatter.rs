@@ -10,12 +10,12 @@ use std::cell::RefCell;
 use super::{
     kept::Kept,
     layout::{Layout, Quantity, Rule},
-    steps::{Steps, Work},
+    steps::Steps,
 };
 use crate::{
     cost::{LinkCosts, TENSOR},
     dag::{FlowId, GroupId},
-    evaluate::{message_energy, peak_of},
+    evaluate::{Work, message_energy, peak_of},
     partition::{Block, Branch, blocks},
     platform::DeviceId,
     units::{Bytes, Nanojoules, Nanos},
@@ -367,10 +367,11 @@ impl Site<'_> {
         if at_input {
             work.busy += steps.encoding().decode[device.index()];
         }
-        let cost = steps.cost_of(device, work.busy, work.given_time, work.given);
+        let cost = steps.cost_of(device, work);
         let mut adds = vec![0; layout.width()];
         let own = out.encode + back.decode;
-        layout.add_work(&mut adds, Work { busy: own, ..Work::default() });
+        let own_work = Work { busy: own, ..Work::default() };
+        layout.add_work(&mut adds, steps.costs, joiner.device, own_work);
         self.count(&mut adds, 1, out.bytes + back.bytes);
         self.add_memory(&mut adds, member, &groups, &leaves)?;
         for message in [&out, &back] {
@@ -503,7 +504,7 @@ impl Site<'_> {
         if let Some(at) = self.layout.position(Quantity::Latency) {
             adds[at] = adds[at].saturating_add(work.busy.0);
         }
-        self.layout.add_work(adds, work);
+        self.layout.add_work(adds, self.steps.costs, self.joiner.device, work);
     }
 
     fn add_parameters(&self, adds: &mut [u64], groups: &[GroupId]) {

@@ -20,7 +20,7 @@ use crate::{
     evaluate::Setting,
     partition::{Mapping, blocks},
     platform::DeviceId,
-    units::Bytes,
+    units::{Bytes, Nanos},
 };
 
 /// More ideals than this are not enumerated; prefixes of the topological order stand for them.
@@ -43,8 +43,10 @@ pub(super) struct Sequences<'a> {
     pub(super) inputs: &'a [usize],
     /// Codecs that may be used.
     pub(super) codecs: &'a [usize],
-    /// Largest admissible values.
-    pub(super) limits: &'a [(Objective, u64)],
+    /// Largest admissible values that were asked for.
+    asked: &'a [(Objective, u64)],
+    /// The same, and the period that keeps up with the frames where idle power counts.
+    limits: Vec<(Objective, u64)>,
     /// Whether branches of a block may run on several devices at once.
     pub(super) scatter: bool,
     /// Labels after which a front is searched for again with more slack.
@@ -128,12 +130,14 @@ impl<'a> Sequences<'a> {
         costs: &'a Costs,
         inputs: &'a [usize],
         codecs: &'a [usize],
-        limits: &'a [(Objective, u64)],
+        asked: &'a [(Objective, u64)],
         scatter: bool,
     ) -> Self {
         let ideals = Ideals::new(dag, MOST_IDEALS);
         let (most_labels, twins) = (MOST_LABELS, twins(costs));
-        Sequences { dag, costs, inputs, codecs, limits, scatter, most_labels, ideals, twins }
+        let rate = costs.frame_interval().map(|interval| (Objective::Period, interval.0));
+        let limits = asked.iter().copied().chain(rate).collect();
+        Sequences { dag, costs, inputs, codecs, asked, limits, scatter, most_labels, ideals, twins }
     }
 
     /// Whether every cut is searched, or only the prefixes of the topological order; and every
@@ -147,6 +151,11 @@ impl<'a> Sequences<'a> {
     /// The same problem with other limits.
     fn with_limits<'b>(&'b self, limits: &'b [(Objective, u64)]) -> Sequences<'b> {
         Sequences::new(self.dag, self.costs, self.inputs, self.codecs, limits, self.scatter)
+    }
+
+    /// The same problem without limits, plans that do not keep up with the frames included.
+    fn without_limits(&self) -> Sequences<'_> {
+        Sequences { limits: Vec::new(), ..self.with_limits(&[]) }
     }
 
     /// The best plan with so many stages.
@@ -284,7 +293,7 @@ impl<'a> Sequences<'a> {
 
     fn layout(&self, objectives: &[Quantity], ties: bool) -> Layout {
         let mut quantities = objectives.to_vec();
-        for &(limited, _) in self.limits {
+        for &(limited, _) in &self.limits {
             if !quantities.contains(&limited.into()) {
                 quantities.push(limited.into());
             }
@@ -330,9 +339,9 @@ impl<'a> Sequences<'a> {
                 self.with_limits(limits).best(quantity, Stages::Any, stop).proven()
             };
         let mut broken = Vec::new();
-        for (at, &(quantity, limit)) in self.limits.iter().enumerate() {
+        for (at, &(quantity, limit)) in self.asked.iter().enumerate() {
             let others: Vec<_> =
-                self.limits.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, l)| *l).collect();
+                self.asked.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, l)| *l).collect();
             match least(quantity, &others, stop) {
                 Ok(Some(ended)) => broken.push((quantity, limit, ended.values[0])),
                 Ok(None) => {}
@@ -347,7 +356,7 @@ impl<'a> Sequences<'a> {
             return Infeasible::Limit { quantity, limit, least };
         }
         let mut alone = Vec::new();
-        for &(quantity, limit) in self.limits {
+        for &(quantity, limit) in self.asked {
             match least(quantity, &[], stop) {
                 Ok(Some(ended)) => alone.push((quantity, limit, ended.values[0])),
                 Ok(None) => return self.cannot_run(stop),
@@ -372,14 +381,25 @@ impl<'a> Sequences<'a> {
         stages: Stages,
         stop: &mut dyn FnMut() -> bool,
     ) -> Option<(Mapping, Setting)> {
-        let ended = self.with_limits(&[]).best(Quantity::Excess, stages, stop).ended?;
+        let ended = self.without_limits().best(Quantity::Excess, stages, stop).ended?;
         Some((ended.mapping, ended.setting))
     }
 
-    /// Without any limit there is no plan: memory, pins, links or missing operators forbid it.
+    /// Without any limit there is no plan: memory, pins, links or missing operators forbid it, or how
+    /// often frames come.
     fn cannot_run(&self, stop: &mut dyn FnMut() -> bool) -> Infeasible {
+        let all = self.without_limits();
+        if let Some(interval) = self.costs.frame_interval() {
+            match all.best(Quantity::Period, Stages::Any, stop).proven() {
+                Ok(Some(ended)) => {
+                    return Infeasible::Rate { interval, least: Nanos(ended.values[0]) };
+                }
+                Ok(None) => {}
+                Err(stopped) => return stopped,
+            }
+        }
         let Ended { mapping, setting, .. } =
-            match self.with_limits(&[]).best(Quantity::Excess, Stages::Any, stop).proven() {
+            match all.best(Quantity::Excess, Stages::Any, stop).proven() {
                 Ok(Some(ended)) => ended,
                 Ok(None) => return Infeasible::NoPlan,
                 Err(stopped) => return stopped,
@@ -440,7 +460,8 @@ fn twins(costs: &Costs) -> Vec<Option<usize>> {
             devices.iter().filter(|device| device.host == devices[at].host).count() == 1
         };
         let same = x.options == y.options
-            && (x.memory, x.power, x.price) == (y.memory, y.power, y.price)
+            && (x.memory, x.power, x.idle_power, x.price)
+                == (y.memory, y.power, y.idle_power, y.price)
             && x.group_energy == y.group_energy
             && own_host(a)
             && own_host(b)

@@ -10,9 +10,9 @@ use super::ideals::{Border, Ideals};
 use crate::{
     cost::{Codec, Costs, InputEncoding, LinkCosts, TENSOR, link::Direction},
     dag::{Dag, FlowId, GroupId},
-    evaluate::{device_money, electricity, message_energy, peak_of},
+    evaluate::{Work, device_energy, device_money, electricity, message_energy, peak_of},
     platform::DeviceId,
-    units::{Bytes, Microwatts, Nanojoules, Nanos},
+    units::{Bytes, Nanojoules, Nanos},
 };
 
 /// One engine option of one device, summed over the groups before each border.
@@ -39,16 +39,6 @@ pub(super) struct Steps<'a> {
     parameters: Vec<Bytes>,
     /// Largest live sums by pair of borders, as far as asked for; `u64::MAX`: not yet.
     peaks: RefCell<Vec<u64>>,
-}
-
-/// What a device does before it is known all that it does.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Work {
-    /// For how long.
-    pub(super) busy: Nanos,
-    /// The part of it whose energy is given, and that energy.
-    pub(super) given_time: Nanos,
-    pub(super) given: Nanojoules,
 }
 
 /// What a stage does to its device.
@@ -219,7 +209,7 @@ impl<'a> Steps<'a> {
             (true, true) => self.costs.tensor_time(),
             (true, false) => self.encoding().encode[DeviceId::SOURCE.index()],
         };
-        self.cost_of(DeviceId::SOURCE, busy, Nanos::ZERO, Nanojoules::ZERO)
+        self.cost_of(DeviceId::SOURCE, Work { busy, ..Work::default() })
     }
 
     /// A stage between two borders: what came over the first in `decode`, what leaves over the second
@@ -242,10 +232,11 @@ impl<'a> Steps<'a> {
         }
         let given = &self.sums[device.index()][option].given;
         let ((early, spent), (late, total)) = (given[from], given[to]);
-        Some(self.cost_of(device, busy, late - early, total - spent))
+        Some(self.cost_of(device, Work { busy, given_time: late - early, given: total - spent }))
     }
 
-    /// The same without what surrounds the engine's call: never more than the stage costs.
+    /// The same without what surrounds the engine's call: never more than the stage costs, since no
+    /// device takes less busy than idle.
     pub(super) fn bare_stage(
         &self,
         device: DeviceId,
@@ -258,7 +249,7 @@ impl<'a> Steps<'a> {
         };
         let given = &self.sums[device.index()][option].given;
         let ((early, spent), (late, total)) = (given[from], given[to]);
-        self.cost_of(device, busy, late - early, total - spent)
+        self.cost_of(device, Work { busy, given_time: late - early, given: total - spent })
     }
 
     /// Whether a group between two borders reads an input of the network.
@@ -283,18 +274,11 @@ impl<'a> Steps<'a> {
         time
     }
 
-    pub(super) fn cost_of(
-        &self,
-        device: DeviceId,
-        busy: Nanos,
-        given_time: Nanos,
-        given: Nanojoules,
-    ) -> StageCost {
-        let power = self.costs.device(device).power.unwrap_or(Microwatts::ZERO);
-        let energy = given + power.energy(busy - given_time);
-        let fixed = device_money(self.costs, device, busy).unwrap_or_default();
+    pub(super) fn cost_of(&self, device: DeviceId, work: Work) -> StageCost {
+        let energy = device_energy(self.costs, device, self.costs.frame_interval(), work);
+        let fixed = device_money(self.costs, device, work.busy).unwrap_or_default();
         let money = fixed + electricity(self.costs, device, energy);
-        StageCost { busy, energy, money: money.0 }
+        StageCost { busy: work.busy, energy, money: money.0 }
     }
 
     /// The hop over a border, and the answers of all that is behind it; `None` where something of

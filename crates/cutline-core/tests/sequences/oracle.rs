@@ -30,8 +30,9 @@ pub(crate) struct Device {
     pub(crate) name: String,
     host: String,
     memory: Option<u64>,
-    /// Microwatt.
+    /// Microwatt, while it computes and while it waits.
     power: u64,
+    idle_power: u64,
     rent: Option<u64>,
     users_per_instance: Option<u64>,
     purchase: Option<(u64, u64)>,
@@ -54,6 +55,8 @@ pub(crate) struct Instance {
     users: u64,
     frames_per_megasecond: u64,
     electricity: u64,
+    /// From one frame of a source to its next, where idle power counts.
+    interval: Option<u64>,
 }
 
 /// One way to run a network.
@@ -97,6 +100,7 @@ impl Instance {
                     host: device["host"].as_str().unwrap_or(&name).to_owned(),
                     memory: unit(&device["memory"], ""),
                     power: unit(&device["power"], "uW").unwrap(),
+                    idle_power: unit(&device["idle_power"], "uW").unwrap_or(0),
                     rent: millionths(&device["rent"]),
                     users_per_instance: device["users_per_instance"].as_u64(),
                     purchase: millionths(&device["purchase"]).zip(device["life_months"].as_u64()),
@@ -144,6 +148,8 @@ impl Instance {
             (name.clone(), times.into_iter().map(|time| time.unwrap_or(0)).collect())
         });
         let workload = &platform["workload"];
+        let frames_per_megasecond = millionths(&workload["frames_per_second"]).unwrap();
+        let counts_idle = platform["device"][0]["idle_power"].is_string();
         Instance {
             reads: layers
                 .iter()
@@ -156,7 +162,8 @@ impl Instance {
             energy: layers.iter().map(|layer| by_device(&layer["energy_nj"])).collect(),
             prepare: prepare.collect(),
             users: workload["users"].as_u64().unwrap(),
-            frames_per_megasecond: millionths(&workload["frames_per_second"]).unwrap(),
+            interval: counts_idle.then_some(1_000_000_000_000_000 / frames_per_megasecond),
+            frames_per_megasecond,
             electricity: millionths(&workload["electricity"]).unwrap(),
             links,
             codecs,
@@ -201,6 +208,12 @@ impl Instance {
             }
         }
         all
+    }
+
+    /// Whether a plan of these values takes every frame before the next comes; where idle power does
+    /// not count, nobody asks.
+    pub(crate) fn keeps_up(&self, values: &Values) -> bool {
+        self.interval.is_none_or(|interval| values[1] <= interval)
     }
 
     /// What a plan costs; `None` where it cannot be run or does not fit.
@@ -349,11 +362,17 @@ impl Instance {
             busy.iter().chain(direction.values()).chain(card.values()).copied().max().unwrap();
         let mut energies = Vec::new();
         for device in 0..devices {
+            let used = plan.on.contains(&device) || device == 0;
+            let waits = match self.interval {
+                Some(interval) if used => self.waits(device, busy[device], interval.max(period)),
+                _ => 0,
+            };
+            let Device { power, idle_power, .. } = &self.devices[device];
             let own = given[device].1
-                + (u128::from(self.devices[device].power)
-                    * u128::from(busy[device] - given[device].0))
+                + (u128::from(*power) * u128::from(busy[device] - given[device].0)
+                    + u128::from(*idle_power) * u128::from(waits))
                 .div_ceil(1_000_000) as u64;
-            if plan.on.contains(&device) || device == 0 {
+            if used {
                 money += self.electricity(device, own);
                 money += self.rent(device, busy[device]);
             }
@@ -385,20 +404,37 @@ impl Instance {
         (energy * u128::from(self.electricity)).div_ceil(3_600_000_000_000_000) as u64
     }
 
+    /// For how long a used device waits after a frame until the next, or the share of a frame in the
+    /// waiting of the instances that are rented for all users.
+    fn waits(&self, device: usize, busy: u64, interval: u64) -> u64 {
+        let share = match self.devices[device].rent {
+            Some(_) => (u128::from(interval) * self.instances(device, busy))
+                .div_ceil(u128::from(self.users)) as u64,
+            None => interval,
+        };
+        share.saturating_sub(busy)
+    }
+
+    /// How many of a rented device serve all users; at least one.
+    fn instances(&self, device: usize, busy: u64) -> u128 {
+        let load = u128::from(self.frames_per_megasecond) * u128::from(busy);
+        let per_instance = match (self.devices[device].users_per_instance, load) {
+            (Some(users), _) => u128::from(users),
+            (None, 0) => return 1,
+            (None, load) => 1_000_000_000_000_000 / load,
+        };
+        let users = u128::from(self.users);
+        match per_instance {
+            0 => users * load.div_ceil(1_000_000_000_000_000),
+            users_each => users.div_ceil(users_each),
+        }
+    }
+
     fn rent(&self, device: usize, busy: u64) -> u64 {
+        let instances = self.instances(device, busy);
         let device = &self.devices[device];
         let mut money = 0;
         if let (Some(rent), true) = (device.rent, busy > 0) {
-            let load = u128::from(self.frames_per_megasecond) * u128::from(busy);
-            let per_instance = match device.users_per_instance {
-                Some(users) => u128::from(users),
-                None => 1_000_000_000_000_000 / load,
-            };
-            let users = u128::from(self.users);
-            let instances = match per_instance {
-                0 => users * load.div_ceil(1_000_000_000_000_000),
-                users_each => users.div_ceil(users_each),
-            };
             money += (u128::from(rent) * instances) as u64;
         }
         if let Some((price, months)) = device.purchase {

@@ -16,7 +16,7 @@ use cutline_core::{
 
 use serde_json::{Value, json};
 
-use super::{instance, random_of, read};
+use super::invented::{instance, random_of, read};
 
 /// All orders of turns in which a mapping can be run.
 fn orders(dag: &Dag, mapping: &Mapping) -> Vec<Vec<DeviceId>> {
@@ -63,7 +63,8 @@ fn all(dag: &Dag, costs: &Costs, objectives: &[Objective]) -> BTreeSet<Vec<u64>>
                         ..Setting::first(costs)
                     };
                     let Ok(evaluation) = evaluate(dag, costs, &mapping, &setting) else { continue };
-                    if evaluation.memory.iter().all(|used| used.excess().is_none()) {
+                    let late = costs.frame_interval().is_some_and(|i| evaluation.period > i);
+                    if !late && evaluation.memory.iter().all(|used| used.excess().is_none()) {
                         let value = |o: &Objective| o.of(&evaluation, costs).unwrap();
                         values.insert(objectives.iter().map(value).collect());
                     }

@@ -174,6 +174,7 @@ pub(crate) fn stage(
         best: None,
         best_split: None,
         reason: String::new(),
+        frame_interval_ns: None,
         refinement: None,
     };
     staging::stage(model, &plan, &choice)

@@ -61,6 +61,11 @@ pub(crate) struct ProblemArgs {
     /// Let nothing leave the first device before this layer's result, the input included.
     #[arg(long, value_name = "LAYER")]
     private: Option<String>,
+    /// Count what devices take for waiting, too: the idle power of every device that a plan uses, from
+    /// one frame to the next by `frames_per_second` of [workload]. Only plans that keep up with these
+    /// frames are searched for.
+    #[arg(long)]
+    include_idle: bool,
     /// Let branches of a block run on several devices at once. Such plans can be split and compared,
     /// but not run yet; the best plans over the bandwidth are still searched for without.
     #[arg(long)]
@@ -99,11 +104,16 @@ impl ProblemArgs {
     /// Reads the platform, and the model with its profiles or the table of costs.
     pub(crate) fn open(&self, output: &Output) -> anyhow::Result<Problem> {
         let platform = read_platform(&self.platform)?;
-        match (&self.model, &self.costs) {
-            (Some(model), _) => self.measured(model, platform, output),
-            (None, Some(costs)) => published(costs, platform),
+        let mut problem = match (&self.model, &self.costs) {
+            (Some(model), _) => self.measured(model, platform, output)?,
+            (None, Some(costs)) => published(costs, platform)?,
             (None, None) => bail!("give a model, or --costs"),
+        };
+        if self.include_idle {
+            let counted = problem.costs.count_idle(&problem.dag);
+            counted.with_context(|| format!("in platform `{}`", self.platform.display()))?;
         }
+        Ok(problem)
     }
 
     /// Pins and encodings as the planner takes them.

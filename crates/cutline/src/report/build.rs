@@ -101,6 +101,7 @@ pub(crate) fn build(
         currency: platform.workload().map(|w| w.currency.clone()).unwrap_or_default(),
         origins: origins(costs),
         objectives: known,
+        frame_interval_ns: costs.frame_interval(),
         devices: devices(costs),
         links: links(costs),
         groups: groups(dag),

@@ -38,6 +38,9 @@ pub(crate) struct Data {
     pub(crate) origins: Vec<Origin>,
     /// What the points of the front are compared by: all that is known on this platform.
     pub(crate) objectives: Vec<Objective>,
+    /// From one frame of a source to its next, where idle power is part of energy and money.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) frame_interval_ns: Option<Nanos>,
     pub(crate) devices: Vec<Device>,
     pub(crate) links: Vec<Link>,
     pub(crate) groups: Vec<Group>,
@@ -178,6 +181,9 @@ pub(crate) struct DeviceUse {
     pub(crate) memory_bytes: Bytes,
     /// Absent where the power of a device is not known.
     pub(crate) energy_nj: Option<Nanojoules>,
+    /// How much of that it takes for waiting; absent where idle power does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_nj: Option<Nanojoules>,
 }
 
 /// A plain alternative.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cutline_core::{
     cost::{Costs, TENSOR},
     dag::Dag,
-    evaluate::{self, PartKind},
+    evaluate::{self, EnergyUse, PartKind},
     partition::{Hop as PartitionHop, Partition, Stage},
     picture::PictureSpec,
     plan::{Figures, ModelRef, PlannedChoice},
@@ -213,16 +213,18 @@ impl<'a> Plans<'a> {
             let used = evaluation.memory.iter().find(|used| used.device == id);
             used.map_or(Bytes::ZERO, |used| used.bytes)
         };
-        let energy = |id: DeviceId| -> Option<Nanojoules> {
+        let energy = |id: DeviceId, of: fn(&EnergyUse) -> Nanojoules| -> Option<Nanojoules> {
             let used = evaluation.energy.as_ref()?.iter().find(|used| used.device == id);
-            Some(used.map_or(Nanojoules::ZERO, |used| used.energy))
+            Some(used.map_or(Nanojoules::ZERO, of))
         };
+        let counts_idle = self.costs.frame_interval().is_some();
         self.costs
             .device_ids()
             .map(|id| DeviceUse {
                 device: id.index(),
                 memory_bytes: memory(id),
-                energy_nj: energy(id),
+                energy_nj: energy(id, |used| used.energy),
+                idle_nj: energy(id, |used| used.idle).filter(|_| counts_idle),
             })
             .filter(|used| {
                 used.memory_bytes > Bytes::ZERO

@@ -13,11 +13,13 @@ use super::{
     super::{
         layout::{Layout, Quantity},
         scatter::{Member, Scatters},
-        steps::{HopCost, Work},
+        steps::HopCost,
+        waiting,
     },
     Mapping, Origin, ROOT, Search, Setting, State, Table,
 };
 use crate::{
+    evaluate::Work,
     platform::DeviceId,
     units::{Bytes, Nanos},
 };
@@ -28,6 +30,7 @@ const OFTEN: usize = 10_000;
 /// One stage of a device that goes on, or the rest of it.
 #[derive(Clone, Copy)]
 struct Stretch {
+    device: DeviceId,
     work: Work,
     parameters: Bytes,
     peak: Bytes,
@@ -133,7 +136,8 @@ impl Table<'_> {
                 let Some(work) = steps.work(device, option, [from, to]) else { continue };
                 let peak =
                     if counts_memory { scatters.join_peak(steps, place, to) } else { Bytes::ZERO };
-                let stretch = Stretch { work, parameters: steps.parameters(from, to), peak };
+                let parameters = steps.parameters(from, to);
+                let stretch = Stretch { device, work, parameters, peak };
                 let encode = match to == last {
                     true => Nanos::ZERO,
                     false => steps.coding((device, option), to, self.search.codecs[codec])[0],
@@ -146,7 +150,7 @@ impl Table<'_> {
                     if scatters.starting_at(to).is_some() {
                         self.keep_going(Origin { state: State::Paused, ..origin });
                     }
-                    self.work(Work { busy: encode, ..Work::default() });
+                    self.work(device, Work { busy: encode, ..Work::default() });
                     if self.end_device(device, option) {
                         self.keep(origin);
                     }
@@ -260,22 +264,23 @@ impl Table<'_> {
         work.busy += call + steps.prepare(device, from, to) + decode;
         let counts_memory = self.search.layout.own_memory_at().is_some();
         let peak = if counts_memory { steps.peak(from, to) } else { Bytes::ZERO };
-        Some(Stretch { work, parameters: steps.parameters(from, to), peak })
+        Some(Stretch { device, work, parameters: steps.parameters(from, to), peak })
     }
 
-    fn go(&mut self, Stretch { work, parameters, peak }: Stretch) {
-        self.work(work);
+    fn go(&mut self, Stretch { device, work, parameters, peak }: Stretch) {
+        self.work(device, work);
         if let Some([sum, most]) = self.search.layout.own_memory_at() {
             self.scratch[sum] = self.scratch[sum].saturating_add(parameters.0);
             self.scratch[most] = self.scratch[most].max(peak.0);
         }
     }
 
-    fn work(&mut self, work: Work) {
+    fn work(&mut self, device: DeviceId, work: Work) {
         if let Some(at) = self.search.layout.position(Quantity::Latency) {
             self.scratch[at] = self.scratch[at].saturating_add(work.busy.0);
         }
-        self.search.layout.add_work(&mut self.scratch, work);
+        let Search { steps, layout, .. } = self.search;
+        layout.add_work(&mut self.scratch, steps.costs, device, work);
     }
 
     /// Counts what cards and shared memories have come to; false where a memory is exceeded.
@@ -307,14 +312,11 @@ impl Table<'_> {
         let energy = layout.own_energy_at().map(|at| at.map(&mut take));
         let memory = layout.own_memory_at().map(|at| at.map(&mut take));
         if busy.is_some() || energy.is_some() {
-            let [powered, given] = energy.unwrap_or_default();
-            let busy = busy.unwrap_or(powered);
-            let work = Work {
-                busy: Nanos(busy),
-                given_time: Nanos(busy.saturating_sub(powered)),
-                given: crate::units::Nanojoules(given),
-            };
-            let cost = steps.cost_of(device, work.busy, work.given_time, work.given);
+            let [powered, carried] = energy.unwrap_or_default();
+            let busy = Nanos(busy.unwrap_or(powered));
+            let given_time = busy - Nanos(powered);
+            let given = waiting::given(steps.costs, device, given_time, carried);
+            let cost = steps.cost_of(device, Work { busy, given_time, given });
             self.add_cost(cost, Nanos::ZERO);
         }
         let Some([parameters, peak]) = memory.filter(|_| layout.counts_memory(costs)) else {

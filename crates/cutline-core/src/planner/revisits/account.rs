@@ -7,7 +7,7 @@
 use super::route::{Route, Visit};
 use crate::{
     cost::{Costs, LinkCosts, TENSOR},
-    evaluate::{device_money, electricity},
+    evaluate::{Work, device_energy, device_money, electricity},
     planner::{
         Objective,
         steps::{HopCost, Steps},
@@ -325,10 +325,12 @@ impl Account {
         (self.computing(costs, device) + self.devices[device].messages).0
     }
 
+    /// What it does and, where that counts, its waiting; nothing of a device that is not used.
     fn computing(&self, costs: &Costs, device: usize) -> Nanojoules {
-        let spent = &self.devices[device];
-        let power = costs.devices()[device].power.unwrap_or_default();
-        spent.given + power.energy(spent.busy - spent.given_time)
+        let Spent { runs, busy, given_time, given, .. } = self.devices[device];
+        let id = DeviceId::new(device);
+        let interval = costs.frame_interval().filter(|_| runs || id == DeviceId::SOURCE);
+        device_energy(costs, id, interval, Work { busy, given_time, given })
     }
 
     /// Memory of all devices.

@@ -8,8 +8,10 @@
 use super::account::{Account, Prices};
 use crate::{
     dag::GroupId,
-    planner::Objective,
-    units::{Microwatts, Nanos},
+    evaluate::Work,
+    planner::{Objective, waiting},
+    platform::DeviceId,
+    units::Nanos,
 };
 
 /// Rounds in which weights are fitted.
@@ -56,9 +58,11 @@ impl Rest {
         let energy = |device: usize, option: usize, id: GroupId| {
             let given = devices[device].group_energy.get(id.index()).copied().flatten();
             let time = time(device, option, id)?;
-            let power = devices[device].power.unwrap_or(Microwatts::ZERO);
-            // One less than what is rounded up: sums of such are never more than their sum rounded up.
-            Some(given.map_or_else(|| power.energy(Nanos(time)).0.saturating_sub(1), |e| e.0))
+            let (costs, device, time) = (steps.costs, DeviceId::new(device), Nanos(time));
+            let work = given.map(|given| Work { busy: time, given_time: time, given });
+            let work = work.unwrap_or(Work { busy: time, ..Work::default() });
+            let carried = waiting::carried(costs, device, work);
+            Some(waiting::least(costs, device, work.busy - work.given_time, carried))
         };
         let (times, energies) = (each(&time), each(&energy));
         let least =
