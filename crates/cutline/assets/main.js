@@ -121,7 +121,7 @@ function fillSteps() {
     return;
   }
   const [a, b] = data.links[bandwidth.link].between;
-  byId("bandwidth-note").textContent = `Rate from ${device(a)} to ${device(b)}; the way back keeps its ratio. The dashed line is the rate that all other figures hold for, ${rate(bandwidth.declared)}.`;
+  byId("bandwidth-note").textContent = `Rate from ${device(a)} to ${device(b)}; the way back keeps its ratio. The dashed line is the rate that all other figures hold for, ${rate(bandwidth.declared)}. ${bandwidth.left_out}`;
   const last = bandwidth.steps.length - 1;
   byId("steps").tBodies[0].replaceChildren(...bandwidth.steps.map((step, at) => {
     const range = last === 0 ? "every rate" : at === 0 ? `below ${rate(step.to)}` : at === last ? `from ${rate(step.from)}` : `${rate(step.from)} to ${rate(step.to)}`;

@@ -171,6 +171,26 @@ down = "32mbit"
 "#;
 
 #[test]
+fn what_the_bandwidth_table_leaves_out_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &[&str]); 4] = [
+        (&[], &[]),
+        (&["--limit", "memory=1GiB"], &[]),
+        (&["--scatter", "--limit", "latency=1s"], &["scatter groups", "keep within the limits"]),
+        (&["--revisits"], &["return to a device"]),
+    ];
+    for (more, expected) in cases {
+        let output = explore(folder.path(), more);
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let json: Value = serde_json::from_str(&read(folder.path(), "explore.json")).unwrap();
+        let said = json["bandwidth"]["left_out"].as_str().unwrap();
+        assert_eq!(said.split(". ").filter(|s| !s.is_empty()).count(), expected.len(), "{said}");
+        assert!(expected.iter().all(|words| said.contains(words)), "{said}");
+        assert_eq!(printed.contains("over the bandwidth: "), !expected.is_empty(), "{printed}");
+    }
+}
+
+#[test]
 fn the_link_that_is_varied_can_be_named() {
     // What is asked for, the position of the link or what the error says.
     let cases = [

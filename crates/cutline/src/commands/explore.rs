@@ -57,7 +57,11 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
             front.plans.len(),
             cuts.len(),
             folder.join("report.html").display()
-        )
+        )?;
+        match data.bandwidth.as_ref().map(|bandwidth| bandwidth.left_out.as_str()) {
+            None | Some("") => Ok(()),
+            Some(left_out) => writeln!(out, "\nover the bandwidth: {left_out}"),
+        }
     })?;
     Ok(match data.best {
         Some(_) => ExitCode::SUCCESS,

@@ -49,7 +49,8 @@ pub(crate) struct ProblemArgs {
     #[arg(long, value_name = "OBJECTIVE", default_value = "latency", value_parser = parse_objective)]
     objective: Objective,
     /// Keep a quantity within a limit: latency, period, energy, device-energy, memory or money;
-    /// with `plan`, agreement too: the least share of pictures with the same best class; repeatable.
+    /// with `plan`, agreement too: the least share of pictures with the same best class, the measured
+    /// one and not the lower end of its interval, which is printed beside it; repeatable.
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<String>,
     /// Keep a layer (and its group) on a device; repeatable.

@@ -87,7 +87,8 @@ pub(crate) fn build(
             let rates = search::rates(costs.links()[link].up.rate);
             let ends = [rates[0], rates[rates.len() - 1]];
             let regimes = planner::sweep(dag, costs, request, link, ends, stop)?;
-            Some(bandwidth(problem, link, &answer, &regimes, &mut plans))
+            let left_out = left_out(costs, request);
+            Some(bandwidth(problem, (link, left_out), &answer, &regimes, &mut plans))
         }
         None => None,
     };
@@ -146,7 +147,7 @@ fn first_link(costs: &Costs) -> Option<usize> {
 
 fn bandwidth(
     Problem { dag, costs, .. }: &Problem,
-    link: usize,
+    (link, left_out): (usize, String),
     answer: &Answer,
     regimes: &[Regime],
     plans: &mut Plans<'_>,
@@ -177,7 +178,34 @@ fn bandwidth(
             curve.push(Sample { rate, plan, latency_ns, baselines_ns });
         }
     }
-    Bandwidth { link, declared, steps, curve }
+    Bandwidth { link, declared, steps, curve, left_out }
+}
+
+/// What of a request the best plans over all rates leave out, in sentences.
+fn left_out(costs: &Costs, request: &Request) -> String {
+    let by_rate = |&(limited, _): &(Objective, u64)| {
+        matches!(limited, Objective::Latency | Objective::Period)
+    };
+    let limited = request.limits.iter().any(by_rate) || costs.frame_interval().is_some();
+    let sentences = [
+        (
+            request.scatter,
+            "Plans with scatter groups are left out here, since the slowest of their members \
+             changes with the rate: at the rate of all other figures the best plan may be faster.",
+        ),
+        (
+            request.revisits,
+            "Plans that return to a device are left out here: at the rate of all other figures the \
+             best plan may be faster.",
+        ),
+        (
+            limited,
+            "Which plans keep within the limits changes with the rate: inside a range a plan that is \
+             allowed from there on may be faster.",
+        ),
+    ];
+    let said = sentences.into_iter().filter_map(|(holds, sentence)| holds.then_some(sentence));
+    said.collect::<Vec<_>>().join(" ")
 }
 
 fn origins(costs: &Costs) -> Vec<Origin> {

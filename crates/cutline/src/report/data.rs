@@ -238,6 +238,8 @@ pub(crate) struct Bandwidth {
     pub(crate) steps: Vec<Step>,
     /// Samples of each range, ascending.
     pub(crate) curve: Vec<Sample>,
+    /// What of the request is not answered over all rates; empty: nothing.
+    pub(crate) left_out: String,
 }
 
 /// A range of rates with one best plan.
