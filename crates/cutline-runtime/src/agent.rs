@@ -28,7 +28,7 @@ use tonic::{
 };
 
 use crate::{
-    client::{CONNECTION_WINDOW, ClientOptions, MAX_FRAME, MAX_MESSAGE},
+    client::{CONNECTION_WINDOW, ClientOptions, MAX_FRAME, MAX_MESSAGE, clock::unix_nanos},
     engine::SharedEngine,
     pace::{
         Slowdown,
@@ -200,6 +200,8 @@ struct State {
     requests: Arc<Semaphore>,
     stages: RwLock<BTreeMap<String, Arc<Deployed>>>,
     peers: peers::Peers,
+    /// Names this start of the process.
+    boot: u64,
 }
 
 impl Agent {
@@ -235,6 +237,7 @@ impl Agent {
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             stages: RwLock::default(),
             peers: peers::Peers::new(config.client.clone()),
+            boot: unix_nanos(),
             config,
         });
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

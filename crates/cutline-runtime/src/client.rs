@@ -15,9 +15,9 @@ use crate::{
     stage::StageSpec,
     wire::{
         control::{
-            AgentDescription, DeployRequest, DescribeRequest, LinkEvent, MeasureLinkRequest,
-            MissingRequest, ProfileEvent, ProfileRequest, Progress, RemoveRequest,
-            control_client::ControlClient, link_event, profile_event,
+            AgentDescription, BeatRequest, DeployRequest, DescribeRequest, LinkEvent,
+            MeasureLinkRequest, MissingRequest, ProfileEvent, ProfileRequest, Progress,
+            RemoveRequest, control_client::ControlClient, link_event, profile_event,
         },
         inference::grpc_inference_service_client::GrpcInferenceServiceClient,
     },
@@ -25,6 +25,7 @@ use crate::{
 
 mod channel;
 pub mod clock;
+pub(crate) mod echo;
 mod infer;
 mod upload;
 
@@ -208,6 +209,17 @@ impl AgentClient {
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
         let channel = channel::connect(device, address, &options).await?;
+        Ok(Self::over(channel, device, address, options))
+    }
+
+    /// A connection that is made when it is first used, and again when it broke: for asking ever and
+    /// again whether an agent is there.
+    pub fn lazy(device: &str, address: &str, options: ClientOptions) -> Result<Self, ClientError> {
+        let channel = channel::lazy(device, address, &options)?;
+        Ok(Self::over(channel, device, address, options))
+    }
+
+    fn over(channel: Channel, device: &str, address: &str, options: ClientOptions) -> Self {
         let limit = options.max_message;
         // How much an agent takes is for that agent to say, with its own limit in its words.
         let inference = GrpcInferenceServiceClient::new(channel.clone())
@@ -215,7 +227,7 @@ impl AgentClient {
             .max_encoding_message_size(usize::MAX);
         let control = ControlClient::new(channel).max_decoding_message_size(limit);
         let (device, address) = (device.to_owned(), address.to_owned());
-        Ok(Self { device, address, options, inference, control })
+        Self { device, address, options, inference, control }
     }
 
     /// Device name, as given.
@@ -233,6 +245,15 @@ impl AgentClient {
         let request = self.timed(DescribeRequest {});
         let answer = self.control.clone().describe(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.failed("Describe", &status))
+    }
+
+    /// A sign of life of the agent at the end of `path`, as each dials the next, asked through this
+    /// one; of this one itself where the path is empty. The number names the start of its process.
+    pub async fn beat(&self, path: &[String], timeout: Duration) -> Result<u64, ClientError> {
+        let mut request = tonic::Request::new(BeatRequest { path: path.to_vec() });
+        request.set_timeout(timeout);
+        let answer = self.control.clone().beat(request).await;
+        Ok(answer.map_err(|status| self.failed("Beat", &status))?.into_inner().boot)
     }
 
     /// Which of these files, by SHA-256, the agent lacks.

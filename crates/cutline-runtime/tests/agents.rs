@@ -347,6 +347,45 @@ fn agents_stay_on_loopback_and_their_ports_are_theirs() {
 }
 
 #[test]
+fn a_sign_of_life_names_the_start_of_the_process_at_the_end_of_a_path() {
+    let (near, middle, mut far) = (Device::start(), Device::start(), Device::start());
+    let patience = options().client.call_timeout;
+    wait(async {
+        let client = near.client().await;
+        let own = client.beat(&[], patience).await.unwrap();
+        assert_eq!(client.beat(&[], patience).await.unwrap(), own, "one start, one number");
+        let path = [middle.address(), far.address()];
+        let [second, third] = [
+            client.beat(&path[..1], patience).await.unwrap(),
+            client.beat(&path, patience).await.unwrap(),
+        ];
+        assert!(own != second && second != third && own != third);
+        let again = AgentClient::lazy("far", &far.address(), options().client).unwrap();
+        assert_eq!(again.beat(&[], patience).await.unwrap(), third);
+
+        let endless = vec![near.address(); 17];
+        let error = client.beat(&endless, patience).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        far = tokio::task::spawn_blocking(|| {
+            far.kill();
+            far
+        })
+        .await
+        .unwrap();
+        for error in [client.beat(&path, patience).await, again.beat(&[], patience).await] {
+            assert_eq!(error.unwrap_err().code(), Code::Unavailable);
+        }
+        // Another process at the same address: the connection mends itself.
+        let address = far.address();
+        let _other = tokio::task::spawn_blocking(|| Device::with(|c| c.listen = address));
+        let _other = _other.await.unwrap();
+        let boot = again.beat(&[], patience).await.unwrap();
+        assert!(boot != third, "another start, another number");
+        assert_eq!(client.beat(&path, patience).await.unwrap(), boot);
+    });
+}
+
+#[test]
 fn an_agent_ends_when_it_is_told() {
     let folder = tempfile::tempdir().unwrap();
     wait(async {

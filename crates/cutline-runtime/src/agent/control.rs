@@ -6,6 +6,7 @@
 use std::{
     sync::{Arc, PoisonError},
     thread,
+    time::Duration,
 };
 
 use cutline_core::profile::{LinkTable, Profile};
@@ -29,10 +30,11 @@ use crate::{
     profiler,
     stage::{Stage, chain, clip, is_sha256},
     wire::control::{
-        AgentDescription, ClockRequest, ClockResponse, DeployRequest, DeployResponse,
-        DescribeRequest, EngineDescription, FileChunk, LinkEvent, MeasureLinkRequest,
-        MissingRequest, MissingResponse, ProfileEvent, ProfileRequest, Progress, PutResponse,
-        RemoveRequest, RemoveResponse, control_server::Control, link_event, profile_event,
+        AgentDescription, BeatRequest, BeatResponse, ClockRequest, ClockResponse, DeployRequest,
+        DeployResponse, DescribeRequest, EngineDescription, FileChunk, LinkEvent,
+        MeasureLinkRequest, MissingRequest, MissingResponse, ProfileEvent, ProfileRequest,
+        Progress, PutResponse, RemoveRequest, RemoveResponse, control_server::Control, link_event,
+        profile_event,
     },
 };
 
@@ -41,6 +43,10 @@ const EVENTS: usize = 16;
 
 /// Longest name of a deployed model, in bytes.
 const MAX_NAME: usize = 256;
+
+/// Most agents on the path of a sign of life, and the longest that one may take.
+const MAX_PATH: usize = 16;
+const MAX_BEAT: Duration = Duration::from_secs(30);
 
 /// Beginning of names that agents keep for themselves.
 const RESERVED: &str = "cutline.";
@@ -211,6 +217,22 @@ impl Control for State {
     async fn clock(&self, _: Request<ClockRequest>) -> Result<Response<ClockResponse>, Status> {
         let clock_id = clock_id().to_owned();
         Ok(Response::new(ClockResponse { unix_nanos: unix_nanos(), clock_id }))
+    }
+
+    async fn beat(&self, request: Request<BeatRequest>) -> Result<Response<BeatResponse>, Status> {
+        let BeatRequest { path } = request.into_inner();
+        let Some((next, behind)) = path.split_first() else {
+            return Ok(Response::new(BeatResponse { boot: self.boot }));
+        };
+        if path.len() > MAX_PATH {
+            let reason = format!("a path of {} agents; at most {MAX_PATH} are asked", path.len());
+            return Err(Status::invalid_argument(reason));
+        }
+        // Over the connection that frames take, or this would say nothing about them.
+        let failed = |error: ClientError| Status::new(error.code(), error.to_string());
+        let peer = self.peers.to(next).await.map_err(failed)?;
+        let boot = peer.beat(behind, MAX_BEAT).await.map_err(failed)?;
+        Ok(Response::new(BeatResponse { boot }))
     }
 }
 

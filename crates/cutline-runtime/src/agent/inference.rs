@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{State, deployed::Call, measure};
 use crate::{
-    client::{clock::unix_nanos, trace_parameter},
+    client::{clock::unix_nanos, echo::ECHO, trace_parameter},
     stage::{
         Content, Named, TensorSpec, clip,
         content::total_bytes,
@@ -89,7 +89,7 @@ impl GrpcInferenceService for State {
         let received_unix_ns = unix_nanos();
         let deadline = timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
         let mut message = request.into_inner();
-        if message.model_name == measure::ECHO {
+        if message.model_name == ECHO {
             let limit = self.config.max_message;
             return measure::echo(message, received_unix_ns, limit).map(Response::new);
         }

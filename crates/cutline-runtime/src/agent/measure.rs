@@ -6,10 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use cutline_core::{
     profile::{LinkPoint, LinkTable, Timing},
-    tensor::{DType, Shape},
     units::{self, Nanos},
 };
 use tonic::Status;
@@ -18,25 +16,12 @@ use super::{inference::respond, peers::Peer};
 use crate::{
     client::{
         ClientError,
-        clock::{Offset, unix_nanos},
-        trace_parameter,
+        clock::unix_nanos,
+        echo::{ANSWER_BYTES, ECHO, zeros},
     },
-    stage::{
-        Content, Named,
-        trace::{StageTrace, TRACE_PARAMETER, Trace},
-    },
-    tensor::Tensor,
-    wire::{
-        contents,
-        inference::{InferParameter, ModelInferRequest, infer_parameter::ParameterChoice},
-    },
+    stage::trace::{StageTrace, Trace},
+    wire::inference::{ModelInferRequest, ModelInferResponse, infer_parameter::ParameterChoice},
 };
-
-/// Name of the model that answers with as many bytes as asked.
-pub(super) const ECHO: &str = "cutline.echo";
-
-/// Request parameter that says how many.
-const ANSWER_BYTES: &str = "cutline.answer_bytes";
 
 /// Bytes of the side that is not measured.
 const TOKEN: u64 = 16;
@@ -65,7 +50,7 @@ pub(super) fn echo(
     mut message: ModelInferRequest,
     received_unix_ns: u64,
     limit: usize,
-) -> Result<crate::wire::inference::ModelInferResponse, Status> {
+) -> Result<ModelInferResponse, Status> {
     let wanted = message.parameters.get(ANSWER_BYTES).and_then(|p| p.parameter_choice.as_ref());
     let wanted = match wanted {
         Some(ParameterChoice::Int64Param(bytes)) => u64::try_from(*bytes).unwrap_or(u64::MAX),
@@ -90,12 +75,6 @@ pub(super) fn echo(
     respond(message, vec![zeros(wanted)], Some(trace))
 }
 
-fn zeros(bytes: u64) -> Named {
-    let data = Bytes::from(vec![0; bytes as usize]);
-    let tensor = Tensor::new(DType::U8, Shape(vec![bytes]), data);
-    ("data".to_owned(), Content::Tensor(tensor.expect("its length is its shape")))
-}
-
 /// Measures a link by size, in both directions; `progress` is told before each point. Sizes behind
 /// one that takes two seconds are left out.
 pub(super) async fn measure(
@@ -115,7 +94,7 @@ pub(super) async fn measure(
     let mut table = LinkTable { version: 1, up: Vec::new(), down: Vec::new() };
     let offset = peer.client.clock_offset().await?;
     // The connection and the memory of both sides are warm before the first point.
-    exchange(peer, offset, TOKEN, TOKEN).await?;
+    peer.client.exchange(offset, TOKEN, TOKEN, PATIENCE).await?;
     let (mut go_up, mut go_down) = (true, true);
     for (index, &size) in sizes.iter().enumerate() {
         let what = format!("messages of {}", units::Bytes(size));
@@ -150,8 +129,8 @@ async fn point(peer: &Peer, size: u64, repeats: u32, way: Way) -> Result<LinkPoi
             break;
         }
         let (up, down) = match way {
-            Way::Up => exchange(peer, offset, size, TOKEN).await?,
-            Way::Down => exchange(peer, offset, TOKEN, size).await?,
+            Way::Up => peer.client.exchange(offset, size, TOKEN, PATIENCE).await?,
+            Way::Down => peer.client.exchange(offset, TOKEN, size, PATIENCE).await?,
         };
         samples.push(match way {
             Way::Up => up,
@@ -159,40 +138,6 @@ async fn point(peer: &Peer, size: u64, repeats: u32, way: Way) -> Result<LinkPoi
         });
     }
     Ok(LinkPoint { bytes: units::Bytes(size), timing: timing(samples) })
-}
-
-/// Sends so many bytes and asks for so many; returns the times of the two ways.
-async fn exchange(
-    peer: &Peer,
-    offset: Offset,
-    up: u64,
-    down: u64,
-) -> Result<(Nanos, Nanos), ClientError> {
-    let mut message = ModelInferRequest { model_name: ECHO.to_owned(), ..Default::default() };
-    message.parameters = trace_parameter(ParameterChoice::BoolParam(true));
-    let wanted = ParameterChoice::Int64Param(i64::try_from(down).unwrap_or(i64::MAX));
-    let wanted = InferParameter { parameter_choice: Some(wanted) };
-    message.parameters.insert(ANSWER_BYTES.to_owned(), wanted);
-    contents::fill_request(&mut message, vec![zeros(up)]);
-    let began = unix_nanos();
-    let mut response = peer.client.model_infer(message, PATIENCE).await?;
-    let ended = unix_nanos();
-    let trace = match response.parameters.remove(TRACE_PARAMETER).and_then(|p| p.parameter_choice) {
-        Some(ParameterChoice::StringParam(json)) => serde_json::from_str::<Trace>(&json).ok(),
-        _ => None,
-    };
-    let far = trace.and_then(|trace| trace.stages.into_iter().next());
-    let Some(far) = far else {
-        return Err(ClientError::Answer {
-            device: peer.client.device().to_owned(),
-            address: peer.client.address().to_owned(),
-            call: ECHO.to_owned(),
-            cause: "it carries no times".to_owned(),
-        });
-    };
-    let up = offset.to_own(far.received_unix_ns).saturating_sub(began);
-    let down = ended.saturating_sub(offset.to_own(far.sent_unix_ns));
-    Ok((Nanos(up), Nanos(down)))
 }
 
 /// Median and spread; the lower of two middle samples, so that every figure is one that occurred.

@@ -44,6 +44,17 @@ impl Peers {
         Ok(Arc::clone(self.known.lock().await.entry(key).or_insert(peer)))
     }
 
+    /// The connection that frames take to an address; one for this once where none does.
+    pub(super) async fn to(&self, address: &str) -> Result<AgentClient, ClientError> {
+        let known = self.known.lock().await;
+        let found = known.values().find(|peer| peer.client.address() == address);
+        if let Some(peer) = found {
+            return Ok(peer.client.clone());
+        }
+        drop(known);
+        AgentClient::connect(address, address, self.options).await
+    }
+
     /// Forgets the connections to a stage that is deployed no more.
     pub(super) async fn forget(&self, device: &str, address: &str) {
         self.known.lock().await.remove(&format!("{device} {address}"));

@@ -21,6 +21,24 @@ pub(super) async fn connect(
     address: &str,
     options: &ClientOptions,
 ) -> Result<Channel, ClientError> {
+    let endpoint = endpoint(device, address, options)?;
+    endpoint.connect().await.map_err(|error| ClientError::Unreachable {
+        device: device.to_owned(),
+        address: address.to_owned(),
+        cause: innermost(&error),
+    })
+}
+
+/// Connects when it is first used.
+pub(super) fn lazy(
+    device: &str,
+    address: &str,
+    options: &ClientOptions,
+) -> Result<Channel, ClientError> {
+    Ok(endpoint(device, address, options)?.connect_lazy())
+}
+
+fn endpoint(device: &str, address: &str, options: &ClientOptions) -> Result<Endpoint, ClientError> {
     let bad = || ClientError::Address { device: device.to_owned(), address: address.to_owned() };
     let (encrypted, place) = scheme(address);
     let port = place.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
@@ -39,19 +57,14 @@ pub(super) async fn connect(
             return Err(ClientError::Plaintext { device, address });
         }
     };
-    let endpoint = endpoint
+    Ok(endpoint
         .connect_timeout(options.connect_timeout)
         .tcp_nodelay(true)
         .initial_stream_window_size(CONNECTION_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .http2_keep_alive_interval(options.ping_after)
-        .keep_alive_timeout(options.ping_timeout);
-    endpoint.connect().await.map_err(|error| ClientError::Unreachable {
-        device: device.to_owned(),
-        address: address.to_owned(),
-        cause: innermost(&error),
-    })
+        .keep_alive_timeout(options.ping_timeout))
 }
 
 /// Whether an address is dialled by TLS, and the address without what says so.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use super::{AgentClient, ClientError};
 use crate::{
     stage::{
-        Content, Named,
+        Content, Named, clip,
         trace::{TRACE_PARAMETER, Trace},
     },
     tensor::Tensor,
@@ -35,14 +35,35 @@ impl AgentClient {
         trace: bool,
         timeout: Duration,
     ) -> Result<InferAnswer, ClientError> {
-        let mut message =
-            ModelInferRequest { model_name: model_name.to_owned(), ..Default::default() };
+        self.infer_as("", model_name, values, trace, timeout).await
+    }
+
+    /// The same for a request that has a name of its own, which may get zeros behind it on its way; an
+    /// answer to another one is refused.
+    pub async fn infer_as(
+        &self,
+        id: &str,
+        model_name: &str,
+        values: Vec<Named>,
+        trace: bool,
+        timeout: Duration,
+    ) -> Result<InferAnswer, ClientError> {
+        let mut message = ModelInferRequest {
+            model_name: model_name.to_owned(),
+            id: id.to_owned(),
+            ..Default::default()
+        };
         if trace {
             message.parameters = trace_parameter(ParameterChoice::BoolParam(true));
         }
         contents::fill_request(&mut message, values);
+        let sent = message.id.clone();
         let mut response = self.model_infer(message, timeout).await?;
         let call = || format!("ModelInfer of `{model_name}`");
+        if !id.is_empty() && response.id != sent {
+            let cause = format!("it is the answer to `{}`, not to `{sent}`", clip(&response.id));
+            return Err(self.nonsense(&call(), cause));
+        }
         let trace = match response.parameters.remove(TRACE_PARAMETER) {
             Some(InferParameter { parameter_choice: Some(ParameterChoice::StringParam(json)) }) => {
                 Some(serde_json::from_str(&json).map_err(|e| self.nonsense(&call(), e))?)

@@ -138,6 +138,18 @@ pub struct ClockResponse {
     pub clock_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeatRequest {
+    /// Addresses of the agents behind this one, as each dials the next; empty: this one itself.
+    #[prost(string, repeated, tag = "1")]
+    pub path: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeatResponse {
+    /// Names this start of the agent's process: another number after each.
+    #[prost(uint64, tag = "1")]
+    pub boot: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AdoptRequest {
     /// All PEM: the fleet's authority, and the agent's own certificate and private key.
     #[prost(string, tag = "1")]
@@ -407,6 +419,25 @@ pub mod control_client {
             req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Clock"));
             self.inner.unary(req, path, codec).await
         }
+        /// A sign of life of the agent at the end of a path of agents.
+        pub async fn beat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BeatRequest>,
+        ) -> std::result::Result<tonic::Response<super::BeatResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Beat");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Beat"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -478,6 +509,11 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::ClockRequest>,
         ) -> std::result::Result<tonic::Response<super::ClockResponse>, tonic::Status>;
+        /// A sign of life of the agent at the end of a path of agents.
+        async fn beat(
+            &self,
+            request: tonic::Request<super::BeatRequest>,
+        ) -> std::result::Result<tonic::Response<super::BeatResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ControlServer<T> {
@@ -892,6 +928,49 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ClockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cutline.v1.Control/Beat" => {
+                    #[allow(non_camel_case_types)]
+                    struct BeatSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::BeatRequest>
+                    for BeatSvc<T> {
+                        type Response = super::BeatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BeatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::beat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BeatSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
