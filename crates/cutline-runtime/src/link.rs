@@ -195,6 +195,11 @@ impl LinkHandle {
         self.shared.resume();
     }
 
+    /// Closes every connection, in the middle of what it carries; new ones are accepted.
+    pub fn reset(&self) {
+        self.shared.reset();
+    }
+
     /// The link as it is now.
     pub fn status(&self) -> LinkStatus {
         self.shared.status()

@@ -149,6 +149,7 @@ fn commands_change_a_running_link() {
     assert_eq!((&set["up_bytes_per_s"], &set["delay_ns"]), (&625_000.into(), &10_000_000.into()));
     assert_eq!(ask("cut")["cut"], true);
     assert_eq!(ask("resume")["cut"], false);
+    assert_eq!(ask("reset")["cut"], false);
     assert!(ask("set up=fast")["error"].as_str().unwrap().contains("such as `20mbit`"));
     assert!(ask("explode")["error"].is_string());
     assert_eq!(link.status().up_bytes_per_s, mbit(5));

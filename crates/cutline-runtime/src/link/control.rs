@@ -5,6 +5,7 @@
 //! < {"up_bytes_per_s":625000, ... ,"cut":false, ...}
 //! > cut
 //! > resume
+//! > reset
 //! > status
 //! ```
 

@@ -160,13 +160,18 @@ impl Shared {
         }
     }
 
-    pub(super) fn stop(&self, listen: SocketAddr, control: Option<SocketAddr>) {
-        self.stopped.store(true, Ordering::Release);
+    /// Closes every connection at both ends; what it was carrying is gone.
+    pub(super) fn reset(&self) {
         for sockets in lock(&self.connections).values() {
             for socket in sockets {
                 let _ = socket.shutdown(Shutdown::Both);
             }
         }
+    }
+
+    pub(super) fn stop(&self, listen: SocketAddr, control: Option<SocketAddr>) {
+        self.stopped.store(true, Ordering::Release);
+        self.reset();
         self.up.change(|_| {});
         self.down.change(|_| {});
         // A blocked accept ends only with a connection.

@@ -24,6 +24,8 @@ pub enum Command {
     Cut,
     /// It passes again.
     Resume,
+    /// Every connection is closed, in the middle of what it carries.
+    Reset,
 }
 
 /// A command with its time.
@@ -49,12 +51,16 @@ pub fn parse_schedule(text: &str) -> Result<Vec<Step>, LinkError> {
     Ok(steps)
 }
 
-/// Reads `cut`, `resume`, or changes such as `up=5mbit delay=10ms` (rates also `unlimited`).
+/// Reads `cut`, `resume`, `reset`, or changes such as `up=5mbit delay=10ms` (rates also `unlimited`).
 pub fn parse_command(text: &str) -> Result<Command, LinkError> {
     match text.trim() {
         "cut" => return Ok(Command::Cut),
         "resume" => return Ok(Command::Resume),
-        "" => return Err(error(text, "expected `up=5mbit`, `delay=10ms`, `cut` or `resume`")),
+        "reset" => return Ok(Command::Reset),
+        "" => {
+            let expected = "expected `up=5mbit`, `delay=10ms`, `cut`, `resume` or `reset`";
+            return Err(error(text, expected));
+        }
         _ => {}
     }
     let mut change = Change::default();
@@ -70,7 +76,10 @@ pub fn parse_command(text: &str) -> Result<Command, LinkError> {
             "down" => change.down = Some(rate()?),
             "delay" => change.delay = Some(time()?),
             "jitter" => change.jitter = Some(time()?),
-            _ => return Err(error(word, "expected up=, down=, delay=, jitter=, cut or resume")),
+            _ => {
+                let expected = "expected up=, down=, delay=, jitter=, cut, resume or reset";
+                return Err(error(word, expected));
+            }
         }
     }
     Ok(Command::Set(change))
@@ -83,6 +92,7 @@ impl Command {
             Command::Set(change) => link.set(change),
             Command::Cut => link.cut(),
             Command::Resume => link.resume(),
+            Command::Reset => link.reset(),
         }
     }
 }

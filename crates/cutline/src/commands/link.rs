@@ -12,7 +12,7 @@ use crate::{output::Output, process};
 /// Be a network between two agents: rate, delay and jitter in user space, no root needed.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  cutline link --listen 127.0.0.1:9102 --to 127.0.0.1:9002 --up 20mbit --delay 10ms\n\nA schedule file has one change a line: `SECONDS up=5mbit delay=20ms`, `SECONDS cut`, `SECONDS resume`.\nThe control port takes the same words without the seconds: `set up=5mbit`, `cut`, `resume`, `status`."
+    after_help = "Example:\n  cutline link --listen 127.0.0.1:9102 --to 127.0.0.1:9002 --up 20mbit --delay 10ms\n\nA schedule file has one change a line: `SECONDS up=5mbit delay=20ms`, `SECONDS cut`, `SECONDS resume`, `SECONDS reset`.\nThe control port takes the same words without the seconds: `set up=5mbit`, `cut`, `resume`, `reset` (closes every connection), `status`."
 )]
 pub(crate) struct Args {
     /// Where to accept connections.
@@ -86,7 +86,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         ));
         if let Some(control) = announcement.control {
             output.note(format!(
-                "control on {control}: set up=5mbit delay=20ms | cut | resume | status"
+                "control on {control}: set up=5mbit delay=20ms | cut | resume | reset | status"
             ));
         }
     }
