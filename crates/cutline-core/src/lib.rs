@@ -58,12 +58,11 @@ pub mod scarce;
 
 pub mod planner;
 
+pub mod routing;
+
 pub mod plan;
 
 // Files to deploy.
 pub mod split;
 
 pub mod package;
-
-// Which plan a frame takes.
-pub mod routing;

@@ -31,16 +31,21 @@ use crate::{
     picture::PictureSpec,
     planner::{Answer, Baseline, Choice, Infeasible, Objective, Proof, Request},
     platform::{DeviceId, Platform},
+    routing::{Table, TableError},
     units::{Bytes, Money, Nanojoules, Nanos},
 };
 
 mod in_flight;
 mod layers;
 mod refinement;
+mod routes;
 
 pub use in_flight::MOST_IN_FLIGHT;
 pub use layers::LayerMap;
 pub use refinement::{Correction, Refinement, Trial};
+pub use routes::{
+    HERE, PlannedFallback, PlannedLink, PlannedRange, PlannedRoute, PlannedRoutes, PlannedSpeed,
+};
 
 /// The model that a plan was made for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +86,9 @@ pub struct Plan {
     /// What was measured and corrected on the way, where the plan was refined on its agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refinement: Option<Refinement>,
+    /// The best plans over the speed of a link, where they were searched for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<PlannedRoutes>,
 }
 
 /// A plain alternative.
@@ -314,6 +322,15 @@ pub enum PlanError {
     Helper { helper: String, joiner: String, why: ScatterFault },
     #[error("a stage on `{helper}` is joined by `{joiner}`, which its platform does not declare")]
     UnknownJoiner { helper: String, joiner: String },
+    #[error("a link of the plan's routes ends at `{0}`, which its platform does not declare")]
+    UnknownEnd(String),
+    #[error(
+        "a plan among the plan's routes was changed by hand, so that nothing is known of its times; \
+         plan again with --sweep"
+    )]
+    ChangedRoute,
+    #[error("the plan's routes cannot be used")]
+    Routes(#[from] TableError),
 }
 
 impl Plan {
@@ -349,9 +366,21 @@ impl Plan {
             reason: answer.reason.clone(),
             frame_interval_ns: costs.frame_interval(),
             refinement: None,
+            routes: None,
             picture: picture.clone(),
             model: model.clone(),
         }
+    }
+
+    /// Adds the routes of a sweep: a table with the choice behind each of its routes.
+    pub fn add_routes(&mut self, dag: &Dag, costs: &Costs, table: &Table, choices: &[Choice]) {
+        let planned = |choice: &Choice| {
+            let decision = PlannedChoice::new(dag, costs, choice);
+            let id = decision.content_id(&self.model, self.picture.as_ref());
+            PlannedChoice { id, ..decision }
+        };
+        let name = |device: DeviceId| costs.device(device).name.clone();
+        self.routes = Some(PlannedRoutes::new(table, choices, planned, name));
     }
 
     /// A plan that a person decided: one choice, compared with nothing and predicted by nothing.
@@ -380,6 +409,7 @@ impl Plan {
             reason,
             frame_interval_ns: None,
             refinement: None,
+            routes: None,
         })
     }
 
@@ -395,10 +425,16 @@ impl Plan {
             let (plan, model) = (plan.model.sha256, model_sha256.to_owned());
             return Err(PlanError::OtherModel { plan, model });
         }
-        let Plan { model, platform, picture, baselines, best, best_split, .. } = &mut plan;
+        let Plan { model, platform, picture, baselines, best, best_split, routes, .. } = &mut plan;
         let baselines = baselines.iter_mut().filter_map(|baseline| baseline.choice.as_mut());
         for choice in baselines.chain(best).chain(best_split) {
             choice.rederive(dag, platform, model, picture.as_ref())?;
+        }
+        for route in routes.iter_mut().flat_map(|routes| &mut routes.routes) {
+            route.plan.rederive(dag, platform, model, picture.as_ref())?;
+            if route.plan.predicted.is_none() {
+                return Err(PlanError::ChangedRoute);
+            }
         }
         Ok(plan)
     }

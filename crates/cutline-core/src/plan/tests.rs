@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{cost::table, planner::solve};
+use crate::{
+    cost::table,
+    planner::{self, solve},
+    units::BytesPerSec,
+};
 
 /// Two layers; the second is much faster in the cloud.
 fn network() -> (Dag, Costs, Platform) {
@@ -60,6 +64,55 @@ fn a_plan_is_written_with_the_promised_keys_and_read_back() {
     assert_eq!(value["baselines"][0]["latency_ns"], json!(90_050));
     assert!(value["baselines"][1]["infeasible"].as_str().unwrap().contains("jpeg"));
     assert_eq!(Plan::open(&text, &dag, "aa").unwrap(), plan);
+}
+
+/// The plan with the best one at every speed of its link.
+fn swept() -> (Dag, Plan, Table) {
+    let (dag, costs, platform) = network();
+    let (_, mut plan) = plan();
+    let request = Request::default();
+    let ends = [BytesPerSec(1_000), BytesPerSec(1_000_000_000)];
+    let regimes = planner::sweep(&dag, &costs, &request, 0, ends, &mut || false).unwrap();
+    let answer = solve(&dag, &costs, &request).unwrap();
+    let fallback = answer.baselines[0].outcome.as_ref().map_err(ToString::to_string);
+    let (table, choices) = Table::of_sweep(&costs, 0, &regimes, fallback, &[]).unwrap();
+    plan.add_routes(&dag, &costs, &table, &choices);
+    assert_eq!(plan.platform, platform);
+    (dag, plan, table)
+}
+
+#[test]
+fn routes_are_written_read_back_and_checked() {
+    let (dag, plan, table) = swept();
+    let text = serde_json::to_string(&plan).unwrap();
+    let open = |text: &str| Plan::open(text, &dag, "aa");
+    let routes = open(&text).unwrap().routes.unwrap();
+    let read = routes.table(&plan.platform).unwrap();
+    // Slow links leave all on the source, which is the fallback too; fast ones part the two layers.
+    assert_eq!(read.routes().len(), 2);
+    assert_eq!((read.routes()[0].name.as_str(), read.routes()[0].capacity), (HERE, 1));
+    assert_eq!(read.routes()[1].name, plan.best.as_ref().unwrap().id);
+    assert_eq!((read.links(), read.fallback()), (table.links(), table.fallback()));
+    for rate in [1, 10_000, 1_000_000, 100_000_000].map(BytesPerSec) {
+        assert_eq!(read.best_at(rate), table.best_at(rate));
+        for route in table.route_ids() {
+            assert_eq!(read.latency(route, rate), table.latency(route, rate));
+        }
+    }
+
+    let (before, routes) = text.split_once(r#""routes":"#).unwrap();
+    let edited = |from: &str, to: &str| {
+        assert!(routes.contains(from), "{from}: {routes}");
+        let text = format!(r#"{before}"routes":{}"#, routes.replace(from, to));
+        let table = |plan: Plan| plan.routes.unwrap().table(&plan.platform).map(drop);
+        open(&text).and_then(table).unwrap_err().to_string()
+    };
+    let moved = edited(r#"{"z":"pi","a":"cloud"}"#, r#"{"z":"cloud","a":"cloud"}"#);
+    assert!(moved.contains("plan again with --sweep"), "{moved}");
+    let moon = edited(r#""from":"pi","to":"cloud""#, r#""from":"pi","to":"moon""#);
+    assert!(moon.contains("`moon`"), "{moon}");
+    let beyond = edited(r#""route":1}"#, r#""route":7}"#);
+    assert!(beyond.contains("routes cannot be used"), "{beyond}");
 }
 
 #[test]

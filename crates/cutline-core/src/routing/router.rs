@@ -603,9 +603,17 @@ impl Router {
 
     /// The best of the routes that nothing speaks against.
     fn best(&self) -> Option<RouteId> {
-        let best = self.rate().and_then(|rate| self.table.best_at(rate));
+        let best = match self.table.measured() {
+            Some(_) => self.rate().and_then(|rate| self.table.best_at(rate)),
+            None => self.decided(),
+        };
         let best = best.filter(|&route| self.is_clear(route));
         best.or_else(|| self.least_latency(|route| self.is_clear(route)))
+    }
+
+    /// The route that was decided on whatever the speed of any link, e.g. for its energy.
+    fn decided(&self) -> Option<RouteId> {
+        self.table.best_at(BytesPerSec::ZERO).filter(|_| self.table.measured().is_none())
     }
 
     /// The best of those that could be used, though something speaks against each.
@@ -620,6 +628,9 @@ impl Router {
     }
 
     fn is_much_better(&self, route: RouteId, than: RouteId) -> bool {
+        if self.decided() == Some(route) {
+            return true;
+        }
         let latency = |route| u128::from(self.table.latency(route, self.guess()).0);
         let with_margin = 1000 + u128::from(self.settings.hysteresis_permille);
         latency(route) * with_margin < latency(than) * 1000

@@ -179,6 +179,21 @@ impl Table {
         Ok((Self::new(found.links, routes, ranges, measured, fallback)?, choices))
     }
 
+    /// The same where the source's own stages run in another process than the holder's, which may die
+    /// as well: every route but the fallback needs that process too, by a link from the source to itself.
+    pub fn with_source_agent(mut self) -> Self {
+        let link = self.links.len();
+        let (from, to) = (DeviceId::SOURCE, DeviceId::SOURCE);
+        self.links.push(Link { from, to, base: Nanos::ZERO });
+        let fallback = self.fallback().map(RouteId::index);
+        for (index, route) in self.routes.iter_mut().enumerate() {
+            if Some(index) != fallback {
+                route.links.push(link);
+            }
+        }
+        self
+    }
+
     /// Routes, by [`RouteId::index`].
     pub fn routes(&self) -> &[Route] {
         &self.routes
@@ -230,8 +245,19 @@ impl Table {
         self.measured.map(|measured| LinkId::new(measured.link))
     }
 
+    /// Its up rate to its down rate.
+    pub fn ratio(&self) -> Option<[u64; 2]> {
+        self.measured.map(|measured| measured.ratio)
+    }
+
+    /// The lowest up rate of the measured link from which each route is the best, ascending.
+    pub fn best_from(&self) -> impl Iterator<Item = (BytesPerSec, RouteId)> {
+        self.ranges.iter().map(|&(rate, route)| (rate, RouteId::new(route)))
+    }
+
     /// The best route at an up rate of the measured link, everything being well: a binary search.
-    /// A rate beyond the ends of the table counts as its nearest end.
+    /// A rate beyond the ends of the table counts as its nearest end. Where no link is measured, any
+    /// rate gives the route that was decided on.
     pub fn best_at(&self, rate: BytesPerSec) -> Option<RouteId> {
         Some(RouteId::new(self.ranges.get(self.range_at(rate))?.1))
     }
@@ -396,6 +422,17 @@ mod tests {
         let id = table.route_ids().nth(1).unwrap();
         assert_eq!(table.latency(id, rate(1_000_000_000)), Nanos(508));
         assert_eq!(table.fallback().map(RouteId::index), Some(0));
+    }
+
+    #[test]
+    fn with_an_agent_at_the_source_only_the_fallback_needs_no_link() {
+        let routes = vec![route("alone", &[], 900, 0), route("b", &[0], 500, 8)];
+        let ranges = vec![(BytesPerSec(10), 1)];
+        let table = Table::new(links(), routes, ranges, MEASURED, Fallback::Route(0)).unwrap();
+        let table = table.with_source_agent();
+        let home = table.find_link(DeviceId::SOURCE, DeviceId::SOURCE).unwrap();
+        assert!(table.routes()[0].links.is_empty());
+        assert_eq!(table.routes()[1].links, [0, home.index()]);
     }
 
     #[test]

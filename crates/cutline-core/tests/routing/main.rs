@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used)]
 
 use cutline_core::{
-    routing::{Action, Event, Fault as Blame, FrameId, Loss, Request, Router, Settings},
+    routing::{
+        Action, Event, Fallback, Fault as Blame, FrameId, Loss, Request, Router, Settings, Table,
+    },
     units::{Bytes, BytesPerSec, Nanos},
 };
 use proptest::prelude::*;
@@ -223,6 +225,54 @@ fn with_a_frame() -> (Router, Request) {
         _ => None,
     });
     (router, sent.unwrap())
+}
+
+#[test]
+fn what_was_decided_on_is_taken_although_another_route_is_faster() {
+    let full = table(true);
+    let routes: Vec<_> = full.routes()[..2].to_vec();
+    let mut routes = routes;
+    // Nothing is measured; the decision is the slower of the two.
+    (routes[1].up, routes[1].down, routes[1].fixed) = (Bytes(0), Bytes(0), ms(900));
+    let decided = Table::new(
+        full.links().to_vec(),
+        routes,
+        vec![(BytesPerSec(0), 1)],
+        None,
+        Fallback::Route(0),
+    );
+    let mut router = Router::new(decided.unwrap(), settings(), 7, Nanos::ZERO);
+    let wan = router.table().link_ids().nth(WAN).unwrap();
+    let mut number = 0;
+    let mut live = |router: &mut Router, until: Nanos, boot: Option<u64>| {
+        let mut now = until - ms(500);
+        while now < until {
+            now += ms(10);
+            router.advance(now);
+            while let Some(action) = router.poll() {
+                match action {
+                    Action::Load { route, ticket } => {
+                        router.handle(now, Event::Loaded { route, ticket });
+                    }
+                    Action::Heartbeat { link, number: asked } if link == wan => {
+                        number = asked;
+                        match boot {
+                            Some(boot) => {
+                                router.handle(now, Event::Heard { link, number, boot });
+                            }
+                            None => router.handle(now, Event::Unreachable { link, number }),
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        router.current().map(|route| route.index())
+    };
+    assert_eq!(live(&mut router, ms(500), Some(1)), Some(1));
+    assert_eq!(live(&mut router, ms(1_000), None), Some(0), "the link is down");
+    live(&mut router, ms(1_500), Some(2));
+    assert_eq!(live(&mut router, ms(2_000), Some(2)), Some(1), "and comes back");
 }
 
 #[test]

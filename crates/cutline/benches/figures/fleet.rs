@@ -176,6 +176,7 @@ pub(crate) fn stage(
         reason: String::new(),
         frame_interval_ns: None,
         refinement: None,
+        routes: None,
     };
     staging::stage(model, &plan, &choice)
 }
