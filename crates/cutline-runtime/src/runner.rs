@@ -8,6 +8,9 @@
 //! A [`Pipeline`] keeps several frames under way, so that every device computes one while it sends
 //! the one before and receives the one after, and gives the answers in the order of the frames:
 //!
+//! [`Routed`] holds each frame until it is answered, over whichever of several plans can take it, and
+//! in this process where none can.
+//!
 //! ```text
 //! camera ─▶ WaitingRoom ─▶ Pipeline: frames under way, bounded ─▶ answers in order ─▶ Meter
 //!           block, or drop the oldest
@@ -16,7 +19,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use cutline_core::units::Nanos;
+use cutline_core::{routing::Loss, units::Nanos};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::JoinSet;
@@ -33,12 +36,14 @@ mod deployment;
 mod local;
 mod meter;
 mod pipeline;
+mod routed;
 mod waiting;
 
 pub use deployment::{Deployment, Part, PartModel, Placement, PlanParts};
 pub use local::LocalRunner;
 pub use meter::{Busy, Latency, Meter, Summary};
-pub use pipeline::{Outcome, Pipeline};
+pub use pipeline::{Carrier, Outcome, Pipeline};
+pub use routed::{Change, Here, RouteShare, Routed, Routes, Routing, Way};
 pub use waiting::{Closed, WaitingRoom, WhenFull};
 
 /// What enters a plan at its source.
@@ -70,6 +75,8 @@ pub struct Answer {
     pub trace: Trace,
     /// The same under the names of a plan's prediction.
     pub measured: Measured,
+    /// Name of the route that it took, where there are several.
+    pub route: Option<Arc<str>>,
 }
 
 /// A frame's time in the parts that plans predict; they add up to the latency.
@@ -170,6 +177,15 @@ pub enum RunError {
         #[source]
         source: EngineError,
     },
+    /// The frame's holder gave it up.
+    #[error("the frame is lost: {loss}")]
+    Lost {
+        /// Why.
+        loss: Loss,
+        /// What its last attempt came to, where one did before.
+        #[source]
+        last: Option<Box<RunError>>,
+    },
     /// A task of this process died.
     #[error("a task of this program failed: {0}")]
     Task(String),
@@ -186,6 +202,12 @@ impl RunError {
             }
             _ => false,
         }
+    }
+
+    /// Whether other frames may well be answered: it is the frame's own fault, or the frame was lost
+    /// by a holder who goes on with others.
+    pub fn is_of_one_frame(&self) -> bool {
+        matches!(self, RunError::Lost { .. }) || self.is_the_frames()
     }
 }
 
@@ -234,10 +256,14 @@ impl Runner {
 
     /// Sends one frame through the plan. Several may be under way at a time.
     pub async fn infer(&self, frame: Frame) -> Result<Answer, RunError> {
+        self.infer_as("", frame, self.options.frame_timeout).await
+    }
+
+    /// The same for a request that has a name of its own, within a time of its own.
+    async fn infer_as(&self, id: &str, frame: Frame, time: Duration) -> Result<Answer, RunError> {
         let first = &self.deployment.stages[0];
         let values = frame.into_values();
-        let timeout = self.options.frame_timeout;
-        let answer = self.agents[0].infer(&first.model_name, values, true, timeout).await;
+        let answer = self.agents[0].infer_as(id, &first.model_name, values, true, time).await;
         let answer = answer.map_err(|error| RunError::Frame {
             stage: first.spec.name.clone(),
             device: first.spec.device.clone(),
@@ -245,7 +271,7 @@ impl Runner {
         })?;
         let trace = answer.trace.unwrap_or_default();
         let measured = Measured::from(&trace);
-        Ok(Answer { outputs: answer.outputs, trace, measured })
+        Ok(Answer { outputs: answer.outputs, trace, measured, route: None })
     }
 
     /// Removes the plan's stages from its agents; those that cannot be reached are left alone.

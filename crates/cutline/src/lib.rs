@@ -18,6 +18,7 @@ mod planning;
 mod process;
 pub mod refine;
 mod report;
+pub mod routes;
 pub mod staging;
 
 use output::Output;

@@ -22,6 +22,7 @@ use crate::output::table;
 
 pub(crate) mod agreeing;
 mod problem;
+pub(crate) mod sweep;
 
 pub(crate) use problem::{Problem, ProblemArgs};
 

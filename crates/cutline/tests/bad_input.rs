@@ -275,7 +275,8 @@ fn a_library_of_another_version_is_refused() {
 fn a_message_over_the_limit_is_refused_with_both_sizes() {
     let folder = Folder::new();
     folder.write("frame.npy", &npy(&[1, 1, 28, 28]));
-    let run = ["run", "net.onnx", "--plan", "parts/plan.json", "--input", "frame.npy"];
+    let run =
+        ["run", "net.onnx", "--plan", "parts/plan.json", "--no-fallback", "--input", "frame.npy"];
     // The frame takes 3136 bytes and what protobuf adds, `pool1` 4704.
     for (edge_limit, cloud_limit, name, limit) in
         [("2kB", "1MB", "pi", "2000 bytes"), ("1MB", "4kB", "cloud", "4000 bytes")]
@@ -395,7 +396,8 @@ fn an_agent_killed_in_the_middle_of_a_run_ends_it_with_its_name() {
     let (here, mut there) = (Device::start(&[]), Device::start(&[]));
     folder.write("plan.json", plan_file(&folder, &here.address, &there.address).as_bytes());
     folder.write("frame.npy", &npy(&[1, 1, 28, 28]));
-    let mut arguments = vec!["run", "net.onnx", "--plan", "plan.json", "--best-split", "--input"];
+    let mut arguments =
+        vec!["run", "net.onnx", "--plan", "plan.json", "--best-split", "--no-fallback", "--input"];
     arguments.extend(["frame.npy"; 5000]);
     let mut command = folder.command(&arguments);
     let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

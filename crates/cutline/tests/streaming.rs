@@ -206,9 +206,9 @@ fn a_camera_that_outruns_the_plan_drops_the_oldest_and_says_so() {
 }
 
 #[test]
-fn a_run_whose_device_dies_ends_with_the_frame_that_was_lost() {
+fn without_a_fallback_a_run_whose_device_dies_ends_with_the_frame_that_was_lost() {
     let mut folder = Folder::new();
-    let fixed = ["--plan", "parts/plan.json", "--input", "-", "--in-flight", "2"];
+    let fixed = ["--plan", "parts/plan.json", "--input", "-", "--in-flight", "2", "--no-fallback"];
     let mut child = folder.command("run", &fixed).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(&jpeg(1)).unwrap();

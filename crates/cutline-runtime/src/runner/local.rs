@@ -1,4 +1,4 @@
-//! A plan in one process: every stage in turn, no network, no pacing.
+//! A plan in one process: every stage in turn, no network, no pacing unless asked for.
 
 use std::time::{Duration, Instant};
 
@@ -30,13 +30,25 @@ impl LocalRunner {
         engine: impl Fn(Option<&str>) -> Result<SharedEngine, EngineError>,
         threads: usize,
     ) -> Result<Self, RunError> {
+        Self::load_paced(deployment, engine, threads, Slowdown::NONE)
+    }
+
+    /// The same as slow as a device that this machine stands in for.
+    pub fn load_paced(
+        deployment: &Deployment,
+        engine: impl Fn(Option<&str>) -> Result<SharedEngine, EngineError>,
+        threads: usize,
+        slowdown: Slowdown,
+    ) -> Result<Self, RunError> {
         let stages = deployment.stages.iter().map(|placement| {
             let stage = Stage::new(placement.spec.clone())?;
             let session = match &placement.spec.model {
-                None => StageSession::without_model(Slowdown::NONE),
-                Some(model) => open(deployment, model, &engine, threads).map_err(|source| {
-                    RunError::Load { stage: placement.spec.name.clone(), source }
-                })?,
+                None => StageSession::without_model(slowdown),
+                Some(model) => {
+                    open(deployment, model, &engine, (threads, slowdown)).map_err(|source| {
+                        RunError::Load { stage: placement.spec.name.clone(), source }
+                    })?
+                }
             };
             Ok((stage, session))
         });
@@ -72,7 +84,7 @@ impl LocalRunner {
         measured.latency_ns = nanos(began.elapsed());
         measured.rest_ns =
             measured.latency_ns - measured.edge_compute_ns - measured.cloud_compute_ns;
-        Ok(Answer { outputs, trace, measured })
+        Ok(Answer { outputs, trace, measured, route: None })
     }
 }
 
@@ -80,7 +92,7 @@ fn open(
     deployment: &Deployment,
     model: &ModelSpec,
     engine: impl Fn(Option<&str>) -> Result<SharedEngine, EngineError>,
-    threads: usize,
+    (threads, slowdown): (usize, Slowdown),
 ) -> Result<StageSession, EngineError> {
     let engine = engine(model.engine.as_deref())?;
     let path = model.files.first().and_then(|file| deployment.files.get(&file.sha256));
@@ -90,7 +102,7 @@ fn open(
     })?;
     let threads = model.threads.map_or(threads, |threads| threads as usize).max(1);
     let source = ModelSource::File(path.clone());
-    StageSession::load(&*engine, &source, LoadOptions { threads }, Slowdown::NONE)
+    StageSession::load(&*engine, &source, LoadOptions { threads }, slowdown)
 }
 
 fn nanos(duration: Duration) -> Nanos {

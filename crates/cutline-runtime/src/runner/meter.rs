@@ -182,7 +182,7 @@ mod tests {
             HopTrace { began_unix_ns: began, upload_ns: Nanos(upload), ..HopTrace::default() };
         let trace =
             Trace { stages: vec![stage("0-pi", "pi"), stage("1-hub", "hub")], hops: vec![hop] };
-        Answer { outputs: Vec::new(), trace, measured: Default::default() }
+        Answer { outputs: Vec::new(), trace, measured: Default::default(), route: None }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::{Answer, Frame, RunError, Runner};
+use super::{Answer, Frame, Routed, RunError, Runner};
 
 /// Frames under way through a plan: at most so many, answered in the order in which they were sent.
 ///
@@ -17,9 +17,48 @@ use super::{Answer, Frame, RunError, Runner};
 /// pipeline gives up on what is under way.
 #[derive(Debug)]
 pub struct Pipeline<T> {
-    runner: Runner,
+    carrier: Carrier,
     limit: NonZeroUsize,
     under_way: VecDeque<UnderWay<T>>,
+}
+
+/// Who carries a pipeline's frames.
+#[derive(Clone, Debug)]
+pub enum Carrier {
+    /// One plan: a frame that it does not answer is not answered.
+    Plan(Runner),
+    /// A holder, who tries other ways.
+    Routes(Routed),
+}
+
+impl From<Runner> for Carrier {
+    fn from(runner: Runner) -> Self {
+        Carrier::Plan(runner)
+    }
+}
+
+impl From<Routed> for Carrier {
+    fn from(routed: Routed) -> Self {
+        Carrier::Routes(routed)
+    }
+}
+
+impl Carrier {
+    async fn infer(self, frame: Frame) -> Result<Answer, RunError> {
+        match self {
+            Carrier::Plan(runner) => runner.infer(frame).await,
+            Carrier::Routes(routed) => routed.infer(frame).await,
+        }
+    }
+
+    /// Frames that it is of use to send at a time: those that a slow fallback cannot take yet had
+    /// better wait where their time is not counted.
+    fn room(&self) -> usize {
+        match self {
+            Carrier::Plan(_) => usize::MAX,
+            Carrier::Routes(routed) => routed.room(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -41,13 +80,14 @@ pub struct Outcome<T> {
 
 impl<T> Pipeline<T> {
     /// Nothing under way yet, and never more than `limit`.
-    pub fn new(runner: Runner, limit: NonZeroUsize) -> Self {
-        Self { runner, limit, under_way: VecDeque::with_capacity(limit.get()) }
+    pub fn new(carrier: impl Into<Carrier>, limit: NonZeroUsize) -> Self {
+        let carrier = carrier.into();
+        Self { carrier, limit, under_way: VecDeque::with_capacity(limit.get()) }
     }
 
     /// Whether an answer must be taken before another frame can be sent.
     pub fn is_full(&self) -> bool {
-        self.under_way.len() >= self.limit.get()
+        self.under_way.len() >= self.limit.get().min(self.carrier.room())
     }
 
     /// Whether no frame is under way.
@@ -58,13 +98,14 @@ impl<T> Pipeline<T> {
     /// Sends a frame at once; a frame more than the limit comes back. Must run within a tokio
     /// runtime.
     pub fn send(&mut self, tag: T, frame: Frame) -> Result<(), (T, Frame)> {
-        if self.is_full() {
+        // Not where only the carrier's room is gone: that may happen at any time.
+        if self.under_way.len() >= self.limit.get() {
             return Err((tag, frame));
         }
-        let runner = self.runner.clone();
+        let carrier = self.carrier.clone();
         let task = tokio::spawn(async move {
             let sent = Instant::now();
-            let result = runner.infer(frame).await;
+            let result = carrier.infer(frame).await;
             (result, sent.elapsed())
         });
         self.under_way.push_back(UnderWay { tag, task });

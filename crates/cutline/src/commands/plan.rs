@@ -26,6 +26,7 @@ use crate::{
     planning::{
         self, Problem, ProblemArgs,
         agreeing::{self, Judge},
+        sweep,
     },
     refine::{self, Budget, Subject},
 };
@@ -33,7 +34,7 @@ use crate::{
 /// Find the best plan: baselines first, then the best plan, the best split, why, and the proof.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --objective memory --revisits -o plan.json\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan net.onnx --platform platform.toml --refine --input photo.jpg -o plan.json    # agents must run\n  cutline plan net.onnx --platform platform.toml --limit agreement=0.99 --images photos/ -o plan.json    # compressed, where the answer stays\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
+    after_help = "Examples:\n  cutline plan net.onnx --platform platform.toml -o plan.json\n  cutline plan net.onnx --platform platform.toml --objective period --limit latency=300ms\n  cutline plan net.onnx --platform platform.toml --pin conv1=pi --input-encoding jpeg,uint8,fp32 -o plan.json\n  cutline plan net.onnx --platform platform.toml --scarce bandwidth\n  cutline plan net.onnx --platform platform.toml --objective memory --revisits -o plan.json\n  cutline plan net.onnx --platform platform.toml --mapping autodice.json\n  cutline plan net.onnx --platform platform.toml --refine --input photo.jpg -o plan.json    # agents must run\n  cutline plan net.onnx --platform platform.toml --sweep -o plan.json    # runs adapt to the link's speed\n  cutline plan net.onnx --platform platform.toml --limit agreement=0.99 --images photos/ -o plan.json    # compressed, where the answer stays\n  cutline plan --costs costs.json --platform platform.toml -o plan.json"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -71,6 +72,10 @@ pub(crate) struct Args {
     /// calibrated, and how well the answers agree with the whole network's.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["costs", "refine"])]
     images: Option<PathBuf>,
+    /// Search for the best plan at every speed of the source's first link too: `cutline run` then
+    /// measures the link while it runs, and takes the best of them for each frame.
+    #[arg(long, conflicts_with_all = ["costs", "images", "scarce", "mapping", "scatter", "revisits"])]
+    sweep: bool,
     /// The file to write.
     #[arg(short, long, value_name = "plan.json")]
     output: Option<PathBuf>,
@@ -133,13 +138,19 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let (model, picture) = (model.clone(), picture.clone());
     let mut plan = Plan::new(model, dag, costs, platform, &request, &answer, picture);
     plan.refinement = refinement;
+    if args.sweep {
+        sweep::add(&mut plan, &problem, &request, &answer, &mut stop)?;
+    }
     if let Some(judge) = &mut judge {
         judge.complete(&mut plan, &answer)?;
     }
     if let Some(path) = args.output.filter(|_| plan.best.is_some()) {
         write_bytes(&path, serde_json::to_vec_pretty(&plan)?)?;
     }
-    output.print(&plan, |out| planning::write_plan(&plan, dag, out))?;
+    output.print(&plan, |out| {
+        planning::write_plan(&plan, dag, out)?;
+        sweep::write(&plan, &problem, out)
+    })?;
     Ok(match plan.best {
         Some(_) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,

@@ -1,10 +1,16 @@
 //! `cutline run`: deploy a plan and stream frames through it.
 
-use std::{fs, num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
 use cutline_core::{
-    plan::{MOST_IN_FLIGHT, PlannedChoice},
+    plan::{MOST_IN_FLIGHT, PlannedChoice, PlannedRoutes},
     units::Nanos,
 };
 use cutline_runtime::{
@@ -25,11 +31,16 @@ use crate::{
     staging::{self, Staged},
 };
 
+mod hold;
 mod reading;
 mod stream;
 
+use hold::{Holding, Wanted};
 use reading::Reader;
 use stream::Place;
+
+/// Shortest time between two signs of life: on a busy machine some come late by as much.
+const SHORTEST_HEARTBEAT: Nanos = Nanos(20_000_000);
 
 /// Deploy a plan and stream pictures or tensors through it; one JSON line per frame, in order.
 #[derive(Debug, clap::Args)]
@@ -82,7 +93,18 @@ pub(crate) struct Args {
     best_split: bool,
     /// Give up on a frame after this long.
     #[arg(long, value_name = "TIME", default_value = "30s")]
-    timeout: cutline_core::units::Nanos,
+    timeout: Nanos,
+    /// Ask every agent so often for a sign of life. Who is silent for twice as long is taken for gone:
+    /// frames take another way from then on, and come back to this one when it answers again.
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_heartbeat)]
+    heartbeat: Nanos,
+    /// Keep no second way: the first frame that an agent does not answer ends the run. Otherwise this
+    /// process holds the whole network, and finishes the frames of agents and links that fail.
+    #[arg(long)]
+    no_fallback: bool,
+    /// Stay with the best plan, although the file knows the best one at every speed of the link.
+    #[arg(long)]
+    no_adapt: bool,
 }
 
 /// `--when-full` as the command line spells it.
@@ -135,21 +157,40 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         output.line(&Kept { deployed: deployed(&staged) })?;
     }
     if !args.input.is_empty() {
-        let place = match &runner {
-            Some(runner) => {
-                let limit = args.in_flight.unwrap_or_else(|| in_flight(choice));
-                Place::Agents(Pipeline::new(runner.clone(), limit))
+        let swept = plan.routes.as_ref().filter(|_| !args.no_adapt && !args.best_split);
+        let in_flight = args.in_flight.unwrap_or_else(|| in_flight(choice, swept));
+        let (place, held) = match &runner {
+            None => (Place::here(load(&staged)?), None),
+            Some(runner) if args.no_fallback => {
+                (Place::Agents(Pipeline::new(runner.clone(), in_flight)), None)
             }
-            None => Place::here(load(&staged)?),
+            Some(runner) => {
+                let wanted = Wanted {
+                    model: &model,
+                    plan: &plan,
+                    choice,
+                    staged: &staged,
+                    swept,
+                    in_flight: in_flight.get(),
+                    heartbeat: args.heartbeat,
+                    deadline: args.timeout,
+                    options: options(&args)?,
+                };
+                let held = Holding::start(&wanted, runner.clone(), &runtime, output)?;
+                (Place::Agents(Pipeline::new(held.routed.clone(), in_flight)), Some(held))
+            }
         };
         let reader = Reader::new(&args, labels, plan.picture.as_ref().map(|spec| spec.fit));
         let live = source.is_live();
         let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
-        let streamed = runtime.block_on(stream::run(place, &room, reader, live, output));
-        if !args.keep
-            && let Some(runner) = runner
-        {
-            runtime.block_on(runner.remove());
+        let mut run = stream::Run::new(place, held, reader, output);
+        let streamed = runtime.block_on(run.stream(&room, live));
+        if !args.keep {
+            match (run.into_routed(), runner) {
+                (Some(routed), _) => runtime.block_on(routed.remove()),
+                (None, Some(runner)) => runtime.block_on(runner.remove()),
+                (None, None) => {}
+            }
         }
         streamed?;
     }
@@ -170,17 +211,23 @@ fn deploy(
     output: &Output,
 ) -> anyhow::Result<Runner> {
     let deployment = &staged.deployment;
-    let (client, frame_timeout) = (args.identity.client()?, duration(args.timeout));
-    let options = RunOptions { client, frame_timeout };
+    let options = options(args)?;
     let bar = output.progress("deploying", deployment.stages.len() as u64);
     let deployed = runtime.block_on(Runner::deploy(deployment.clone(), options, |_| bar.inc(1)));
     bar.finish_and_clear();
     Ok(deployed?)
 }
 
-/// Frames that the plan keeps under way.
-fn in_flight(choice: &PlannedChoice) -> NonZeroUsize {
-    choice.frames_in_flight().try_into().unwrap_or(NonZeroUsize::MIN)
+fn options(args: &Args) -> anyhow::Result<RunOptions> {
+    Ok(RunOptions { client: args.identity.client()?, frame_timeout: duration(args.timeout) })
+}
+
+/// Frames that the plan keeps under way, or the one of its routes that keeps most.
+fn in_flight(choice: &PlannedChoice, swept: Option<&PlannedRoutes>) -> NonZeroUsize {
+    let routes = swept.iter().flat_map(|swept| &swept.routes);
+    let frames = routes.map(|route| route.plan.frames_in_flight());
+    let most = frames.fold(choice.frames_in_flight(), NonZeroU32::max);
+    most.try_into().unwrap_or(NonZeroUsize::MIN)
 }
 
 fn deployed(staged: &Staged) -> Deployed<'_> {
@@ -191,6 +238,15 @@ fn deployed(staged: &Staged) -> Deployed<'_> {
 
 fn duration(nanos: Nanos) -> Duration {
     Duration::from_nanos(nanos.0)
+}
+
+/// A time that a sign of life may well take.
+fn parse_heartbeat(text: &str) -> Result<Nanos, String> {
+    let time = text.parse::<Nanos>().map_err(|error| error.to_string())?;
+    match time {
+        time if time < SHORTEST_HEARTBEAT => Err(format!("at least {SHORTEST_HEARTBEAT}")),
+        time => Ok(time),
+    }
 }
 
 /// A number from 0 to 1.

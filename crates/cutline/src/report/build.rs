@@ -16,7 +16,10 @@ use super::{
     plans::Plans,
     search,
 };
-use crate::{output::Output, planning::Problem};
+use crate::{
+    output::Output,
+    planning::{Problem, sweep},
+};
 
 const BEST: &str = "no plan that is allowed is faster, by the table of costs";
 const BEST_SPLIT: &str = "no plan with work on several devices that is allowed is faster, by the \
@@ -82,7 +85,7 @@ pub(crate) fn build(
         })
         .collect();
     output.note("searching for the best plan over the bandwidth");
-    let bandwidth = match link.or_else(|| first_link(costs)) {
+    let bandwidth = match link.or_else(|| sweep::first_link(costs)) {
         Some(link) => {
             let rates = search::rates(costs.links()[link].up.rate);
             let ends = [rates[0], rates[rates.len() - 1]];
@@ -141,10 +144,6 @@ fn front_words(front: &planner::Front) -> String {
 }
 
 /// The first link of the source.
-fn first_link(costs: &Costs) -> Option<usize> {
-    costs.links().iter().position(|link| link.between.contains(&DeviceId::SOURCE))
-}
-
 fn bandwidth(
     Problem { dag, costs, .. }: &Problem,
     (link, left_out): (usize, String),

@@ -12,8 +12,8 @@ use cutline_core::{
     units::BytesPerSec,
 };
 
-/// Lowest and highest rate that the best plan is shown for, unless the link itself lies outside.
-const RATES: [BytesPerSec; 2] = [BytesPerSec(12_500), BytesPerSec(1_250_000_000)];
+use crate::planning::sweep;
+
 /// Rates for each factor of ten.
 const PER_DECADE: f64 = 12.0;
 
@@ -119,9 +119,7 @@ pub(super) fn at_rate(costs: &Costs, link: usize, rate: BytesPerSec) -> Costs {
 
 /// Rates in equal ratios, ascending: the usual range, stretched to hold the declared rate.
 pub(super) fn rates(declared: BytesPerSec) -> Vec<BytesPerSec> {
-    let [lowest, highest] = RATES;
-    let low = lowest.min(declared).0.max(1) as f64;
-    let high = highest.max(declared).0 as f64;
+    let [low, high] = sweep::ends(declared).map(|rate| rate.0.max(1) as f64);
     let count = ((high / low).log10() * PER_DECADE).ceil().max(1.0) as u32;
     let rate = |step: u32| low * (high / low).powf(f64::from(step) / f64::from(count));
     let mut rates: Vec<BytesPerSec> =

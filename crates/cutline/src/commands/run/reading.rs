@@ -36,6 +36,8 @@ struct Line<'a> {
     #[serde(flatten)]
     measured: Measured,
     #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<&'a Trace>,
 }
 
@@ -82,7 +84,7 @@ impl Reader {
             self.note(&reading, output);
             self.noted = true;
         }
-        let Answer { outputs, trace, measured } = answer;
+        let Answer { outputs, trace, measured, route } = answer;
         let (mut labels, mut boxes, mut tensors) = (None, None, None);
         match reading {
             Reading::Labels(scored) => labels = Some(scored),
@@ -90,7 +92,9 @@ impl Reader {
             Reading::Tensors => tensors = Some(outputs.into_iter().map(output_line).collect()),
         }
         let trace = output.is_json().then_some(&trace);
-        output.line(&Line { frame: index, input, labels, boxes, outputs: tensors, measured, trace })
+        let route = route.as_deref().filter(|_| output.is_json());
+        let outputs = tensors;
+        output.line(&Line { frame: index, input, labels, boxes, outputs, measured, route, trace })
     }
 
     /// The objects of a detector, else the best classes of the first output that is a list of

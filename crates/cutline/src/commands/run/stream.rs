@@ -3,10 +3,15 @@
 use std::time::Instant;
 
 use anyhow::anyhow;
-use cutline_runtime::runner::{Frame, LocalRunner, Meter, Outcome, Pipeline, Summary, WaitingRoom};
+use cutline_runtime::runner::{
+    Frame, LocalRunner, Meter, Outcome, Pipeline, Routed, Routing, Summary, WaitingRoom,
+};
 use serde::Serialize;
 
-use super::reading::{self, Reader};
+use super::{
+    hold::{self, Holding},
+    reading::{self, Reader},
+};
 use crate::{
     frames::source::{Sourced, Unusable},
     output::{Output, table},
@@ -30,6 +35,8 @@ pub(super) struct Tag {
 #[derive(Serialize)]
 struct SummaryLine<'a> {
     summary: &'a Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routing: Option<&'a Routing>,
 }
 
 impl Place {
@@ -76,56 +83,76 @@ impl Place {
     }
 }
 
-/// Runs every frame of the room and prints what came of it; then the summary.
-///
-/// A frame that is no picture costs itself only. Any other failure ends the run: nothing more is
-/// sent, and what is under way is waited for. Either way the first failure is the run's.
-pub(super) async fn run(
-    mut place: Place,
-    room: &WaitingRoom<Sourced>,
-    reader: Reader,
-    live: bool,
-    output: &Output,
-) -> anyhow::Result<()> {
-    let mut run = Run { meter: Meter::start(), reader, output, failure: None };
-    let mut open = true;
-    let interrupted = async {
-        match live {
-            true => process::interrupted().await,
-            // Files come to an end by themselves; an interrupted program ends at once.
-            false => std::future::pending().await,
-        }
-    };
-    tokio::pin!(interrupted);
-    loop {
-        let (can_send, under_way) = (open && !place.is_full(), !place.is_empty());
-        tokio::select! {
-            biased;
-            outcome = place.next(), if under_way => {
-                open &= run.answered(outcome)?;
-            }
-            frame = room.take(), if can_send => match frame {
-                Some(frame) => open &= run.send(frame, &mut place)?,
-                None => open = false,
-            },
-            () = &mut interrupted, if open => open = false,
-            else => break,
-        }
-        if !open {
-            room.close();
-        }
-    }
-    run.end(room.dropped())
-}
-
-struct Run<'a> {
+/// A run: who carries its frames, and what came of them.
+pub(super) struct Run<'a> {
+    place: Place,
+    held: Option<Holding>,
     meter: Meter,
     reader: Reader,
     output: &'a Output,
     failure: Option<anyhow::Error>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        place: Place,
+        held: Option<Holding>,
+        reader: Reader,
+        output: &'a Output,
+    ) -> Self {
+        Self { place, held, meter: Meter::start(), reader, output, failure: None }
+    }
+
+    /// Who held the frames, where anybody did.
+    pub(super) fn into_routed(self) -> Option<Routed> {
+        self.held.map(|held| held.routed)
+    }
+
+    /// Runs every frame of the room and prints what came of it; then the summary.
+    ///
+    /// A frame that is no picture, or that is lost by a holder, costs itself only. Any other failure
+    /// ends the run: nothing more is sent, and what is under way is waited for. Either way the first
+    /// failure is the run's.
+    pub(super) async fn stream(
+        &mut self,
+        room: &WaitingRoom<Sourced>,
+        live: bool,
+    ) -> anyhow::Result<()> {
+        let mut open = true;
+        let interrupted = async {
+            match live {
+                true => process::interrupted().await,
+                // Files come to an end by themselves; an interrupted program ends at once.
+                false => std::future::pending().await,
+            }
+        };
+        tokio::pin!(interrupted);
+        loop {
+            let (can_send, under_way) = (open && !self.place.is_full(), !self.place.is_empty());
+            let changed = async {
+                match &mut self.held {
+                    Some(held) => held.change().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                outcome = self.place.next(), if under_way => open &= self.answered(outcome)?,
+                frame = room.take(), if can_send => match frame {
+                    Some(frame) => open &= self.send(frame)?,
+                    None => open = false,
+                },
+                () = &mut interrupted, if open => open = false,
+                change = changed, if open || under_way => self.output.note(change),
+                else => break,
+            }
+            if !open {
+                room.close();
+            }
+        }
+        self.end(room.dropped())
+    }
+
     /// Prints what came of a frame; false where it was the last to be sent.
     fn answered(&mut self, outcome: Option<Outcome<Tag>>) -> anyhow::Result<bool> {
         let Some(Outcome { tag: Tag { index, name }, took, result }) = outcome else {
@@ -138,7 +165,7 @@ impl Run<'_> {
                 Ok(true)
             }
             Err(error) => {
-                let goes_on = error.is_the_frames();
+                let goes_on = error.is_of_one_frame();
                 let error = anyhow::Error::new(error);
                 let error = error.context(format!("frame {index} (`{name}`) was not answered"));
                 self.meter.failed();
@@ -150,10 +177,10 @@ impl Run<'_> {
     }
 
     /// Sends a frame; false where nothing can follow it.
-    fn send(&mut self, frame: Sourced, place: &mut Place) -> anyhow::Result<bool> {
+    fn send(&mut self, frame: Sourced) -> anyhow::Result<bool> {
         let Sourced { index, name, frame } = frame;
         match frame {
-            Ok(frame) => place.send(Tag { index, name }, frame).map(|()| true),
+            Ok(frame) => self.place.send(Tag { index, name }, frame).map(|()| true),
             Err(Unusable::Picture(error)) => {
                 let error = error.context(format!("frame {index} (`{name}`) was not sent"));
                 self.meter.failed();
@@ -168,14 +195,19 @@ impl Run<'_> {
         }
     }
 
-    fn end(self, dropped: u64) -> anyhow::Result<()> {
+    fn end(&mut self, dropped: u64) -> anyhow::Result<()> {
         let summary = self.meter.summary(dropped);
+        let routing = self.held.as_ref().map(Holding::routing);
         if summary.answered > 0 && self.output.is_json() {
-            self.output.line(&SummaryLine { summary: &summary })?;
+            let (summary, routing) = (&summary, routing.as_ref());
+            self.output.line(&SummaryLine { summary, routing })?;
         } else if summary.answered > 0 {
             self.output.note(text(&summary));
+            if let Some(text) = routing.as_ref().and_then(hold::summary) {
+                self.output.note(text);
+            }
         }
-        self.failure.map_or(Ok(()), Err)
+        self.failure.take().map_or(Ok(()), Err)
     }
 }
 

@@ -1,0 +1,113 @@
+//! `cutline run` while agents and links die, stop, break and come back, as processes: every frame is
+//! answered once, rightly, in order; and what healed is used again by the same run.
+#![allow(clippy::unwrap_used)]
+
+mod scene;
+
+use scene::{Link, Planned, Scene};
+use serde_json::Value;
+
+fn why(summary: &Value) -> &str {
+    summary["routing"]["last_change"]["why"].as_str().unwrap()
+}
+
+#[test]
+fn a_killed_cloud_costs_no_frame_and_is_used_again_once_it_is_back() {
+    let summary = Scene::start(Planned::ByHand, false)
+        .survive(|scene| scene.cloud.kill(), |scene| scene.cloud.restart());
+    assert_eq!(why(&summary), "it can be used again", "{summary}");
+    assert!(summary["routing"]["by_fallback"].as_u64().unwrap() >= 4, "{summary}");
+}
+
+#[test]
+fn a_killed_agent_of_the_source_itself_costs_no_frame() {
+    Scene::start(Planned::ByHand, false)
+        .survive(|scene| scene.edge.kill(), |scene| scene.edge.restart());
+}
+
+#[test]
+fn an_agent_that_is_started_again_at_once_gets_its_stages_again() {
+    let again = |scene: &mut Scene| {
+        scene.cloud.kill();
+        scene.cloud.restart();
+    };
+    Scene::start(Planned::ByHand, false).survive(again, |_| {});
+}
+
+#[test]
+fn a_stopped_cloud_which_still_accepts_connections_costs_no_frame() {
+    Scene::start(Planned::ByHand, false)
+        .survive(|scene| scene.cloud.signal("-STOP"), |scene| scene.cloud.signal("-CONT"));
+}
+
+#[test]
+fn a_stopped_agent_of_the_source_costs_no_frame() {
+    Scene::start(Planned::ByHand, false)
+        .survive(|scene| scene.edge.signal("-STOP"), |scene| scene.edge.signal("-CONT"));
+}
+
+#[test]
+fn a_stalled_link_costs_no_frame() {
+    let order = |command: &'static str| {
+        move |scene: &mut Scene| scene.link.as_ref().unwrap().order(command)
+    };
+    Scene::start(Planned::ByHand, false).survive(order("cut"), order("resume"));
+}
+
+#[test]
+fn a_link_that_is_gone_costs_no_frame() {
+    let again = |scene: &mut Scene| {
+        scene.link = Some(Link::start(&scene.listen, scene.cloud.address()));
+    };
+    Scene::start(Planned::ByHand, false).survive(|scene| drop(scene.link.take()), again);
+}
+
+#[test]
+fn connections_that_are_reset_in_the_middle_of_a_message_cost_no_frame() {
+    let mut scene = Scene::start(Planned::ByHand, false);
+    scene.until(false);
+    for _ in 0..5 {
+        (0..3).for_each(|_| drop(scene.next()));
+        scene.link.as_ref().unwrap().order("reset");
+    }
+    scene.until(false);
+    scene.end();
+}
+
+#[test]
+fn a_run_ends_although_an_agent_is_stopped() {
+    let mut scene = Scene::start(Planned::ByHand, false);
+    scene.until(false);
+    scene.cloud.signal("-STOP");
+    scene.until(true);
+    scene.end();
+}
+
+#[test]
+fn a_link_that_becomes_slow_and_fast_again_is_followed() {
+    let mut scene = Scene::start(Planned::Swept, false);
+    let planned = scene.until(false);
+    for _ in 0..2 {
+        let set = |scene: &Scene, rate| {
+            scene.link.as_ref().unwrap().order(&format!("set up={rate} down={rate}"));
+        };
+        set(&scene, "500kbit");
+        scene.until(true);
+        set(&scene, "50mbit");
+        assert_eq!(scene.until(false), planned);
+    }
+    scene.end();
+}
+
+#[test]
+fn where_one_of_two_agents_is_gone_the_other_one_is_used() {
+    let mut scene = Scene::start(Planned::Swept, true);
+    let [cloud, hub] = ["cloud", "hub"].map(|device| scene.route_by(device));
+    scene.until_it_is(|route| route == cloud);
+    scene.cloud.kill();
+    scene.until_it_is(|route| route == hub);
+    (0..5).for_each(|_| assert_eq!(scene.next(), hub));
+    scene.cloud.restart();
+    scene.until_it_is(|route| route == cloud);
+    scene.end();
+}
