@@ -3,11 +3,14 @@
 //! Every timing is a median of runs taken in turn with what it is compared to, and is quoted as a
 //! ratio. Sections that need the shared models or a Python with onnxruntime say so and are skipped.
 
+mod adaptation;
 mod agent;
 mod answers;
 mod cut_cost;
 mod equality;
+mod failure;
 mod fleet;
+mod held;
 mod hierarchy;
 mod inputs;
 mod measure;
@@ -49,7 +52,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 12] = [
+const SECTIONS: [(&str, Section); 14] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("splitting", splitting::run),
@@ -62,6 +65,8 @@ const SECTIONS: [(&str, Section); 12] = [
     ("pipeline", pipeline::run),
     ("pipeline-fleet", pipeline::run_fleet),
     ("overlap", pipeline::run_overlap),
+    ("adaptation", adaptation::run),
+    ("failure", failure::run),
 ];
 
 fn main() -> ExitCode {
