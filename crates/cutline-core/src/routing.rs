@@ -27,7 +27,9 @@
 //!   detection, the latency of the next route, and the work that was under way on the source.
 //! * **A route that answers its heartbeats but not its frames** is noticed when an answer takes four
 //!   deviations longer than usual (RFC 6298), though never sooner than the detection time. The frame is
-//!   tried elsewhere and the first answer counts.
+//!   tried elsewhere and the first answer counts. However much the answers of a route deviate, the
+//!   fallback starts on a frame once it takes the detection time and twice as long as usual, which
+//!   speaks against nobody yet.
 //! * **No flapping.** For the sake of speed alone the route changes once a dwell at most, and only where
 //!   the new one is better by the hysteresis. A route that cannot be used is left at once; one that failed
 //!   is avoided for a dwell, for twice as long each time it fails again, eight dwells at most. The second

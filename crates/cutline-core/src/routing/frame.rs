@@ -16,6 +16,8 @@ pub(super) struct Attempt {
     pub(super) late_at: Nanos,
     /// Until then it takes no longer than usual.
     pub(super) usual_until: Nanos,
+    /// From then on the fallback computes the frame too: a dead peer would be known as such.
+    pub(super) hedged_at: Nanos,
     /// It took too long, or its link is down: the frame is tried elsewhere, but whichever attempt
     /// answers first is taken.
     pub(super) late: bool,
@@ -48,12 +50,15 @@ impl Frame {
         on_it.all(|attempt| struck.is_some_and(|at| attempt.since < at))
     }
 
-    /// When the fallback has to start it, being asked behind so many others.
+    /// When the fallback has to start it, being asked behind so many others: in time for its deadline,
+    /// or when its attempt takes so long that it may well not be answered.
     pub(super) fn rescue_at(&self, fallback: Nanos, others: usize) -> Nanos {
         let before = self.deadline - fallback * (others as u64).saturating_add(1);
         // The first attempt is left in peace while it takes no longer than usual.
         let first = self.attempts.iter().filter(|attempt| !attempt.late && attempt.epoch == 0);
-        first.map(|attempt| attempt.usual_until).fold(before, Nanos::max)
+        let before = first.map(|attempt| attempt.usual_until).fold(before, Nanos::max);
+        let hedged = self.attempts.iter().filter(|attempt| !attempt.late);
+        hedged.map(|attempt| attempt.hedged_at).fold(before, Nanos::min)
     }
 
     /// Whether one of its attempts is on the route.

@@ -503,7 +503,7 @@ impl Router {
         self.actions.push_back(Action::Switched { to, why });
     }
 
-    /// Starts frames on the fallback that run out of time.
+    /// Starts frames on the fallback that run out of time, or that take too long elsewhere.
     fn rescue(&mut self) {
         let Some(fallback) = self.refuge() else { return };
         let needed = self.usual(fallback);
@@ -581,6 +581,7 @@ impl Router {
             since: self.now,
             late_at: self.now + late_after,
             usual_until: self.now + usual + Nanos(usual.0 / 4),
+            hedged_at: self.now + self.settings.detection().max(usual * 2),
             late: false,
         };
         frame.next_epoch = frame.next_epoch.wrapping_add(1);
