@@ -38,13 +38,13 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
         LASTS.as_secs()
     );
     let mut show = rig.show(What::EverySpeed, Duration::from_secs_f64(alone * 1.3e-3))?;
-    settle(&mut show)?;
+    let mut route = settle(&mut show)?;
     let mut turns = [Turn::default(), Turn::default()];
     for _ in 0..TURNS {
         for (rate, turn) in [SLOW, FAST].into_iter().zip(&mut turns) {
             let rate = Some(Some(rate));
             rig.link()?.set(Change { up: rate, down: rate, ..Change::default() });
-            turn.watch(&mut show)?;
+            turn.watch(&mut show, &mut route)?;
         }
     }
     let answered = show.answered();
@@ -90,11 +90,12 @@ struct Turn {
 }
 
 impl Turn {
-    fn watch(&mut self, show: &mut Show) -> anyhow::Result<()> {
+    /// Watches frames after a change; `route` is the one of the last frame before, and afterwards.
+    fn watch(&mut self, show: &mut Show, route: &mut String) -> anyhow::Result<()> {
         let at = Instant::now();
         let before = show.routed.routing().changes;
         let (mut quiet, mut longest) = (Duration::ZERO, Duration::ZERO);
-        let (mut route, mut changed, mut last) = (None::<String>, None, Vec::new());
+        let (mut changed, mut last, mut latest) = (None, Vec::new(), route.clone());
         while at.elapsed() < LASTS {
             let (seen, waited) = show.next(at)?;
             quiet = quiet.max(waited);
@@ -103,16 +104,14 @@ impl Turn {
             if at.elapsed() > LASTS / 2 {
                 last.push(millis(took));
             }
-            match &route {
-                None => route = Some(seen.route),
-                Some(first) if *first != seen.route && changed.is_none() => {
-                    changed = Some(at.elapsed());
-                }
-                Some(_) => {}
+            if seen.route != *route && changed.is_none() {
+                changed = Some(at.elapsed());
             }
+            latest = seen.route;
         }
+        *route = latest;
         self.quiet.push(millis(quiet));
-        self.changed.push(changed.map_or(f64::NAN, millis));
+        self.changed.extend(changed.map(millis));
         self.longest.push(millis(longest));
         self.usual.push(median(&last));
         self.changes += show.routed.routing().changes - before;
@@ -121,10 +120,11 @@ impl Turn {
 }
 
 /// The link is measured, and frames take the route of its speed.
-fn settle(show: &mut Show) -> anyhow::Result<()> {
+fn settle(show: &mut Show) -> anyhow::Result<String> {
     let began = Instant::now();
+    let mut route = String::new();
     while began.elapsed() < LASTS {
-        show.next(began)?;
+        route = show.next(began)?.0.route;
     }
-    Ok(())
+    Ok(route)
 }

@@ -6,6 +6,9 @@
 //! heartbeats, and the latency of the whole network at the edge.
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -13,7 +16,7 @@ use std::{
 use super::{
     Verdict,
     held::{HEARTBEAT, Rig, Seen, Show, What, middle_and_most},
-    measure::millis,
+    measure::{BINARY, millis},
 };
 
 /// How long a fault lasts.
@@ -26,10 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// promise: what else the machine does.
 const SLACK: f64 = 1.05;
 
+/// The fault that needs a mount namespace.
+const FULL_DISK: &str = "full disk";
+
 type Act = fn(&mut Rig) -> anyhow::Result<()>;
 
 /// Name, beginning and end of each fault.
-const FAULTS: [(&str, Act, Act); 9] = [
+const FAULTS: [(&str, Act, Act); 10] = [
     ("kill -9 of the cloud's agent", |rig| rig.cloud.kill(), |rig| rig.cloud.restart()),
     ("kill -9 of the edge's agent", |rig| rig.edge.kill(), |rig| rig.edge.restart()),
     (
@@ -43,6 +49,7 @@ const FAULTS: [(&str, Act, Act); 9] = [
     ("reset in the middle of a message", reset, |_| Ok(())),
     ("cloud's agent started again at once", again, |_| Ok(())),
     ("cloud's agent back with too little memory", small, large),
+    ("cloud's agent back with a full disk", full, roomy),
 ];
 
 fn take_link(rig: &mut Rig) -> anyhow::Result<()> {
@@ -82,6 +89,28 @@ fn large(rig: &mut Rig) -> anyhow::Result<()> {
     rig.cloud.restart()
 }
 
+/// The agent's folder is a file system of its own, empty and too small for a stage; in a mount
+/// namespace, which needs no root.
+fn full(rig: &mut Rig) -> anyhow::Result<()> {
+    let store = rig.cloud.options.store.clone();
+    let script = store.with_extension("sh");
+    let lines = format!(
+        "#!/bin/sh\nexec unshare -rm sh -c 'mount -t tmpfs -o size=64k none {} && exec {BINARY} \"$@\"' agent \"$@\"\n",
+        store.display()
+    );
+    fs::write(&script, lines)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    rig.cloud.kill()?;
+    rig.cloud.binary = script;
+    rig.cloud.restart()
+}
+
+fn roomy(rig: &mut Rig) -> anyhow::Result<()> {
+    rig.cloud.kill()?;
+    rig.cloud.binary = BINARY.into();
+    rig.cloud.restart()
+}
+
 pub(crate) fn run() -> anyhow::Result<Verdict> {
     let repeats = std::env::var("CUTLINE_BENCH_REPEATS").ok().and_then(|text| text.parse().ok());
     let repeats: usize = repeats.unwrap_or(10);
@@ -102,7 +131,13 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
     // A camera that the edge can follow by itself.
     let interval = Duration::from_secs_f64(alone * 1.3e-3);
     let mut verdicts = Vec::new();
+    let namespaces = Command::new("unshare").args(["-rm", "true"]).status();
+    let namespaces = namespaces.is_ok_and(|status| status.success());
     for (name, begin, end) in FAULTS {
+        if name.ends_with(FULL_DISK) && !namespaces {
+            println!("| {name} | (no mount namespaces here: skipped) |");
+            continue;
+        }
         let mut show = rig.show(What::Split, interval)?;
         let (mut quiets, mut backs) = (Vec::new(), Vec::new());
         for _ in 0..repeats {

@@ -65,6 +65,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Agent {
     process: Option<AgentProcess>,
     pub(crate) options: AgentOptions,
+    /// What is started; another command that starts it in the end.
+    pub(crate) binary: PathBuf,
 }
 
 impl Agent {
@@ -74,7 +76,7 @@ impl Agent {
             AgentOptions { engine, threads: Some(1), slowdown, store, ..AgentOptions::default() };
         let process = AgentProcess::start(Path::new(BINARY), &options)?;
         options.listen = Some(process.address.to_string());
-        Ok(Self { process: Some(process), options })
+        Ok(Self { process: Some(process), options, binary: BINARY.into() })
     }
 
     pub(crate) fn process(&self) -> anyhow::Result<&AgentProcess> {
@@ -87,7 +89,7 @@ impl Agent {
     }
 
     pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
-        self.process = Some(AgentProcess::start(Path::new(BINARY), &self.options)?);
+        self.process = Some(AgentProcess::start(&self.binary, &self.options)?);
         Ok(())
     }
 

@@ -111,3 +111,15 @@ fn where_one_of_two_agents_is_gone_the_other_one_is_used() {
     scene.until_it_is(|route| route == cloud);
     scene.end();
 }
+
+#[test]
+fn a_run_that_is_killed_leaves_agents_that_the_next_one_uses() {
+    let mut scene = Scene::start(Planned::ByHand, false);
+    for _ in 0..2 {
+        scene.until(false);
+        (0..3).for_each(|_| drop(scene.next()));
+        scene.run_again();
+    }
+    scene.until(false);
+    scene.end();
+}

@@ -140,6 +140,33 @@ pub(crate) struct Scene {
     folder: tempfile::TempDir,
 }
 
+/// A run, its camera, and what it prints.
+struct Film {
+    run: Child,
+    lines: mpsc::Receiver<Value>,
+    camera: thread::JoinHandle<u64>,
+    stop: mpsc::Sender<()>,
+}
+
+impl Film {
+    fn start(path: &Path) -> Self {
+        let fixed = ["run", "net.onnx", "--plan", "parts/plan.json", "--input", "-", "--json"];
+        let mut run =
+            cutline(path, &[&fixed[..], &["--heartbeat", HEARTBEAT]].concat()).spawn().unwrap();
+        let camera = run.stdin.take().unwrap();
+        let (stop, stopped) = mpsc::channel();
+        let camera = thread::spawn(move || show(camera, &stopped));
+        let (sender, lines) = mpsc::channel();
+        let stdout = BufReader::new(run.stdout.take().unwrap());
+        thread::spawn(move || {
+            for line in stdout.lines() {
+                let _ = sender.send(serde_json::from_str(&line.unwrap()).unwrap());
+            }
+        });
+        Self { run, lines, camera, stop }
+    }
+}
+
 fn succeed(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -188,8 +215,10 @@ fn show(mut camera: ChildStdin, stop: &mpsc::Receiver<()>) -> u64 {
         if stop.recv_timeout(INTERVAL) != Err(mpsc::RecvTimeoutError::Timeout) {
             break;
         }
-        // The command must not end before its camera.
-        camera.write_all(picture).unwrap();
+        // A run that ends before its camera is found out by what it lacks.
+        if camera.write_all(picture).is_err() {
+            break;
+        }
         shown += 1;
     }
     shown
@@ -240,19 +269,7 @@ impl Scene {
             }
         }
         let expected = Self::answers(path);
-        let fixed = ["run", "net.onnx", "--plan", "parts/plan.json", "--input", "-", "--json"];
-        let mut run =
-            cutline(path, &[&fixed[..], &["--heartbeat", HEARTBEAT]].concat()).spawn().unwrap();
-        let camera = run.stdin.take().unwrap();
-        let (stop, stopped) = mpsc::channel();
-        let camera = thread::spawn(move || show(camera, &stopped));
-        let (sender, lines) = mpsc::channel();
-        let stdout = BufReader::new(run.stdout.take().unwrap());
-        thread::spawn(move || {
-            for line in stdout.lines() {
-                let _ = sender.send(serde_json::from_str(&line.unwrap()).unwrap());
-            }
-        });
+        let Film { run, lines, camera, stop } = Film::start(path);
         let (listen, routes) = (link.address.to_string(), Vec::new());
         let (link, camera) = (Some(link), Some(camera));
         Self {
@@ -348,6 +365,16 @@ impl Scene {
         assert_eq!(counts, [shown, 0, 0], "{summary}");
         assert_eq!(summary["routing"]["lost"], 0, "{summary}");
         summary
+    }
+
+    /// Kills the run, with whatever it holds, and starts another one with a camera of its own.
+    pub(crate) fn run_again(&mut self) {
+        self.run.kill().unwrap();
+        self.run.wait().unwrap();
+        let Film { run, lines, camera, stop } = Film::start(self.folder.path());
+        let _ = std::mem::replace(&mut self.stop, stop).send(());
+        let _ = self.camera.replace(camera).unwrap().join().unwrap();
+        (self.run, self.lines, self.routes) = (run, lines, Vec::new());
     }
 
     /// A few frames over the plan; then the fault, until frames are finished here; then its end, until
