@@ -296,16 +296,22 @@ impl State {
 
     /// Refuses orders from all but controllers, where callers have to show who they are.
     fn orders_from<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        if self.config.credentials.is_none() {
-            return Ok(());
-        }
-        let shown = request.peer_certs();
-        match shown.as_deref().and_then(|chain| chain.first()) {
-            Some(certificate) if Role::Controller.is_in(certificate) => Ok(()),
-            _ => Err(Status::permission_denied(
+        match self.shows(request, &[Role::Controller]) {
+            true => Ok(()),
+            false => Err(Status::permission_denied(
                 "only a controller may order this; ask yours for credentials of that role",
             )),
         }
+    }
+
+    /// Whether a caller has one of these roles, where callers have to show who they are.
+    fn shows<T>(&self, request: &Request<T>, roles: &[Role]) -> bool {
+        if self.config.credentials.is_none() {
+            return true;
+        }
+        let shown = request.peer_certs();
+        let certificate = shown.as_deref().and_then(|chain| chain.first());
+        certificate.is_some_and(|shown| roles.iter().any(|role| role.is_in(shown)))
     }
 
     /// The engine of this name, or the first.

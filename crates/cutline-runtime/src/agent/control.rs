@@ -1,7 +1,7 @@
 //! The control service of an agent: deployment, profiling, links, clocks.
 //!
-//! Everything that changes or occupies the agent is for controllers only; what it is, and its
-//! clock, are for every party that its authority knows: other agents compare clocks.
+//! Everything that changes or occupies the agent is for controllers only; what it is, its clock and
+//! its sign of life are for every party that its authority knows, as other agents compare clocks.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -27,6 +27,7 @@ use crate::{
         clock::{clock_id, unix_nanos},
     },
     pace::timer,
+    pki::Role,
     profiler,
     stage::{Stage, chain, clip, is_sha256},
     wire::control::{
@@ -220,10 +221,16 @@ impl Control for State {
     }
 
     async fn beat(&self, request: Request<BeatRequest>) -> Result<Response<BeatResponse>, Status> {
+        let may_pass_on = self.shows(&request, &[Role::Controller, Role::Agent]);
         let BeatRequest { path } = request.into_inner();
         let Some((next, behind)) = path.split_first() else {
             return Ok(Response::new(BeatResponse { boot: self.boot }));
         };
+        if !may_pass_on {
+            return Err(Status::permission_denied(
+                "clients may ask for this agent's own sign only",
+            ));
+        }
         if path.len() > MAX_PATH {
             let reason = format!("a path of {} agents; at most {MAX_PATH} are asked", path.len());
             return Err(Status::invalid_argument(reason));

@@ -52,7 +52,7 @@ impl Peers {
             return Ok(peer.client.clone());
         }
         drop(known);
-        AgentClient::connect(address, address, self.options).await
+        AgentClient::connect(address, address, self.options.clone()).await
     }
 
     /// Forgets the connections to a stage that is deployed no more.

@@ -255,7 +255,7 @@ impl Rig {
         };
         let options = RunOptions::default();
         let (routed, _changes) = self.runtime.block_on(async {
-            let first = Runner::deploy(staged.deployment.clone(), options, |_| {}).await?;
+            let first = Runner::deploy(staged.deployment.clone(), options.clone(), |_| {}).await?;
             Routed::start(routes, first, settings, options).await
         })?;
         files.push(staged);

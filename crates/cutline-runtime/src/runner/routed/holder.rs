@@ -112,7 +112,7 @@ impl Holder {
         let patience = Duration::from_nanos(settings.detection().0);
         let path = |(link, addresses): (&Link, &Vec<String>)| {
             let device = devices.get(link.to.index()).map_or("", String::as_str);
-            Path::new(device, addresses, patience, options.client)
+            Path::new(device, addresses, patience, options.client.clone())
         };
         let links = table.links().iter().zip(&paths).map(path).collect::<Result<_, _>>();
         let links = links.map_err(|error| RunError::Plan(error.to_string()))?;
@@ -449,7 +449,7 @@ impl Holder {
                 self.events.push_back(Event::Loaded { route, ticket });
             }
             Road::Agents { deployment, removal, .. } => {
-                let (deployment, options) = ((**deployment).clone(), self.options);
+                let (deployment, options) = ((**deployment).clone(), self.options.clone());
                 let removal = removal.take();
                 let task = self.tasks.spawn(async move {
                     if let Some(removal) = removal {

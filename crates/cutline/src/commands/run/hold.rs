@@ -67,7 +67,7 @@ impl Holding {
         }
         let settings =
             Settings { heartbeat, deadline, most_frames: in_flight, ..Settings::default() };
-        let started = Routed::start(routes, runner, settings, wanted.options);
+        let started = Routed::start(routes, runner, settings, wanted.options.clone());
         let (routed, mut changes) = runtime.block_on(started)?;
         // What happened before the first frame is nobody's business.
         while changes.try_recv().is_ok() {}
