@@ -198,8 +198,9 @@ mod tests {
             let dag = group(&onnx::import(&model, &Default::default()).unwrap()).dag;
             let ideals = Ideals::new(&dag, 100_000);
             assert_eq!((dag.groups().len(), ideals.borders.len()), (groups, count), "{name}");
-            assert!(Ideals::new(&dag, count - 1).truncated, "{name}");
-            assert!(!ideals.truncated);
+            for (most, truncated) in [(count - 1, true), (count, false), (count + 1, false)] {
+                assert_eq!(Ideals::new(&dag, most).truncated, truncated, "{name}, {most}");
+            }
         }
     }
 }

@@ -133,6 +133,12 @@ fn refusals_of_many_devices_are_named() {
         (costs.clone(), platform.clone(), both(1, 1), "contradict each other"),
         (costs.clone(), full, limit(Objective::Latency, 1_000_000), "too much"),
         (nowhere(1), platform.clone(), limit(Objective::Latency, 1000), "no plan can be run"),
+        (
+            costs.clone(),
+            platform.clone(),
+            Request { revisits: true, ..limit(Objective::Latency, 1) },
+            "no plan that returns to a device is allowed, either",
+        ),
         (costs.clone(), apart, Request { private: Some("c".into()), ..Request::default() }, ""),
     ];
     for (costs, platform, request, expected) in cases {
@@ -339,5 +345,25 @@ fn long_networks_are_planned_alike_by_cuts_and_by_labels() {
         assert_eq!(cut.mapping, labels.mapping, "{layers}");
         assert_eq!(cut.evaluation.latency, labels.evaluation.latency, "{layers}");
         assert_eq!((cut.proof, labels.proof), (Proof::Optimal, Proof::Optimal), "{layers}");
+    }
+}
+
+#[test]
+fn measured_tables_count_where_labels_are_searched() {
+    let (file, platform) = four(true);
+    let (dag, mut costs) = read(&file, &platform);
+    for link in &mut costs.links {
+        link.up.table = vec![(Bytes(0), Nanos(1000)), (Bytes(1000), Nanos(2000))];
+        link.down.table = vec![(Bytes(0), Nanos(300)), (Bytes(10), Nanos(400))];
+    }
+    // After b to the fog: 50 + 60, 10 bytes in 1010, 35, and 5 bytes back in 350.
+    let split = solve(&dag, &costs, &Request::default()).unwrap().best_split.unwrap();
+    assert_eq!(split.evaluation.latency, Nanos(1505));
+    for &objective in &Objective::ALL[..5] {
+        for scatter in [false, true] {
+            let request = Request { objective, scatter, ..Request::default() };
+            let answer = solve(&dag, &costs, &request).unwrap();
+            assert!(answer.best.is_ok() && answer.best_split.is_ok(), "{objective:?}");
+        }
     }
 }

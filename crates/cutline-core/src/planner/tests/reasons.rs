@@ -30,6 +30,15 @@ fn reasons_are_told_to_the_letter() {
         bans: vec![("a".into(), "fog".into())],
         ..Request::default()
     };
+    let names = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(layer, device)| ((*layer).into(), (*device).into())).collect()
+    };
+    let returning = |pins: &[(&str, &str)], bans: &[(&str, &str)]| Request {
+        pins: names(pins),
+        bans: names(bans),
+        revisits: true,
+        ..Request::default()
+    };
     let plain = Request::default();
     let cases = [
         (
@@ -141,6 +150,41 @@ fn reasons_are_told_to_the_letter() {
             "split over `edge` (2 of 3 groups), `fog` (1 of 3 groups): latency 160 ns \
              against 810 ns for edge-only (on `edge`, not allowed), 126 ns for cloud-jpeg \
              (on `cloud`, not allowed), 286 ns for cloud-fp32 (on `cloud`, not allowed)",
+        ),
+        // 50 + 100 + 6 + 10 back + 700.
+        (
+            chain(),
+            platform(1000),
+            returning(&[("a", "edge"), ("b", "cloud"), ("c", "edge")], &[]),
+            "split over `edge` (2 of 3 groups), `cloud` (1 of 3 groups), `edge` again: latency \
+             866 ns against 810 ns for edge-only (on `edge`, not allowed), 126 ns for cloud-jpeg \
+             (on `cloud`, not allowed), 286 ns for cloud-fp32 (on `cloud`, not allowed)",
+        ),
+        // 200 + 5 + 100 back + 760.
+        (
+            chain(),
+            platform(1000),
+            returning(&[("a", "cloud"), ("b", "edge"), ("c", "edge")], &[]),
+            "split over `cloud` (1 of 3 groups), `edge` (2 of 3 groups): latency 1.1 us against \
+             810 ns for edge-only (on `edge`, not allowed), 126 ns for cloud-jpeg (on `cloud`, not \
+             allowed), 286 ns for cloud-fp32 (on `cloud`, not allowed)",
+        ),
+        // The best split returns, the best plan does not.
+        (
+            chain(),
+            platform(1),
+            returning(&[], &[("c", "cloud")]),
+            "do not split: everything on `edge` has the least latency, 810 ns; the best split, \
+             over `edge` (2 of 3 groups), `cloud` (1 of 3 groups), `edge` again, has 110.8 us",
+        ),
+        // None returns, though it may.
+        (
+            chain(),
+            platform(50),
+            returning(&[], &[]),
+            "split at `b`: 10 B of upload take 200 ns, the rest of the work 70 ns in place \
+             of 700 ns; together 480 ns against edge-only 810 ns, cloud-jpeg 981 ns (not \
+             allowed), cloud-fp32 4.2 us",
         ),
         (
             wide,
