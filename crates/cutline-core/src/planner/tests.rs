@@ -185,6 +185,17 @@ fn giving_up_says_how_far_the_answer_may_be_off() {
     // The unlimited optimum of 480 is the bound; the prefix after a costs 50+2000+76+100.
     assert_eq!((places(&split).as_str(), split.evaluation.latency.0), ("ecc", 2226));
     assert_eq!(split.proof, Proof::Within(1746));
+    // As JPEG, everything in the cloud costs 800 + 81 + 100: no more than 501 over the bound.
+    let both = Some(vec!["fp32".into(), "jpeg".into()]);
+    let jpeg = Request { input_encodings: both, ..request.clone() };
+    let answer_as_jpeg = answer(&chain(), &tight, &jpeg);
+    let (best, split) = (answer_as_jpeg.best.unwrap(), answer_as_jpeg.best_split.unwrap());
+    assert_eq!((places(&best).as_str(), best.evaluation.latency.0), ("ccc", 981));
+    assert_eq!((best.proof, split.proof), (Proof::Within(501), Proof::Within(1746)));
+    // Nor is a plan taken that breaks a pin.
+    let pinned = Request { pins: vec![("b".into(), "edge".into())], ..request };
+    let why = answer(&chain(), &tight, &pinned).best_split.unwrap_err();
+    assert_eq!(why, Infeasible::GaveUp(0));
 }
 
 #[test]

@@ -177,6 +177,14 @@ fn reasons_are_told_to_the_letter() {
             "do not split: everything on `edge` has the least latency, 810 ns; the best split, \
              over `edge` (2 of 3 groups), `cloud` (1 of 3 groups), `edge` again, has 110.8 us",
         ),
+        // The best split has a helper: 200 B of input, 400 and 3 B back while the edge needs less.
+        (
+            fan(3),
+            platform(50),
+            Request { scatter: true, revisits: false, ..returning(&[("join", "edge")], &[]) },
+            "do not split: everything on `edge` has the least latency, 9.0 us; the best split, \
+             over `edge` (3 of 4 groups), `cloud` (1 of 4 groups), has 13.5 us",
+        ),
         // None returns, though it may.
         (
             chain(),
