@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Baseline, Choice, Front, Infeasible, Objective, PlannerError, Proof, Request,
-    labels::Stages,
+    labels::{Ended, Stages},
     reason::reason,
     request::Prepared,
     revisits,
@@ -72,6 +72,12 @@ pub(super) fn front(
         once_complete,
         labels: found.labels,
     };
+    if cfg!(debug_assertions) {
+        for Ended { values, mapping, setting, .. } in found.ended.clone() {
+            let choice = choice(prepared.plain, (mapping, setting), Proof::Unproven);
+            sequences.assert_costs(objectives, &values, &choice.evaluation);
+        }
+    }
     let mut decisions: Vec<_> = found.ended.into_iter().map(|e| (e.mapping, e.setting)).collect();
     if request.revisits {
         if decisions.is_empty() {
@@ -138,7 +144,11 @@ impl Task<'_> {
             _ if !self.sequences.is_complete() => Proof::Within(objective),
             gap => Proof::Within(gap),
         };
-        Ok(choice(self.prepared.plain, (ended.mapping, ended.setting), proof))
+        let Ended { values, ties_at, mapping, setting } = ended;
+        let choice = choice(self.prepared.plain, (mapping, setting), proof);
+        self.sequences.assert_costs(&[self.request.objective], &values, &choice.evaluation);
+        debug_assert_eq!(choice.evaluation.bytes.0, values[ties_at + 1], "bytes that decide ties");
+        Ok(choice)
     }
 
     /// The best plan and the best split where devices may be visited again, from those where they

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cost::Costs,
     dag::Dag,
-    evaluate::Setting,
+    evaluate::{Evaluation, Setting},
     partition::{Mapping, blocks},
     platform::DeviceId,
     units::{Bytes, Nanos},
@@ -328,6 +328,25 @@ impl<'a> Sequences<'a> {
             hosts,
             quantities,
             ties,
+        }
+    }
+
+    /// That evaluation says of a plan, for these objectives and for what is limited, what the search
+    /// has added up.
+    pub(super) fn assert_costs(
+        &self,
+        objectives: &[Objective],
+        values: &[u64],
+        evaluation: &Evaluation,
+    ) {
+        let mut quantities = objectives.to_vec();
+        for &(limited, _) in self.limits {
+            if !quantities.contains(&limited) {
+                quantities.push(limited);
+            }
+        }
+        for (&quantity, &value) in quantities.iter().zip(values) {
+            debug_assert_eq!(quantity.of(evaluation, self.costs), Some(value), "{quantity:?}");
         }
     }
 

@@ -5,7 +5,10 @@ use super::{
     account::{Account, Prices},
     route::Route,
 };
-use crate::planner::{Objective, kept::Kept, labels::Stages};
+use crate::{
+    evaluate::evaluate,
+    planner::{Objective, kept::Kept, labels::Stages},
+};
 
 /// Beyond this many routes, one that is nowhere better by more than a thousandth is not kept.
 const MANY: usize = 4096;
@@ -116,6 +119,7 @@ impl<'a> Archive<'a> {
             };
             match run {
                 Some(run) if run == *route => {
+                    debug_assert!(self.is_evaluated_to(&run, &values), "{run:?}: {values:?}");
                     let label = self.routes.len() as u32;
                     self.kept.insert(label, 0, &values[..self.width], |_| {});
                     self.routes.push(run);
@@ -129,5 +133,14 @@ impl<'a> Archive<'a> {
             }
         }
         self.values = values;
+    }
+    /// Whether evaluation says the same of a route as its account.
+    fn is_evaluated_to(&self, route: &Route, values: &[u64]) -> bool {
+        let Problem { dag, costs, ideals, inputs, .. } = *self.problem;
+        let (mapping, setting) = route.plan(dag, ideals, inputs);
+        evaluate(dag, costs, &mapping, &setting).is_ok_and(|evaluation| {
+            let mut both = self.quantities.iter().zip(values);
+            both.all(|(quantity, &value)| quantity.of(&evaluation, costs) == Some(value))
+        })
     }
 }
