@@ -191,9 +191,7 @@ impl<'a> Sequences<'a> {
     /// All plans that no other betters in every one of these objectives. Where there are too many,
     /// those that stand for all of them up to a factor, at most 1 % in each objective.
     pub(super) fn front(&self, objectives: &[Objective], stop: &mut dyn FnMut() -> bool) -> Points {
-        // Every stage may lose a factor, and there are at most as many as devices, and the end.
         let quantities: Vec<Quantity> = objectives.iter().map(|&o| o.into()).collect();
-        let factors = self.costs.devices().len() as u64 + 1;
         let layout = self.layout(&quantities, false);
         let grounds = self.grounds(&layout);
         let width = objectives.len();
@@ -229,7 +227,8 @@ impl<'a> Sequences<'a> {
             }
         }
         for epsilon_ppm in [0, 1_000, 10_000] {
-            let effort = Effort { beam: None, slack_ppm: epsilon_ppm / factors };
+            let slack_ppm = slack_of_a_stage(epsilon_ppm, self.costs.devices().len());
+            let effort = Effort { beam: None, slack_ppm };
             (points.epsilon_ppm, points.complete) = (epsilon_ppm, true);
             let mut too_many = false;
             for ground in &grounds {
@@ -438,6 +437,13 @@ impl<'a> Sequences<'a> {
             None => Infeasible::NoPlan,
         }
     }
+}
+
+/// What a label may be worse than one that it is dropped for, so that whole plans are not worse than
+/// what stands for them by more than all the slack: every stage may lose a factor, there are at most as
+/// many as devices, and factors come to more than their sum.
+pub(super) fn slack_of_a_stage(epsilon_ppm: u64, devices: usize) -> u64 {
+    epsilon_ppm / (devices as u64 + 1)
 }
 
 /// What orders finished plans: objective, stages, bytes, the smaller mapping, the setting listed

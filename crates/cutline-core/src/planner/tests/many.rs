@@ -2,7 +2,10 @@
 //! look at everything.
 
 use super::{
-    super::{scatter::is_too_wide, sequence::Sequences},
+    super::{
+        scatter::is_too_wide,
+        sequence::{Sequences, slack_of_a_stage},
+    },
     *,
 };
 
@@ -319,6 +322,58 @@ fn a_front_keeps_within_limits_that_are_no_objectives() {
             points.iter().filter(|b| !points.iter().any(|a| covers(a, b))).cloned().collect();
         assert!(expected.len() > 1 && expected.len() < points.len(), "{limited}: {expected:?}");
         assert_eq!(front(&all[..2], &[(all[limited], limit)]), expected, "{limited}");
+    }
+}
+
+#[test]
+fn the_slack_of_all_stages_is_no_more_than_allowed() {
+    for devices in 1..=32 {
+        for epsilon_ppm in [0, 1_000, 10_000] {
+            let slack = slack_of_a_stage(epsilon_ppm, devices);
+            let all = (1.0 + slack as f64 / 1e6).powi(devices as i32);
+            assert!(all <= 1.0 + epsilon_ppm as f64 / 1e6, "{devices}, {epsilon_ppm}: {slack}");
+            // Nor is much of it left unused.
+            assert!((slack + 1) * (devices as u64 + 1) > epsilon_ppm, "{devices}, {epsilon_ppm}");
+        }
+    }
+}
+
+#[test]
+fn devices_that_nothing_reaches_change_no_plan() {
+    // A chain has no blocks: with scatter groups there are the same plans, searched without regions.
+    let (mut costs, few) = unlike(70);
+    let layers = costs["layers"].as_array_mut().unwrap();
+    for (at, layer) in layers.iter_mut().enumerate().skip(1) {
+        layer["inputs"] = json!([format!("l{}", at - 1)]);
+    }
+    // Sets of so many devices are too many to be told apart.
+    let lost = |from: usize, count: usize| {
+        (from..from + count).map(|at| json!({ "name": format!("lost{at}"), "power": "1W" }))
+    };
+    let [a, b, c] = [0, 1, 2].map(|at| few["device"][at].clone());
+    let device = [a].into_iter().chain(lost(0, 6)).chain([b]).chain(lost(6, 8)).chain([c]);
+    let mut many = few.clone();
+    many["device"] = device.collect();
+    let maxima = [Objective::Period, Objective::DeviceEnergy, Objective::Memory];
+    let found = |platform: &Value, scatter: bool| {
+        let (dag, costs) = read(&costs, platform);
+        let value = |o: Objective, choice: &Choice| o.of(&choice.evaluation, &costs).unwrap();
+        let request = Request { scatter, ..Request::default() };
+        let front = front(&dag, &costs, &request, &maxima, &mut || false).unwrap();
+        assert!(front.complete);
+        let points = front.points.iter().map(|point| maxima.map(|o| value(o, point)));
+        let best = Objective::ALL[..5].iter().map(|&objective| {
+            let limits = vec![(Objective::Memory, 1 << 60)];
+            let request = Request { objective, scatter, limits, ..Request::default() };
+            value(objective, &solve(&dag, &costs, &request).unwrap().best.unwrap())
+        });
+        (points.collect::<Vec<_>>(), best.collect::<Vec<_>>())
+    };
+    let expected = found(&few, true);
+    // Of n points in three objectives there are about 2 n + 1 regions: more than bits of a word.
+    assert!(expected.0.len() > 40, "{}", expected.0.len());
+    for (platform, scatter) in [(&few, false), (&many, false), (&many, true)] {
+        assert!(found(platform, scatter) == expected, "{scatter}");
     }
 }
 
