@@ -339,7 +339,7 @@ impl<'a> Sequences<'a> {
         evaluation: &Evaluation,
     ) {
         let mut quantities = objectives.to_vec();
-        for &(limited, _) in self.limits {
+        for &(limited, _) in &self.limits {
             if !quantities.contains(&limited) {
                 quantities.push(limited);
             }
