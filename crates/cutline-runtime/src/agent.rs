@@ -11,11 +11,10 @@
 //! takes orders from controllers only; without, it listens on loopback only, unless told otherwise.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -24,6 +23,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tonic::{
     Request, Status,
+    service::Routes,
     transport::server::{Server, TcpIncoming},
 };
 
@@ -35,6 +35,7 @@ use crate::{
         claim::{Claim, ClaimError, Share},
     },
     pki::{Credentials, PkiError, Role},
+    stage::clip,
     wire::{
         control::control_server::ControlServer,
         inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -43,18 +44,24 @@ use crate::{
 
 mod control;
 mod deployed;
+mod http;
 mod inference;
 mod measure;
 pub mod memory;
+mod meter;
+mod metrics;
 mod peers;
 mod profile;
+mod repository;
 pub mod store;
+mod triton;
 mod worker;
 
 pub use profile::RemoteJob;
 
 use deployed::Deployed;
 use memory::Budget;
+use repository::{Entry, Repository};
 use store::Store;
 
 /// Requests that may wait or run at a time.
@@ -198,7 +205,7 @@ struct State {
     slot: Arc<Semaphore>,
     /// Requests under way.
     requests: Arc<Semaphore>,
-    stages: RwLock<BTreeMap<String, Arc<Deployed>>>,
+    stages: Repository,
     peers: peers::Peers,
     /// Names this start of the process.
     boot: u64,
@@ -224,6 +231,7 @@ impl Agent {
         let register = config.register.as_deref();
         let share = register.map(|folder| Claim::take(folder, processors, share)).transpose()?;
         let store = Store::open(config.store.clone(), config.max_file)?;
+        let stages = Repository::open(config.store.join("kept"))?;
         let failed = |source| AgentError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -235,7 +243,7 @@ impl Agent {
             memory: Arc::new(Budget::new(config.memory, config.whole_process)),
             slot: Arc::new(Semaphore::new(1)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
-            stages: RwLock::default(),
+            stages,
             peers: peers::Peers::new(config.client.clone()),
             boot: unix_nanos(),
             config,
@@ -257,6 +265,10 @@ impl Agent {
             .max_encoding_message_size(limit);
         let control =
             ControlServer::from_arc(Arc::clone(&self.state)).max_decoding_message_size(MAX_ORDER);
+        let routes = Routes::from(http::router(Arc::clone(&self.state)))
+            .add_service(inference)
+            .add_service(control);
+        tokio::spawn(load_kept(Arc::clone(&self.state)));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let mut server = Server::builder();
         if let Some(credentials) = &self.state.config.credentials {
@@ -269,8 +281,8 @@ impl Agent {
             .max_concurrent_streams(2 * MAX_REQUESTS as u32)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(30)))
-            .add_service(inference)
-            .add_service(control)
+            .accept_http1(true)
+            .add_routes(routes)
             .serve_with_incoming_shutdown(self.incoming, async {
                 let _ = stopped.await;
             });
@@ -288,10 +300,24 @@ impl Agent {
     }
 }
 
+/// Loads what was here before the agent was started, one after another. What cannot be loaded stays
+/// known, with the reason.
+async fn load_kept(state: Arc<State>) {
+    for (name, _) in state.stages.list() {
+        let _ = state.load_model(&name, false).await;
+    }
+}
+
 impl State {
-    /// The stage served under a name.
-    fn stage(&self, model_name: &str) -> Option<Arc<Deployed>> {
-        self.stages.read().unwrap_or_else(PoisonError::into_inner).get(model_name).cloned()
+    /// The stage that answers under a name.
+    fn ready(&self, model_name: &str) -> Result<Arc<Deployed>, Status> {
+        match self.stages.find(model_name)? {
+            Entry::Ready(stage) => Ok(stage),
+            Entry::Unloaded(_, reason) => {
+                let name = clip(model_name);
+                Err(Status::unavailable(format!("model `{name}` is not loaded: {reason}")))
+            }
+        }
     }
 
     /// Refuses orders from all but controllers, where callers have to show who they are.

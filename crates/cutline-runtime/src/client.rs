@@ -15,7 +15,7 @@ use crate::{
     stage::StageSpec,
     wire::{
         control::{
-            AgentDescription, BeatRequest, DeployRequest, DescribeRequest, LinkEvent,
+            AgentDescription, BeatRequest, DeployRequest, DescribeRequest, KeepRequest, LinkEvent,
             MeasureLinkRequest, MissingRequest, ProfileEvent, ProfileRequest, Progress,
             RemoveRequest, control_client::ControlClient, link_event, profile_event,
         },
@@ -307,6 +307,13 @@ impl AgentClient {
             self.put(path, &digest).await?;
         }
         Ok(())
+    }
+
+    /// Has the agent serve a deployed stage after its next start, too, until it is removed.
+    pub async fn keep(&self, model_name: &str) -> Result<(), ClientError> {
+        let request = self.timed(KeepRequest { model_name: model_name.to_owned() });
+        let answer = self.control.clone().keep(request).await;
+        answer.map(drop).map_err(|status| self.failed("Keep", &status))
     }
 
     /// Ends a deployment; false when there was none of that name.

@@ -274,6 +274,19 @@ impl Runner {
         Ok(Answer { outputs: answer.outputs, trace, measured, route: None })
     }
 
+    /// Has the plan's stages stay on their agents, also when these are started again.
+    pub async fn keep(&self) -> Result<(), RunError> {
+        for (agent, placement) in self.agents.iter().zip(&self.deployment.stages) {
+            let kept = agent.keep(&placement.model_name).await;
+            kept.map_err(|error| RunError::Deploy {
+                stage: placement.spec.name.clone(),
+                device: placement.spec.device.clone(),
+                source: Box::new(error),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Removes the plan's stages from its agents; those that cannot be reached are left alone.
     pub async fn remove(self) {
         for (agent, placement) in self.agents.iter().zip(&self.deployment.stages) {

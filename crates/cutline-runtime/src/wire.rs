@@ -11,3 +11,4 @@ pub mod inference;
 pub mod control;
 
 pub mod contents;
+pub mod rest;

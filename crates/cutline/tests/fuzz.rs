@@ -42,7 +42,7 @@ use cutline_runtime::{
     mjpeg, picture,
     stage::Stage,
     verify::parse_npy,
-    wire::{contents::request_values, inference::ModelInferRequest},
+    wire::{contents::request_values, inference::ModelInferRequest, rest},
 };
 use mutate::Random;
 use peak_alloc::PeakAlloc;
@@ -164,6 +164,16 @@ fn inference_requests() {
         if let Ok(mut request) = ModelInferRequest::decode(Bytes::copy_from_slice(bytes)) {
             let _ = request_values(&mut request);
         }
+    });
+}
+
+#[test]
+fn rest_requests() {
+    fuzz("rest-request", damaged_bytes(&seeds::rest_requests()), |bytes| {
+        let Some((length, body)) = bytes.split_first_chunk::<2>() else { return };
+        let (length, body) = (u16::from_le_bytes(*length).into(), Bytes::copy_from_slice(body));
+        let _ = rest::read(&body, Some(length));
+        let _ = rest::read(&body, None);
     });
 }
 
@@ -318,6 +328,14 @@ fn undamaged_seeds_are_accepted() {
     for request in seeds::requests() {
         let mut request = ModelInferRequest::decode(Bytes::from(request)).unwrap();
         request_values(&mut request).unwrap();
+    }
+    for request in seeds::rest_requests() {
+        let (length, body) = request.split_first_chunk::<2>().unwrap();
+        let length = u16::from_le_bytes(*length).into();
+        assert_eq!(
+            rest::read(&Bytes::copy_from_slice(body), Some(length)).unwrap().inputs.len(),
+            2
+        );
     }
     for file in seeds::tensor_files() {
         parse_npy(file.into()).unwrap();

@@ -3,11 +3,7 @@
 //! Everything that changes or occupies the agent is for controllers only; what it is, its clock and
 //! its sign of life are for every party that its authority knows, as other agents compare clocks.
 
-use std::{
-    sync::{Arc, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use cutline_core::profile::{LinkTable, Profile};
 use tokio::sync::mpsc;
@@ -15,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    MAX_STAGES, State,
+    State,
     deployed::Deployed,
     measure,
     profile::{self, RemoteJob},
@@ -32,10 +28,10 @@ use crate::{
     stage::{Stage, chain, clip, is_sha256},
     wire::control::{
         AgentDescription, BeatRequest, BeatResponse, ClockRequest, ClockResponse, DeployRequest,
-        DeployResponse, DescribeRequest, EngineDescription, FileChunk, LinkEvent,
-        MeasureLinkRequest, MissingRequest, MissingResponse, ProfileEvent, ProfileRequest,
-        Progress, PutResponse, RemoveRequest, RemoveResponse, control_server::Control, link_event,
-        profile_event,
+        DeployResponse, DescribeRequest, EngineDescription, FileChunk, KeepRequest, KeepResponse,
+        LinkEvent, MeasureLinkRequest, MissingRequest, MissingResponse, ProfileEvent,
+        ProfileRequest, Progress, PutResponse, RemoveRequest, RemoveResponse,
+        control_server::Control, link_event, profile_event,
     },
 };
 
@@ -124,21 +120,24 @@ impl Control for State {
         }
         let stage = Stage::from_json(&stage_json)
             .map_err(|error| Status::invalid_argument(chain(&error)))?;
-        match self.stage(&model_name) {
-            Some(old) if *old.stage() == stage => {
-                return Ok(Response::new(DeployResponse { memory_bytes: old.memory_bytes() }));
+        let memory_bytes = match self.stages.ready(&model_name) {
+            Some(old) if *old.stage() == stage => old.memory_bytes(),
+            _ => {
+                let deployed = Deployed::load(self, stage).await?;
+                let memory_bytes = deployed.memory_bytes();
+                self.stages.put(model_name, deployed)?;
+                memory_bytes
             }
-            _ => {}
-        }
-        let deployed = Deployed::load(self, stage).await?;
-        let memory_bytes = deployed.memory_bytes();
-        let mut stages = self.stages.write().unwrap_or_else(PoisonError::into_inner);
-        if stages.len() >= MAX_STAGES && !stages.contains_key(&model_name) {
-            let reason = format!("{MAX_STAGES} stages are deployed; remove some first");
-            return Err(Status::resource_exhausted(reason));
-        }
-        stages.insert(model_name, Arc::new(deployed));
+        };
         Ok(Response::new(DeployResponse { memory_bytes }))
+    }
+
+    async fn keep(&self, request: Request<KeepRequest>) -> Result<Response<KeepResponse>, Status> {
+        self.orders_from(&request)?;
+        let name = request.into_inner().model_name;
+        let entry = self.stages.find(&name)?;
+        self.stages.keep(&name, entry.stage()).map_err(|error| store_status(&error))?;
+        Ok(Response::new(KeepResponse {}))
     }
 
     async fn remove(
@@ -147,8 +146,8 @@ impl Control for State {
     ) -> Result<Response<RemoveResponse>, Status> {
         self.orders_from(&request)?;
         let name = request.into_inner().model_name;
-        let removed = self.stages.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
-        if let Some(next) = removed.as_ref().and_then(|old| old.stage().spec().next.as_ref()) {
+        let removed = self.stages.remove(&name)?;
+        if let Some(next) = removed.as_ref().and_then(|stage| stage.spec().next.as_ref()) {
             self.peers.forget(&next.device, &next.address).await;
         }
         Ok(Response::new(RemoveResponse { removed: removed.is_some() }))
@@ -267,7 +266,7 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Name | StoreError::FileName(_) | StoreError::Length { .. } => {
             Status::invalid_argument(message)
         }
-        StoreError::TooLarge { .. } | StoreError::Disk { .. } => {
+        StoreError::TooLarge { .. } | StoreError::Disk { .. } | StoreError::Write(_) => {
             Status::resource_exhausted(message)
         }
         StoreError::Digest { .. } => Status::data_loss(message),

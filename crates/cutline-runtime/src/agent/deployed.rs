@@ -8,7 +8,7 @@ use std::{
 use cutline_core::units::Nanos;
 use tonic::{Code, Status};
 
-use super::{State, memory::Reservation, worker::Worker};
+use super::{State, memory::Reservation, meter::Meter, worker::Worker};
 use crate::{
     client::clock::unix_nanos,
     engine::{LoadOptions, MAX_THREADS, ModelSource, SharedEngine},
@@ -29,6 +29,7 @@ pub(super) struct Deployed {
     stage: Arc<Stage>,
     worker: Worker,
     memory: Reservation,
+    meter: Meter,
 }
 
 /// What is known of a request beside its tensors.
@@ -56,7 +57,8 @@ impl Deployed {
             let memory = state.reserve(0, &name)?;
             let load = move || Ok(StageSession::without_model(slowdown));
             let worker = Worker::start(Arc::clone(&stage), slot, cores, load).await;
-            return Ok(Self { worker: worker.map_err(failed(&stage))?, stage, memory });
+            let worker = worker.map_err(failed(&stage))?;
+            return Ok(Self { stage, worker, memory, meter: Meter::default() });
         };
         let engine = choose_engine(state, model, &stage)?;
         let options = load_options(state, model);
@@ -69,7 +71,7 @@ impl Deployed {
             Worker::start(Arc::clone(&stage), slot, cores, load).await.map_err(failed(&stage))?;
         let fits = state.memory.check_process(&name);
         fits.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        Ok(Self { stage, worker, memory })
+        Ok(Self { stage, worker, memory, meter: Meter::default() })
     }
 
     /// The stage.
@@ -82,8 +84,26 @@ impl Deployed {
         self.memory.bytes()
     }
 
+    /// What it did so far.
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// Answers one frame: computes this stage, then has the rest of the plan computed.
     pub(super) async fn infer(
+        &self,
+        state: &State,
+        values: Vec<Named>,
+        call: Call,
+    ) -> Result<Answer, Status> {
+        let began = Instant::now();
+        let answer = self.answer(state, values, call).await;
+        let bytes_out = answer.as_ref().ok().map(|(tensors, _)| tensor_bytes(tensors));
+        self.meter.ended(began.elapsed(), bytes_out);
+        answer
+    }
+
+    async fn answer(
         &self,
         state: &State,
         values: Vec<Named>,
@@ -96,6 +116,7 @@ impl Deployed {
             Status::internal(format!("stage `{name}` crashed earlier; deploy it again"))
         })?;
         let done = result.map_err(|error| status(&self.stage, &error))?;
+        self.meter.computed(queued, &done, bytes_in);
         let mut downstream = (Vec::new(), None);
         let mut hop = None;
         if let Some(next) = &self.stage.spec().next {
@@ -154,6 +175,7 @@ impl Deployed {
         let answer = peer.client.infer(&next.model_name, sends, call.trace, timeout).await;
         let answer = answer.map_err(failed)?;
         let (ended, round_trip) = (unix_nanos(), started.elapsed());
+        self.meter.came_back(round_trip);
         let hop = call.trace.then(|| {
             let far = answer.trace.as_ref().and_then(|trace| trace.stages.first());
             let (upload, download) = match (far, offset) {

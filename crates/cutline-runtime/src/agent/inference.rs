@@ -4,7 +4,12 @@ use std::time::{Duration, Instant};
 
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use super::{State, deployed::Call, measure};
+use super::{
+    State,
+    deployed::Call,
+    measure,
+    triton::{EXTENSIONS, PLATFORM},
+};
 use crate::{
     client::{clock::unix_nanos, echo::ECHO, trace_parameter},
     stage::{
@@ -16,18 +21,20 @@ use crate::{
     wire::{
         contents,
         inference::{
-            ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-            ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
-            ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
-            grpc_inference_service_server::GrpcInferenceService, infer_parameter::ParameterChoice,
-            model_infer_request::InferRequestedOutputTensor,
-            model_metadata_response::TensorMetadata,
+            ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
+            ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+            ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest,
+            RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+            RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest,
+            ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
+            ServerReadyResponse, grpc_inference_service_server::GrpcInferenceService,
+            infer_parameter::ParameterChoice, model_metadata_response::TensorMetadata,
         },
     },
 };
 
 /// The only version of every model.
-const VERSION: &str = "1";
+pub(super) const VERSION: &str = "1";
 
 #[tonic::async_trait]
 impl GrpcInferenceService for State {
@@ -50,7 +57,7 @@ impl GrpcInferenceService for State {
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        let ready = check_version(&version).is_ok() && self.stage(&name).is_some();
+        let ready = check_version(&version).is_ok() && self.stages.ready(&name).is_some();
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
@@ -61,7 +68,7 @@ impl GrpcInferenceService for State {
         Ok(Response::new(ServerMetadataResponse {
             name: "cutline".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            extensions: Vec::new(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
         }))
     }
 
@@ -70,16 +77,7 @@ impl GrpcInferenceService for State {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        check_version(&version)?;
-        let stage = self.stage(&name).ok_or_else(|| self.unknown(&name))?;
-        let spec = stage.stage().spec();
-        Ok(Response::new(ModelMetadataResponse {
-            name,
-            versions: vec![VERSION.to_owned()],
-            platform: "cutline_onnx".to_owned(),
-            inputs: spec.inputs.iter().map(metadata).collect(),
-            outputs: spec.answers.iter().map(metadata).collect(),
-        }))
+        Ok(Response::new(self.metadata(name, &version)?))
     }
 
     async fn model_infer(
@@ -93,26 +91,113 @@ impl GrpcInferenceService for State {
             let limit = self.config.max_message;
             return measure::echo(message, received_unix_ns, limit).map(Response::new);
         }
-        check_version(&message.model_version)?;
-        let stage =
-            self.stage(&message.model_name).ok_or_else(|| self.unknown(&message.model_name))?;
+        let model = (message.model_name.clone(), message.model_version.clone());
+        let asked = || {
+            let values = contents::request_values(&mut message)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let outputs = message.outputs.iter().map(|output| output.name.clone()).collect();
+            Ok(Asked { values, outputs, deadline, trace: wants_trace(&message) })
+        };
+        let (outputs, trace) = self.infer((&model.0, &model.1), received_unix_ns, asked).await?;
+        Ok(Response::new(respond(message, outputs, trace)?))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let ModelConfigRequest { name, version } = request.into_inner();
+        let config = Some(self.config_of(&name, &version)?);
+        Ok(Response::new(ModelConfigResponse { config }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let model_stats = self.statistics_of(&name, &version)?;
+        Ok(Response::new(ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let models = self.index(request.into_inner().ready);
+        Ok(Response::new(RepositoryIndexResponse { models }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        self.orders_from(&request)?;
+        let RepositoryModelLoadRequest { model_name, parameters, .. } = request.into_inner();
+        self.load_model(&model_name, !parameters.is_empty()).await?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        self.orders_from(&request)?;
+        self.unload_model(&request.into_inner().model_name)?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+}
+
+/// A request in the agent's own terms, whichever protocol it came over.
+pub(super) struct Asked {
+    /// Inputs.
+    pub(super) values: Vec<Named>,
+    /// Names of the outputs that are wanted, in that order; empty: all.
+    pub(super) outputs: Vec<String>,
+    /// When its caller stops waiting.
+    pub(super) deadline: Option<Instant>,
+    /// Whether its caller wants to know where the time went.
+    pub(super) trace: bool,
+}
+
+impl State {
+    /// Answers a request to a model, by name and version. What was asked is read only once the
+    /// agent admits another request.
+    pub(super) async fn infer(
+        &self,
+        (name, version): (&str, &str),
+        received_unix_ns: u64,
+        asked: impl FnOnce() -> Result<Asked, Status>,
+    ) -> Result<(Vec<Named>, Option<Trace>), Status> {
+        check_version(version)?;
+        let stage = self.ready(name)?;
         let _turn = self.requests.try_acquire().map_err(|_| {
             let most = super::MAX_REQUESTS;
             Status::resource_exhausted(format!("{most} requests are under way; try again later"))
         })?;
-        let values = contents::request_values(&mut message)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let Asked { values, outputs, deadline, trace } = asked()?;
         let _memory = self.reserve(total_bytes(&values), "a request")?;
-        let call = Call { received_unix_ns, deadline, trace: wants_trace(&message) };
+        let call = Call { received_unix_ns, deadline, trace };
         let (answers, trace) = stage.infer(self, values, call).await?;
-        let outputs = select(answers, &message.outputs)?;
-        Ok(Response::new(respond(message, outputs, trace)?))
+        Ok((select(answers, &outputs)?, trace))
     }
-}
 
-impl State {
-    fn unknown(&self, model_name: &str) -> Status {
-        Status::not_found(format!("no model `{}` is deployed on this device", clip(model_name)))
+    /// A model's tensors.
+    pub(super) fn metadata(
+        &self,
+        name: String,
+        version: &str,
+    ) -> Result<ModelMetadataResponse, Status> {
+        check_version(version)?;
+        let stage = self.ready(&name)?;
+        let spec = stage.stage().spec();
+        Ok(ModelMetadataResponse {
+            name,
+            versions: vec![VERSION.to_owned()],
+            platform: PLATFORM.to_owned(),
+            inputs: spec.inputs.iter().map(metadata).collect(),
+            outputs: spec.answers.iter().map(metadata).collect(),
+        })
     }
 }
 
@@ -137,20 +222,17 @@ pub(super) fn respond(
 }
 
 /// The outputs that were asked for, in the order of the asking; all of them where none was named.
-fn select(
-    mut answers: Vec<(String, Tensor)>,
-    requested: &[InferRequestedOutputTensor],
-) -> Result<Vec<Named>, Status> {
+fn select(mut answers: Vec<(String, Tensor)>, requested: &[String]) -> Result<Vec<Named>, Status> {
     if requested.is_empty() {
         return Ok(answers.into_iter().map(|(name, t)| (name, Content::Tensor(t))).collect());
     }
     let picked = requested.iter().map(|wanted| {
-        let position = answers.iter().position(|(name, _)| *name == wanted.name);
+        let position = answers.iter().position(|(name, _)| name == wanted);
         let position = position.ok_or_else(|| {
             let names: Vec<&str> = answers.iter().map(|(name, _)| name.as_str()).collect();
             Status::invalid_argument(format!(
                 "output `{}` is none of this model, or asked for twice; there are: {}",
-                clip(&wanted.name),
+                clip(wanted),
                 names.join(", ")
             ))
         })?;
@@ -160,7 +242,7 @@ fn select(
     picked.collect()
 }
 
-fn check_version(version: &str) -> Result<(), Status> {
+pub(super) fn check_version(version: &str) -> Result<(), Status> {
     match version {
         "" | VERSION => Ok(()),
         other => Err(Status::not_found(format!(

@@ -20,7 +20,10 @@ use cutline_core::{hex::hex, units::Bytes};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::stage::{FileSpec, clip, is_file_name, is_sha256};
+use crate::{
+    files::FileError,
+    stage::{FileSpec, clip, is_file_name, is_sha256},
+};
 
 /// A folder of files by content.
 #[derive(Debug)]
@@ -70,6 +73,9 @@ pub enum StoreError {
         /// Its digest.
         sha256: String,
     },
+    /// A description could not be written.
+    #[error(transparent)]
+    Write(#[from] FileError),
     /// The disk failed.
     #[error("cannot write to {path}: {source}; is the disk full")]
     Disk {

@@ -111,6 +111,20 @@ pub fn wire_shape(shape: &Shape) -> Vec<i64> {
     shape.0.iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect()
 }
 
+/// A value from its description and its bytes.
+pub(super) fn named(
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+    raw: Bytes,
+) -> Result<Named, ContentsError> {
+    let field = Field { name, datatype, shape, contents: None };
+    match decode(&field, Some(raw)) {
+        Ok(content) => Ok((field.name, content)),
+        Err(reason) => Err(ContentsError::Tensor { name: clip(&field.name), reason }),
+    }
+}
+
 /// What requests and responses have in common.
 struct Field {
     name: String,

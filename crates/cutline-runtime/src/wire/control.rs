@@ -63,6 +63,13 @@ pub struct DeployResponse {
     pub memory_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepRequest {
+    #[prost(string, tag = "1")]
+    pub model_name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveRequest {
     #[prost(string, tag = "1")]
     pub model_name: ::prost::alloc::string::String,
@@ -330,6 +337,25 @@ pub mod control_client {
             req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Deploy"));
             self.inner.unary(req, path, codec).await
         }
+        /// Serves a stage that is deployed after the agent's next start, too, until it is removed.
+        pub async fn keep(
+            &mut self,
+            request: impl tonic::IntoRequest<super::KeepRequest>,
+        ) -> std::result::Result<tonic::Response<super::KeepResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/cutline.v1.Control/Keep");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("cutline.v1.Control", "Keep"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn remove(
             &mut self,
             request: impl tonic::IntoRequest<super::RemoveRequest>,
@@ -475,6 +501,11 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::DeployRequest>,
         ) -> std::result::Result<tonic::Response<super::DeployResponse>, tonic::Status>;
+        /// Serves a stage that is deployed after the agent's next start, too, until it is removed.
+        async fn keep(
+            &self,
+            request: tonic::Request<super::KeepRequest>,
+        ) -> std::result::Result<tonic::Response<super::KeepResponse>, tonic::Status>;
         async fn remove(
             &self,
             request: tonic::Request<super::RemoveRequest>,
@@ -750,6 +781,49 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeploySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cutline.v1.Control/Keep" => {
+                    #[allow(non_camel_case_types)]
+                    struct KeepSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::KeepRequest>
+                    for KeepSvc<T> {
+                        type Response = super::KeepResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::KeepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::keep(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KeepSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

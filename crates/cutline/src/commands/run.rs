@@ -84,8 +84,8 @@ pub(crate) struct Args {
     /// Run every stage in this process, without agents.
     #[arg(long)]
     local: bool,
-    /// Leave the stages on their agents, and print first where clients of the Open Inference
-    /// Protocol find them and under which name.
+    /// Leave the stages on their agents, also for their next start, and print first where clients
+    /// of the Open Inference Protocol find them and under which name.
     #[arg(long, conflicts_with = "local")]
     keep: bool,
     /// Run the best plan that uses both devices, even where not splitting is better.
@@ -153,7 +153,8 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         true => None,
         false => Some(deploy(&staged, &args, &runtime, output)?),
     };
-    if args.keep {
+    if let Some(runner) = runner.as_ref().filter(|_| args.keep) {
+        runtime.block_on(runner.keep())?;
         output.line(&Kept { deployed: deployed(&staged) })?;
     }
     if !args.input.is_empty() {

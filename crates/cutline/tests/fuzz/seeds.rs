@@ -58,6 +58,35 @@ pub(crate) fn requests() -> Vec<Vec<u8>> {
     .collect()
 }
 
+/// Requests over HTTP: the length of their JSON in two bytes, the JSON, tensors as bytes.
+pub(crate) fn rest_requests() -> Vec<Vec<u8>> {
+    let list = json!([[1, -2], [0.5, 8e3]]);
+    let floats = json!({"name": "x", "datatype": "FP32", "shape": [2, 2], "data": list});
+    let bits = json!({"name": "y", "datatype": "BOOL", "shape": [3], "data": [true, 0, 1]});
+    let binary = |name: &str, datatype: &str, shape: u64, size: u64| {
+        let parameters = json!({ "binary_data_size": size });
+        json!({"name": name, "datatype": datatype, "shape": [shape], "parameters": parameters})
+    };
+    let file = binary("picture", "BYTES", 1, 7);
+    let requests = [
+        (json!({"id": "7", "inputs": [floats, bits]}), vec![]),
+        (
+            json!({
+                "parameters": {"binary_data_output": true, "timeout": 9},
+                "inputs": [binary("x", "INT16", 2, 4), file],
+                "outputs": [{"name": "y", "parameters": {"binary_data": false}}],
+            }),
+            vec![1, 0, 2, 0, 3, 0, 0, 0, 1, 2, 3],
+        ),
+    ];
+    let request = |(json, tail): &(Value, Vec<u8>)| {
+        let json = json.to_string();
+        let length = u16::try_from(json.len()).unwrap().to_le_bytes();
+        [&length, json.as_bytes(), tail].concat()
+    };
+    requests.iter().map(request).collect()
+}
+
 pub(crate) fn stages() -> Vec<Value> {
     let tensor =
         |name: &str, shape: [u64; 4]| json!({ "name": name, "dtype": "f32", "shape": shape });

@@ -1,0 +1,177 @@
+//! What a scrape by Prometheus reads: counters of every stage, and what the agent holds.
+//!
+//! Nothing is counted twice: a scrape reads the stages' meters as they are.
+
+use std::{
+    fmt,
+    sync::{Weak, atomic::Ordering::Relaxed},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, text},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+use super::{
+    MAX_REQUESTS, State,
+    deployed::Deployed,
+    meter::{Meter, Span},
+    repository::Entry,
+};
+use crate::profiler;
+
+/// The type of what [`scrape`] returns.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One of a meter's spans.
+type Part = fn(&Meter) -> &Span;
+
+/// Labels of a stage.
+type Labels<'a> = [(&'static str, &'a str); 3];
+
+/// Everything as OpenMetrics text.
+pub(super) fn scrape(state: &Weak<State>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("cutline");
+    registry.register_collector(Box::new(Scrape(Weak::clone(state))));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+struct Scrape(Weak<State>);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(state) = self.0.upgrade() else { return Ok(()) };
+        let all = state.stages.list();
+        let ready: Vec<(&str, &Deployed)> = all
+            .iter()
+            .filter_map(|(name, entry)| match entry {
+                Entry::Ready(stage) => Some((name.as_str(), &**stage)),
+                Entry::Unloaded(..) => None,
+            })
+            .collect();
+        let mut of_stages = Stages { encoder: &mut encoder, ready: &ready };
+        of_stages.counter("stage_answered", "Requests answered", None, |m| m.answered.count())?;
+        of_stages.counter("stage_failed", "Requests not answered", None, |m| m.failed.count())?;
+        let spans: [(&str, &str, Part); 4] = [
+            ("stage_queue", "Waiting for the device", |m| &m.queue),
+            ("stage_prepare", "Making the input of a picture", |m| &m.prepare),
+            ("stage_compute", "The engine's calls, pacing included", |m| &m.compute),
+            ("stage_downstream", "Waiting for later stages", |m| &m.downstream),
+        ];
+        for (name, help, span) in spans {
+            let seconds = |meter: &Meter| span(meter).nanos() as f64 / 1e9;
+            of_stages.counter(name, help, Some(Unit::Seconds), seconds)?;
+        }
+        of_stages.counter("stage_received", "Tensors that came in", Some(Unit::Bytes), |m| {
+            m.bytes_in.load(Relaxed)
+        })?;
+        of_stages.counter("stage_sent", "Tensors that were answered", Some(Unit::Bytes), |m| {
+            m.bytes_out.load(Relaxed)
+        })?;
+        of_stages.latency()?;
+        drop(ready);
+        let memory = &state.memory;
+        let under_way = MAX_REQUESTS.saturating_sub(state.requests.available_permits());
+        gauge(&mut encoder, "requests_under_way", "Requests now", None, under_way as u64)?;
+        gauge(&mut encoder, "stages", "Stages that answer", None, count_ready(&all))?;
+        let bytes = Some(Unit::Bytes);
+        gauge(
+            &mut encoder,
+            "memory_reserved",
+            "Declared by stages and requests",
+            bytes,
+            memory.taken().0,
+        )?;
+        if let Some(limit) = memory.limit() {
+            gauge(&mut encoder, "memory_limit", "What the device has", Some(Unit::Bytes), limit.0)?;
+        }
+        if let Some(resident) = super::memory::resident_bytes() {
+            gauge(
+                &mut encoder,
+                "memory_resident",
+                "Of the process",
+                Some(Unit::Bytes),
+                resident.0,
+            )?;
+        }
+        let started = state.boot as f64 / 1e9;
+        gauge(&mut encoder, "start_time", "Since 1970", Some(Unit::Seconds), started)?;
+        let (version, hardware) = (env!("CARGO_PKG_VERSION"), profiler::hardware());
+        let labels = [("version", version), ("hardware", hardware.as_str())];
+        let mut info = encoder.encode_descriptor("agent", "What it is", None, MetricType::Info)?;
+        info.encode_info(&labels)
+    }
+}
+
+fn count_ready(all: &[(String, Entry)]) -> u64 {
+    all.iter().filter(|(_, entry)| matches!(entry, Entry::Ready(_))).count() as u64
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    value: impl EncodeGaugeValue,
+) -> fmt::Result {
+    encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&value)
+}
+
+/// Metrics of which every stage has one.
+struct Stages<'a, 'e> {
+    encoder: &'a mut DescriptorEncoder<'e>,
+    ready: &'a [(&'a str, &'a Deployed)],
+}
+
+impl Stages<'_, '_> {
+    fn counter<N: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        value: impl Fn(&Meter) -> N,
+    ) -> fmt::Result {
+        let kind = MetricType::Counter;
+        let mut family = self.encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
+        for (model, stage) in self.ready {
+            let labels = labels(model, stage);
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&value(stage.meter()), None)?;
+        }
+        Ok(())
+    }
+
+    fn latency(&mut self) -> fmt::Result {
+        let help = "From the whole request to the finished answer, later stages included";
+        let unit = Some(Unit::Seconds);
+        let kind = MetricType::Histogram;
+        let mut family =
+            self.encoder.encode_descriptor("stage_request", help, unit.as_ref(), kind)?;
+        for (model, stage) in self.ready {
+            let meter = stage.meter();
+            let classes = meter.classes();
+            let seconds = meter.answered.nanos() as f64 / 1e9;
+            // The number of all is that of the classes: they are not read at one moment.
+            let count = classes.iter().map(|(_, count)| count).sum();
+            let labels = labels(model, stage);
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_histogram::<NoLabelSet>(seconds, count, &classes, None)?;
+        }
+        Ok(())
+    }
+}
+
+fn labels<'a>(model: &'a str, stage: &'a Deployed) -> Labels<'a> {
+    let spec = stage.stage().spec();
+    [("model", model), ("stage", &spec.name), ("device", &spec.device)]
+}
