@@ -46,11 +46,11 @@ def engine(request):
 
 
 @contextmanager
-def agent(store, engine):
+def agent(store, engine, *more):
     """The address of an agent, which ends with its standard input."""
     arguments = ["agent", "--listen", "127.0.0.1:0", "--threads", "1", "--engine", engine, "--json"]
     process = subprocess.Popen(
-        [support.BINARY, *arguments, "--exit-with-stdin", "--store", str(store)],
+        [support.BINARY, *arguments, "--exit-with-stdin", "--store", str(store), *map(str, more)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
