@@ -33,9 +33,12 @@ def cutline_json(*arguments):
 EVERYTHING = os.environ.get("CUTLINE_INTEROP") == "all"
 
 
-def evenly(items: list, count: int) -> list:
-    """At most `count` of the items, first and last among them."""
-    if len(items) <= count or EVERYTHING:
+def evenly(items: list, count: int, thorough: int | None = None) -> list:
+    """At most `count` of the items, first and last among them; all where everything is wanted, or
+    at most `thorough`."""
+    if EVERYTHING:
+        count = thorough or len(items)
+    if len(items) <= count:
         return items
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
