@@ -98,6 +98,14 @@ pub fn write_atomic<'a>(
 ) -> Result<(), FileError> {
     let needed = Bytes(pieces.iter().map(Piece::bytes).sum());
     let failed = |source| write_error(path, needed, source);
+    let mut file = beside(path).map_err(failed)?;
+    write_pieces(file.as_file_mut(), path, pieces, source.into())?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// A file in the folder of `path`, gone unless it is put in its place there.
+pub fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -105,10 +113,7 @@ pub fn write_atomic<'a>(
     let mut builder = Builder::new();
     builder.prefix(".cutline-").suffix(".part");
     with_usual_mode(&mut builder, 0o666);
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    write_pieces(file.as_file_mut(), path, pieces, source.into())?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    builder.tempfile_in(folder)
 }
 
 /// Writes a folder of packages, whole or not at all: the plan, and one package per part.

@@ -37,6 +37,7 @@ mod local;
 mod meter;
 mod pipeline;
 mod routed;
+mod timeline;
 mod waiting;
 
 pub use deployment::{Deployment, Part, PartModel, Placement, PlanParts};
@@ -44,6 +45,7 @@ pub use local::LocalRunner;
 pub use meter::{Busy, Latency, Meter, Summary};
 pub use pipeline::{Carrier, Outcome, Pipeline};
 pub use routed::{Change, Here, RouteShare, Routed, Routes, Routing, Way};
+pub use timeline::Timeline;
 pub use waiting::{Closed, WaitingRoom, WhenFull};
 
 /// What enters a plan at its source.

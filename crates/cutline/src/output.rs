@@ -90,6 +90,16 @@ impl Output {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+
+    /// A line that changes while work goes on, on a terminal.
+    pub(crate) fn live(self) -> ProgressBar {
+        let bar = ProgressBar::new_spinner();
+        if self.quiet || !io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        bar.set_style(ProgressStyle::with_template("{wide_msg}").expect("a constant template"));
+        bar
+    }
 }
 
 /// A reader such as `head` may close the pipe early: that is its right, not an error.

@@ -244,3 +244,43 @@ fn sources_that_are_none_are_refused() {
         assert!(!said.fine && said.stderr.contains(words), "{arguments:?}: {}", said.stderr);
     }
 }
+
+#[test]
+fn a_trace_has_a_row_for_each_stage_and_link_and_a_slice_for_each_frame() {
+    let folder = Folder::new();
+    let said = folder.run(&["--input", "pictures", "--trace", "t.json", "--json"], b"");
+    assert!(said.fine, "{}", said.stderr);
+    let events: Vec<Value> =
+        serde_json::from_slice(&fs::read(folder.path("t.json")).unwrap()).unwrap();
+    let rows: Vec<&str> = events
+        .iter()
+        .filter(|event| event["name"] == "thread_name")
+        .map(|event| event["args"]["name"].as_str().unwrap())
+        .collect();
+    for row in ["frames", "0-pi", "pi to cloud", "1-cloud", "cloud to pi"] {
+        assert!(rows.contains(&row), "{row} is not in {rows:?}");
+    }
+    for what in ["frame", "send", "answer"] {
+        let frames: Vec<u64> = (0..6)
+            .filter(|index| events.iter().any(|event| event["name"] == format!("{what} {index}")))
+            .collect();
+        assert_eq!(frames, [0, 1, 2, 3, 4, 5], "{what}");
+    }
+    let computed = events.iter().filter(|event| event["cat"] == "compute").count();
+    assert_eq!(computed, 12, "two stages, six frames");
+    let refused = folder.run(&["--input", "pictures", "--trace", "absent/t.json"], b"");
+    assert!(!refused.fine && refused.stderr.contains("cannot write the trace `absent/t.json`"));
+    assert!(refused.answers().is_empty());
+}
+
+#[test]
+fn lines_now_and_then_say_how_the_run_goes() {
+    let folder = Folder::new();
+    let said = folder.run(&["--input", "pictures", "--rate", "10", "--status", "150ms"], b"");
+    assert!(said.fine, "{}", said.stderr);
+    let line = said.stderr.lines().find(|line| line.contains(" frames, ") && line.contains("p99"));
+    let line = line.unwrap_or_else(|| panic!("no line in {}", said.stderr));
+    for words in ["/s; p50 ", "0-pi ", "pi to cloud ", "1-cloud "] {
+        assert!(line.contains(words), "{line}");
+    }
+}

@@ -33,19 +33,26 @@ use crate::{
 
 mod hold;
 mod reading;
+mod status;
 mod stream;
+mod tracing;
 
 use hold::{Holding, Wanted};
 use reading::Reader;
+use status::Status;
 use stream::Place;
+use tracing::Tracing;
 
 /// Shortest time between two signs of life: on a busy machine some come late by as much.
 const SHORTEST_HEARTBEAT: Nanos = Nanos(20_000_000);
 
+/// Shortest time between two lines on how a run goes.
+const SHORTEST_STATUS: Nanos = Nanos(100_000_000);
+
 /// Deploy a plan and stream pictures or tensors through it; one JSON line per frame, in order.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline run net.onnx --plan plan.json --input photos/ --labels imagenet_classes.txt\n  cutline run net.onnx --plan plan.json --input photo.jpg --local    # no agents needed\n  ffmpeg -i /dev/video0 -f mjpeg - | cutline run net.onnx --plan plan.json --input - --when-full drop-oldest\n  cutline run net.onnx --plan plan.json --keep    # deploy only; any client may call the first agent\n\nSeveral frames are under way at a time, so that every device computes while it sends and receives; a summary follows the last answer, on standard error, or as the last line with --json."
+    after_help = "Examples:\n  cutline run net.onnx --plan plan.json --input photos/ --labels imagenet_classes.txt\n  cutline run net.onnx --plan plan.json --input photo.jpg --local    # no agents needed\n  ffmpeg -i /dev/video0 -f mjpeg - | cutline run net.onnx --plan plan.json --input - --when-full drop-oldest\n  cutline run net.onnx --plan plan.json --input photos/ --trace t.json    # for ui.perfetto.dev\n  cutline run net.onnx --plan plan.json --keep    # deploy only; any client may call the first agent\n\nSeveral frames are under way at a time, so that every device computes while it sends and receives; a summary follows the last answer, on standard error, or as the last line with --json."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -102,6 +109,14 @@ pub(crate) struct Args {
     /// process holds the whole network, and finishes the frames of agents and links that fail.
     #[arg(long)]
     no_fallback: bool,
+    /// Write where the time of each frame went to a file that Perfetto (ui.perfetto.dev) opens: a
+    /// row for each stage and for each link.
+    #[arg(long, value_name = "t.json")]
+    trace: Option<PathBuf>,
+    /// Print so often how the run goes: frames per second, latencies, who is busy, the route
+    /// [default: on a terminal, in one line that changes].
+    #[arg(long, value_name = "TIME", value_parser = parse_status)]
+    status: Option<Nanos>,
     /// Stay with the best plan, although the file knows the best one at every speed of the link.
     #[arg(long)]
     no_adapt: bool,
@@ -184,7 +199,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         let reader = Reader::new(&args, labels, plan.picture.as_ref().map(|spec| spec.fit));
         let live = source.is_live();
         let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
-        let mut run = stream::Run::new(place, held, reader, output);
+        let tracing = args.trace.as_deref().map(Tracing::start).transpose()?;
+        let status = Status::new(args.status, output);
+        let mut run = stream::Run::new(place, held, reader, tracing, status, output);
         let streamed = runtime.block_on(run.stream(&room, live));
         if !args.keep {
             match (run.into_routed(), runner) {
@@ -246,6 +263,15 @@ fn parse_heartbeat(text: &str) -> Result<Nanos, String> {
     let time = text.parse::<Nanos>().map_err(|error| error.to_string())?;
     match time {
         time if time < SHORTEST_HEARTBEAT => Err(format!("at least {SHORTEST_HEARTBEAT}")),
+        time => Ok(time),
+    }
+}
+
+/// A time between two lines.
+fn parse_status(text: &str) -> Result<Nanos, String> {
+    let time = text.parse::<Nanos>().map_err(|error| error.to_string())?;
+    match time {
+        time if time < SHORTEST_STATUS => Err(format!("at least {SHORTEST_STATUS}")),
         time => Ok(time),
     }
 }

@@ -88,7 +88,7 @@ impl Holding {
     }
 }
 
-fn words(change: &Change) -> String {
+pub(super) fn words(change: &Change) -> String {
     let Change { after_ns, to, why } = change;
     match to {
         Some(to) => format!("after {after_ns} frames go over route `{to}`: {why}"),

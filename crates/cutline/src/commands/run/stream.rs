@@ -11,6 +11,8 @@ use serde::Serialize;
 use super::{
     hold::{self, Holding},
     reading::{self, Reader},
+    status::Status,
+    tracing::Tracing,
 };
 use crate::{
     frames::source::{Sourced, Unusable},
@@ -89,6 +91,8 @@ pub(super) struct Run<'a> {
     held: Option<Holding>,
     meter: Meter,
     reader: Reader,
+    tracing: Option<Tracing>,
+    status: Status,
     output: &'a Output,
     failure: Option<anyhow::Error>,
 }
@@ -98,9 +102,12 @@ impl<'a> Run<'a> {
         place: Place,
         held: Option<Holding>,
         reader: Reader,
+        tracing: Option<Tracing>,
+        status: Status,
         output: &'a Output,
     ) -> Self {
-        Self { place, held, meter: Meter::start(), reader, output, failure: None }
+        let meter = Meter::start();
+        Self { place, held, meter, reader, tracing, status, output, failure: None }
     }
 
     /// Who held the frames, where anybody did.
@@ -137,13 +144,16 @@ impl<'a> Run<'a> {
             };
             tokio::select! {
                 biased;
+                () = self.status.due(), if open || under_way => self.tell(room.dropped()),
                 outcome = self.place.next(), if under_way => open &= self.answered(outcome)?,
                 frame = room.take(), if can_send => match frame {
                     Some(frame) => open &= self.send(frame)?,
                     None => open = false,
                 },
                 () = &mut interrupted, if open => open = false,
-                change = changed, if open || under_way => self.output.note(change),
+                change = changed, if open || under_way => {
+                    self.status.aside(|| self.output.note(&change));
+                }
                 else => break,
             }
             if !open {
@@ -151,6 +161,12 @@ impl<'a> Run<'a> {
             }
         }
         self.end(room.dropped())
+    }
+
+    /// Says how the run goes.
+    fn tell(&mut self, dropped: u64) {
+        let routing = self.held.as_ref().map(Holding::routing);
+        self.status.tell(&self.meter.summary(dropped), routing.as_ref(), self.output);
     }
 
     /// Prints what came of a frame; false where it was the last to be sent.
@@ -161,7 +177,11 @@ impl<'a> Run<'a> {
         match result {
             Ok(answer) => {
                 self.meter.answered(&answer, took);
-                self.reader.answered(index, &name, answer, self.output)?;
+                if let Some(tracing) = &mut self.tracing {
+                    tracing.frame(index, &name, answer.route.as_deref(), &answer.trace)?;
+                }
+                let Self { reader, status, output, .. } = self;
+                status.aside(|| reader.answered(index, &name, answer, output))?;
                 Ok(true)
             }
             Err(error) => {
@@ -169,7 +189,7 @@ impl<'a> Run<'a> {
                 let error = anyhow::Error::new(error);
                 let error = error.context(format!("frame {index} (`{name}`) was not answered"));
                 self.meter.failed();
-                reading::failed(index, &name, &error, self.output)?;
+                self.status.aside(|| reading::failed(index, &name, &error, self.output))?;
                 self.failure.get_or_insert(error);
                 Ok(goes_on)
             }
@@ -184,7 +204,7 @@ impl<'a> Run<'a> {
             Err(Unusable::Picture(error)) => {
                 let error = error.context(format!("frame {index} (`{name}`) was not sent"));
                 self.meter.failed();
-                reading::failed(index, &name, &error, self.output)?;
+                self.status.aside(|| reading::failed(index, &name, &error, self.output))?;
                 self.failure.get_or_insert(error);
                 Ok(true)
             }
@@ -196,6 +216,10 @@ impl<'a> Run<'a> {
     }
 
     fn end(&mut self, dropped: u64) -> anyhow::Result<()> {
+        self.status.end();
+        if let Some(tracing) = self.tracing.take() {
+            tracing.finish()?;
+        }
         let summary = self.meter.summary(dropped);
         let routing = self.held.as_ref().map(Holding::routing);
         if summary.answered > 0 && self.output.is_json() {
