@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,15 @@ def assert_close(expected: dict, actual: dict, tolerance: float) -> None:
         assert difference <= tolerance * max(scale, 1e-30), (
             f"{name}: differs by {difference}, largest value {scale}"
         )
+
+
+@contextmanager
+def split(model, *arguments):
+    """The folder of the parts, which is gone afterwards: every cut of a large network fills disks."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        cutline("split", model, *arguments, "-o", out)
+        yield out
 
 
 def stages(directory: Path) -> list[Path]:

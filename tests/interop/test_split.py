@@ -28,49 +28,47 @@ def at(cut):
     return ",".join(cut["values"])
 
 
-def test_parts_chained_equal_the_whole(model, tmp_path):
+def test_parts_chained_equal_the_whole(model):
     whole = support.session(model)
     values = inputs(model, whole)
     expected = support.run(whole, values)
     tolerance = support.TOLERANCE["fp16" if "fp16" in model.name else "fp32"]
     cuts = cuts_of(model, 5)
     assert cuts, "a convolutional network has at least one candidate cut"
-    for index, cut in enumerate(cuts):
-        out = tmp_path / str(index)
-        support.cutline("split", model, "--at", at(cut), "-o", out)
-        parts = [support.model_file(stage) for stage in support.stages(out)]
-        assert len(parts) == 2
-        support.assert_close(expected, support.chain(parts, values), tolerance)
+    for cut in cuts:
+        with support.split(model, "--at", at(cut)) as out:
+            parts = [support.model_file(stage) for stage in support.stages(out)]
+            assert len(parts) == 2
+            support.assert_close(expected, support.chain(parts, values), tolerance)
 
 
-def test_three_stages_equal_the_whole(model, tmp_path):
+def test_three_stages_equal_the_whole(model):
     cuts = support.cutline_json("inspect", model)["cuts"]
     cuts = cuts[:: max(1, len(cuts) // 3)]
     if len(cuts) < 3:
         pytest.skip("too few cuts for three stages")
     whole = support.session(model)
     values = inputs(model, whole)
-    support.cutline("split", model, "--at", at(cuts[1]), "--at", at(cuts[2]), "-o", tmp_path / "out")
-    parts = [support.model_file(stage) for stage in support.stages(tmp_path / "out")]
-    assert len(parts) == 3
     tolerance = support.TOLERANCE["fp16" if "fp16" in model.name else "fp32"]
-    support.assert_close(support.run(whole, values), support.chain(parts, values), tolerance)
+    with support.split(model, "--at", at(cuts[1]), "--at", at(cuts[2])) as out:
+        parts = [support.model_file(stage) for stage in support.stages(out)]
+        assert len(parts) == 3
+        support.assert_close(support.run(whole, values), support.chain(parts, values), tolerance)
 
 
-def test_parts_are_ordinary_onnx_files(model, tmp_path):
-    for index, cut in enumerate(cuts_of(model, 3)):
-        out = tmp_path / str(index)
-        support.cutline("split", model, "--at", at(cut), "-o", out)
-        first, second = map(support.model_file, support.stages(out))
-        for part in (first, second):
-            onnx.checker.check_model(str(part), full_check=True)
-            assert support.node_names(part) <= support.node_names(model)
-            assert onnx.load(part, load_external_data=False).metadata_props
-        made = {value.name for value in onnx.load(first).graph.output}
-        read = {value.name for value in onnx.load(second).graph.input}
-        assert set(cut["values"]) <= made
-        assert set(cut["values"]) & read
-        json.loads((out / "plan.json").read_text())
+def test_parts_are_ordinary_onnx_files(model):
+    for cut in cuts_of(model, 3):
+        with support.split(model, "--at", at(cut)) as out:
+            first, second = map(support.model_file, support.stages(out))
+            for part in (first, second):
+                onnx.checker.check_model(str(part), full_check=True)
+                assert support.node_names(part) <= support.node_names(model)
+                assert onnx.load(part, load_external_data=False).metadata_props
+            made = {value.name for value in onnx.load(first).graph.output}
+            read = {value.name for value in onnx.load(second).graph.input}
+            assert set(cut["values"]) <= made
+            assert set(cut["values"]) & read
+            json.loads((out / "plan.json").read_text())
 
 
 def pictures(model, whole, folder, count=4):
@@ -99,40 +97,39 @@ def test_compressed_cuts_are_ordinary_onnx_files(model, codec, tmp_path):
     values = inputs(model, whole)
     expected = support.run(whole, values)
     # The first candidate may be the network's input, which has encodings of its own.
-    for index, cut in enumerate([cuts[len(cuts) // 3], cuts[2 * len(cuts) // 3]]):
-        out = tmp_path / str(index)
+    for cut in [cuts[len(cuts) // 3], cuts[2 * len(cuts) // 3]]:
         arguments = calibrate if codec == "uint8" else []
-        support.cutline("split", model, "--at", at(cut), "--codec", codec, *arguments, "-o", out)
-        parts = [support.model_file(stage) for stage in support.stages(out)]
-        for part in parts:
-            onnx.checker.check_model(str(part), full_check=True)
-        names = [f"{value}.{codec}" for value in cut["values"]]
-        made = support.run(support.session(parts[0]), values)
-        assert all(made[name].dtype == kinds[codec] for name in names)
-        sent = sum(made[name].nbytes for name in names)
-        assert sent == cut["bytes"] // {"fp16": 2, "uint8": 4}[codec]
-        assert set(names) <= {node.name for node in support.session(parts[1]).get_inputs()}
-        support.assert_close(expected, support.chain(parts, values), CODECS[codec])
+        with support.split(model, "--at", at(cut), "--codec", codec, *arguments) as out:
+            parts = [support.model_file(stage) for stage in support.stages(out)]
+            for part in parts:
+                onnx.checker.check_model(str(part), full_check=True)
+            names = [f"{value}.{codec}" for value in cut["values"]]
+            made = support.run(support.session(parts[0]), values)
+            assert all(made[name].dtype == kinds[codec] for name in names)
+            sent = sum(made[name].nbytes for name in names)
+            assert sent == cut["bytes"] // {"fp16": 2, "uint8": 4}[codec]
+            assert set(names) <= {node.name for node in support.session(parts[1]).get_inputs()}
+            support.assert_close(expected, support.chain(parts, values), CODECS[codec])
 
 
 TRITON = {np.dtype(np.float32): "TYPE_FP32", np.dtype(np.float16): "TYPE_FP16", np.dtype(np.int64): "TYPE_INT64"}
 
 
-def test_packages_are_triton_model_folders(model, tmp_path):
+def test_packages_are_triton_model_folders(model):
     cut = cuts_of(model, 3)[-1]
-    support.cutline("split", model, "--at", at(cut), "-o", tmp_path / "out")
-    for stage in support.stages(tmp_path / "out"):
-        config = model_config_pb2.ModelConfig()
-        text_format.Parse((stage / "config.pbtxt").read_text(), config)
-        assert config.name == stage.name
-        assert config.backend == "onnxruntime" or config.platform == "onnxruntime_onnx"
-        part = support.session(support.model_file(stage))
-        for declared, node in [
-            *zip(config.input, part.get_inputs(), strict=True),
-            *zip(config.output, part.get_outputs(), strict=True),
-        ]:
-            assert declared.name == node.name
-            kind = model_config_pb2.DataType.Name(declared.data_type)
-            assert kind == TRITON[np.dtype(support.NUMPY[node.type])]
-            rank = len(node.shape) - (1 if config.max_batch_size > 0 else 0)
-            assert len(declared.dims) == rank
+    with support.split(model, "--at", at(cut)) as out:
+        for stage in support.stages(out):
+            config = model_config_pb2.ModelConfig()
+            text_format.Parse((stage / "config.pbtxt").read_text(), config)
+            assert config.name == stage.name
+            assert config.backend == "onnxruntime" or config.platform == "onnxruntime_onnx"
+            part = support.session(support.model_file(stage))
+            for declared, node in [
+                *zip(config.input, part.get_inputs(), strict=True),
+                *zip(config.output, part.get_outputs(), strict=True),
+            ]:
+                assert declared.name == node.name
+                kind = model_config_pb2.DataType.Name(declared.data_type)
+                assert kind == TRITON[np.dtype(support.NUMPY[node.type])]
+                rank = len(node.shape) - (1 if config.max_batch_size > 0 else 0)
+                assert len(declared.dims) == rank
