@@ -1,6 +1,5 @@
 """tritonclient over HTTP and with TLS, Triton's extensions, and Triton's own load generator."""
 
-import json
 import os
 import shutil
 import ssl
@@ -43,10 +42,10 @@ def deploy(lenet, address, folder, identity=None):
     plan = folder / "plan.json"
     support.cutline("plan", lenet, "--platform", platform, "-o", plan)
     credentials = ["--identity", identity] if identity else []
-    where = support.cutline("run", lenet, "--plan", plan, "--keep", *credentials)
+    deployed = support.cutline_json("deploy", lenet, "--plan", plan, *credentials)
     whole = support.session(lenet)
     values = support.random_inputs(whole)
-    return json.loads(where)["deployed"]["model"], values, support.run(whole, values)
+    return deployed["model"], values, support.run(whole, values)
 
 
 def infer(triton, client, name, values, **binary):

@@ -79,9 +79,9 @@ def served(model, engine, cut=None):
             plan = parts / "plan.json"
         else:
             support.cutline("plan", model, "--platform", platform, "-o", plan)
-        where = json.loads(support.cutline("run", model, "--plan", plan, "--keep"))["deployed"]
-        assert (where["device"], where["address"]) == ("edge", addresses[0])
-        with triton.InferenceServerClient(where["address"]) as client:
+        where = support.cutline_json("deploy", model, "--plan", plan)
+        assert [stage["address"] for stage in where["stages"]] == addresses
+        with triton.InferenceServerClient(addresses[0]) as client:
             yield client, where["model"]
 
 

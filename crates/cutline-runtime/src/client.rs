@@ -16,8 +16,8 @@ use crate::{
     wire::{
         control::{
             AgentDescription, BeatRequest, DeployRequest, DescribeRequest, KeepRequest, LinkEvent,
-            MeasureLinkRequest, MissingRequest, ProfileEvent, ProfileRequest, Progress,
-            RemoveRequest, control_client::ControlClient, link_event, profile_event,
+            MeasureLinkRequest, MissingRequest, MissingResponse, ProfileEvent, ProfileRequest,
+            Progress, RemoveRequest, control_client::ControlClient, link_event, profile_event,
         },
         inference::grpc_inference_service_client::GrpcInferenceServiceClient,
     },
@@ -256,11 +256,16 @@ impl AgentClient {
         Ok(answer.map_err(|status| self.failed("Beat", &status))?.into_inner().boot)
     }
 
-    /// Which of these files, by SHA-256, the agent lacks.
-    pub async fn missing(&self, sha256: Vec<String>) -> Result<Vec<String>, ClientError> {
+    /// Which of these files, by SHA-256, the agent lacks, and how many bytes of each it has: those
+    /// that came before a sender broke off.
+    pub async fn missing(&self, sha256: Vec<String>) -> Result<Vec<(String, u64)>, ClientError> {
         let request = self.timed(MissingRequest { sha256 });
         let answer = self.control.clone().missing(request).await;
-        Ok(answer.map_err(|status| self.failed("Missing", &status))?.into_inner().sha256)
+        let MissingResponse { sha256, held_bytes } =
+            answer.map_err(|status| self.failed("Missing", &status))?.into_inner();
+        // An older agent says nothing of beginnings.
+        let held = held_bytes.into_iter().chain(std::iter::repeat(0));
+        Ok(sha256.into_iter().zip(held).collect())
     }
 
     /// Makes the agent serve a stage under `model_name`: sends the files that it lacks, found by
@@ -297,14 +302,14 @@ impl AgentClient {
         if sha256.is_empty() {
             return Ok(());
         }
-        for digest in self.missing(sha256).await? {
+        for (digest, held) in self.missing(sha256).await? {
             let Some(path) = files.get(&digest) else {
                 return Err(ClientError::File {
                     path: PathBuf::from(&digest),
                     cause: "the plan names it, but no such file was given".to_owned(),
                 });
             };
-            self.put(path, &digest).await?;
+            self.put(path, &digest, held).await?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 mod fleet;
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
 
 use cutline_core::units::Bytes as Size;
 use cutline_runtime::{
@@ -14,9 +14,12 @@ use cutline_runtime::{
     runner::{Deployment, LocalRunner, RunError, Runner},
     stage::{Content, Named},
     tensor::Tensor,
-    wire::inference::{
-        InferTensorContents, ModelInferRequest,
-        model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
+    wire::{
+        control::{FileChunk, control_client::ControlClient},
+        inference::{
+            InferTensorContents, ModelInferRequest,
+            model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
+        },
     },
 };
 use fleet::{
@@ -24,7 +27,7 @@ use fleet::{
     gate::{chain_of, gated},
     options, vector, wait,
 };
-use tonic::Code;
+use tonic::{Code, transport::Endpoint};
 
 const X: [f32; 4] = [0.5, -1.0, 2.0, 3.25];
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -253,9 +256,9 @@ fn files_are_sent_once_and_only_as_announced() {
         let client = device.client().await;
         let (digest, path) = deployment.files.iter().next().unwrap();
         let wrong = "0".repeat(64);
-        let error = client.put(path, &wrong).await.unwrap_err().to_string();
+        let error = client.put(path, &wrong, 0).await.unwrap_err().to_string();
         assert!(error.contains("it was not kept"), "{error}");
-        assert_eq!(client.missing(vec![wrong.clone()]).await.unwrap(), [wrong]);
+        assert_eq!(client.missing(vec![wrong.clone()]).await.unwrap(), [(wrong, 0)]);
         let error = client.missing(vec!["../store".to_owned()]).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
         let runner = deploy(deployment.clone()).await;
@@ -267,6 +270,39 @@ fn files_are_sent_once_and_only_as_announced() {
         assert_eq!(runner.infer(frame(X)).await.unwrap().outputs, expected(X));
         assert!(client.remove(deployment.model_name()).await.unwrap());
         assert!(!client.remove(deployment.model_name()).await.unwrap());
+    });
+}
+
+#[test]
+fn a_deployment_that_broke_off_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::start();
+    let deployment = chain(&folder, &[device.address(), device.address()]);
+    let (digest, path) = deployment.files.iter().next().unwrap();
+    let file = std::fs::read(path).unwrap();
+    let half = file.len() / 2;
+    wait(async {
+        let client = device.client().await;
+        let endpoint = Endpoint::from_shared(format!("http://{}", device.address())).unwrap();
+        let mut control = ControlClient::new(endpoint.connect().await.unwrap());
+        let first = FileChunk {
+            sha256: digest.clone(),
+            total_bytes: file.len() as u64,
+            data: file[..half].to_vec().into(),
+            offset: 0,
+        };
+        let error = control.put(tokio_stream::iter([first.clone()])).await.unwrap_err();
+        assert!(error.message().contains("were announced"), "{error}");
+        let missing = client.missing(vec![digest.clone()]).await.unwrap();
+        assert_eq!(missing, [(digest.clone(), half as u64)]);
+        let gap = FileChunk { offset: half as u64 + 1, ..first };
+        let error = control.put(tokio_stream::iter([gap])).await.unwrap_err();
+        assert!(error.message().contains("send it again"), "{error}");
+        // What the agent has need not be read again here: without it, half a file is enough.
+        let rest = std::fs::File::options().write(true).open(path).unwrap();
+        rest.write_all_at(&vec![0; half], 0).unwrap();
+        let runner = deploy(deployment.clone()).await;
+        assert_eq!(runner.infer(frame(X)).await.unwrap().outputs, expected(X));
     });
 }
 

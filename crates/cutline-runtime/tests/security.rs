@@ -54,7 +54,7 @@ async fn order(client: &AgentClient, name: &str) -> Result<(), ClientError> {
     let files = [(model.0.sha256.clone(), model.1)].into();
     match name {
         "missing" => client.missing(vec![model.0.sha256]).await.map(drop),
-        "put" => client.put(&folder.path().join("m.onnx"), &model.0.sha256).await,
+        "put" => client.put(&folder.path().join("m.onnx"), &model.0.sha256, 0).await,
         "deploy" => {
             let stage =
                 chain(&folder, &["a:1".to_owned(), "b:1".to_owned()]).stages[1].spec.clone();

@@ -284,3 +284,28 @@ fn lines_now_and_then_say_how_the_run_goes() {
         assert!(line.contains(words), "{line}");
     }
 }
+
+#[test]
+fn a_plan_is_left_on_its_agents_and_taken_away() {
+    let folder = Folder::new();
+    let deploy = |more: &[&str]| -> Value {
+        let fixed = ["--plan", "parts/plan.json", "--json"];
+        let done = folder.command("deploy", &[&fixed[..], more].concat()).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).unwrap()
+    };
+    for _ in 0..2 {
+        let deployed = deploy(&[]);
+        let stages = deployed["stages"].as_array().unwrap();
+        assert_eq!(stages[0]["model"], deployed["model"]);
+        for (stage, agent) in stages.iter().zip(&folder.agents) {
+            assert_eq!(stage["address"], agent.address.to_string());
+        }
+    }
+    let removed = |document: &Value| -> Vec<bool> {
+        let stages = document["stages"].as_array().unwrap();
+        stages.iter().map(|stage| stage["removed"].as_bool().unwrap()).collect()
+    };
+    assert_eq!(removed(&deploy(&["--remove"])), [true, true]);
+    assert_eq!(removed(&deploy(&["--remove"])), [false, false]);
+}

@@ -79,7 +79,8 @@ impl Control for State {
             return Err(Status::invalid_argument(reason));
         }
         sha256.retain(|digest| !self.store.has(digest));
-        Ok(Response::new(MissingResponse { sha256 }))
+        let held_bytes = sha256.iter().map(|digest| self.store.held(digest)).collect();
+        Ok(Response::new(MissingResponse { sha256, held_bytes }))
     }
 
     async fn put(
@@ -92,9 +93,13 @@ impl Control for State {
         if self.store.has(&first.sha256) {
             return Ok(Response::new(PutResponse {}));
         }
-        let incoming = self.store.receive(&first.sha256, first.total_bytes);
+        let FileChunk { sha256, total_bytes, offset, data } = first;
+        let me = self.me.upgrade().ok_or_else(|| Status::unavailable("the agent is ending"))?;
+        let begin = move || me.store.receive(&sha256, total_bytes, offset);
+        let incoming = tokio::task::spawn_blocking(begin).await;
+        let incoming = incoming.map_err(|error| Status::internal(error.to_string()))?;
         let mut incoming = incoming.map_err(|error| store_status(&error))?;
-        incoming = write(incoming, first.data).await?;
+        incoming = write(incoming, data).await?;
         while let Some(chunk) = chunks.message().await? {
             incoming = write(incoming, chunk.data).await?;
         }
@@ -270,6 +275,6 @@ fn store_status(error: &StoreError) -> Status {
             Status::resource_exhausted(message)
         }
         StoreError::Digest { .. } => Status::data_loss(message),
-        StoreError::Absent { .. } => Status::failed_precondition(message),
+        StoreError::Absent { .. } | StoreError::Gap { .. } => Status::failed_precondition(message),
     }
 }

@@ -1,6 +1,10 @@
 //! Sending a file to an agent in chunks, without holding it in memory.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, Sender};
@@ -16,16 +20,21 @@ const CHUNK: usize = 1 << 20;
 const WAITING: usize = 4;
 
 impl AgentClient {
-    /// Sends a file, which the agent keeps under its SHA-256 once that proves right.
-    pub async fn put(&self, path: &Path, sha256: &str) -> Result<(), ClientError> {
+    /// Sends a file from `offset` on, since the agent has what is before it; the agent keeps it under
+    /// its SHA-256 once that proves right.
+    pub async fn put(&self, path: &Path, sha256: &str, offset: u64) -> Result<(), ClientError> {
         let unreadable = |error: std::io::Error| ClientError::File {
             path: path.to_owned(),
             cause: error.to_string(),
         };
-        let file = File::open(path).map_err(unreadable)?;
+        let mut file = File::open(path).map_err(unreadable)?;
         let total_bytes = file.metadata().map_err(unreadable)?.len();
+        // A beginning longer than the file is of another one, which the agent will notice.
+        let offset = if offset > total_bytes { 0 } else { offset };
+        file.seek(SeekFrom::Start(offset)).map_err(unreadable)?;
         let (sender, receiver) = mpsc::channel(WAITING);
-        let first = FileChunk { sha256: sha256.to_owned(), total_bytes, data: Bytes::new() };
+        let sha256 = sha256.to_owned();
+        let first = FileChunk { sha256, total_bytes, offset, data: Bytes::new() };
         let reader = tokio::task::spawn_blocking(move || read(file, first, &sender));
         let answer = self.control.clone().put(ReceiverStream::new(receiver)).await;
         if let Ok(Err(error)) = reader.await {

@@ -35,6 +35,9 @@ pub struct MissingRequest {
 pub struct MissingResponse {
     #[prost(string, repeated, tag = "1")]
     pub sha256: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Bytes of each that came before their sender broke off: it may go on from there.
+    #[prost(uint64, repeated, tag = "2")]
+    pub held_bytes: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileChunk {
@@ -45,6 +48,9 @@ pub struct FileChunk {
     pub total_bytes: u64,
     #[prost(bytes = "bytes", tag = "3")]
     pub data: ::prost::bytes::Bytes,
+    /// Set in the first chunk only: how many bytes the agent has already, by `Missing`.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutResponse {}

@@ -8,18 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
-use cutline_core::{
-    plan::{MOST_IN_FLIGHT, PlannedChoice, PlannedRoutes},
-    units::Nanos,
-};
-use cutline_runtime::{
-    engine,
-    labels::Labels,
-    runner::{LocalRunner, Pipeline, RunOptions, Runner, WhenFull},
-};
-use serde::Serialize;
-
+use super::deploy::on_agents;
 use crate::{
     frames::{
         Loader,
@@ -29,6 +18,16 @@ use crate::{
     output::Output,
     planning, process,
     staging::{self, Staged},
+};
+use anyhow::Context;
+use cutline_core::{
+    plan::{MOST_IN_FLIGHT, PlannedChoice, PlannedRoutes},
+    units::Nanos,
+};
+use cutline_runtime::{
+    engine,
+    labels::Labels,
+    runner::{LocalRunner, Pipeline, RunOptions, WhenFull},
 };
 
 mod hold;
@@ -52,7 +51,7 @@ const SHORTEST_STATUS: Nanos = Nanos(100_000_000);
 /// Deploy a plan and stream pictures or tensors through it; one JSON line per frame, in order.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline run net.onnx --plan plan.json --input photos/ --labels imagenet_classes.txt\n  cutline run net.onnx --plan plan.json --input photo.jpg --local    # no agents needed\n  ffmpeg -i /dev/video0 -f mjpeg - | cutline run net.onnx --plan plan.json --input - --when-full drop-oldest\n  cutline run net.onnx --plan plan.json --input photos/ --trace t.json    # for ui.perfetto.dev\n  cutline run net.onnx --plan plan.json --keep    # deploy only; any client may call the first agent\n\nSeveral frames are under way at a time, so that every device computes while it sends and receives; a summary follows the last answer, on standard error, or as the last line with --json."
+    after_help = "Examples:\n  cutline run net.onnx --plan plan.json --input photos/ --labels imagenet_classes.txt\n  cutline run net.onnx --plan plan.json --input photo.jpg --local    # no agents needed\n  ffmpeg -i /dev/video0 -f mjpeg - | cutline run net.onnx --plan plan.json --input - --when-full drop-oldest\n  cutline run net.onnx --plan plan.json --input photos/ --trace t.json    # for ui.perfetto.dev\n\nSeveral frames are under way at a time, so that every device computes while it sends and receives; a summary follows the last answer, on standard error, or as the last line with --json."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -62,7 +61,7 @@ pub(crate) struct Args {
     plan: PathBuf,
     /// Pictures, tensors (.npy), videos of JPEG pictures (.mjpeg), folders, patterns in quotes such
     /// as 'photos/*.jpg'; `-` reads JPEG pictures one after another from standard input.
-    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "keep")]
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     input: Vec<PathBuf>,
     /// Send so many frames a second at most, as a camera would.
     #[arg(long, value_name = "FPS")]
@@ -91,10 +90,6 @@ pub(crate) struct Args {
     /// Run every stage in this process, without agents.
     #[arg(long)]
     local: bool,
-    /// Leave the stages on their agents, also for their next start, and print first where clients
-    /// of the Open Inference Protocol find them and under which name.
-    #[arg(long, conflicts_with = "local")]
-    keep: bool,
     /// Run the best plan that uses both devices, even where not splitting is better.
     #[arg(long)]
     best_split: bool,
@@ -129,20 +124,6 @@ enum Full {
     DropOldest,
 }
 
-/// First line of output where the stages are kept.
-#[derive(Serialize)]
-struct Kept<'a> {
-    deployed: Deployed<'a>,
-}
-
-/// Where a client finds the whole network.
-#[derive(Serialize)]
-struct Deployed<'a> {
-    device: &'a str,
-    address: Option<&'a str>,
-    model: &'a str,
-}
-
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let model = args.model.open()?;
     let plan = planning::read_plan(&args.plan, &model)?;
@@ -166,52 +147,44 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let runtime = process::runtime()?;
     let runner = match args.local {
         true => None,
-        false => Some(deploy(&staged, &args, &runtime, output)?),
+        false => Some(on_agents(&staged.deployment, options(&args)?, &runtime, output)?),
     };
-    if let Some(runner) = runner.as_ref().filter(|_| args.keep) {
-        runtime.block_on(runner.keep())?;
-        output.line(&Kept { deployed: deployed(&staged) })?;
-    }
-    if !args.input.is_empty() {
-        let swept = plan.routes.as_ref().filter(|_| !args.no_adapt && !args.best_split);
-        let in_flight = args.in_flight.unwrap_or_else(|| in_flight(choice, swept));
-        let (place, held) = match &runner {
-            None => (Place::here(load(&staged)?), None),
-            Some(runner) if args.no_fallback => {
-                (Place::Agents(Pipeline::new(runner.clone(), in_flight)), None)
-            }
-            Some(runner) => {
-                let wanted = Wanted {
-                    model: &model,
-                    plan: &plan,
-                    choice,
-                    staged: &staged,
-                    swept,
-                    in_flight: in_flight.get(),
-                    heartbeat: args.heartbeat,
-                    deadline: args.timeout,
-                    options: options(&args)?,
-                };
-                let held = Holding::start(&wanted, runner.clone(), &runtime, output)?;
-                (Place::Agents(Pipeline::new(held.routed.clone(), in_flight)), Some(held))
-            }
-        };
-        let reader = Reader::new(&args, labels, plan.picture.as_ref().map(|spec| spec.fit));
-        let live = source.is_live();
-        let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
-        let tracing = args.trace.as_deref().map(Tracing::start).transpose()?;
-        let status = Status::new(args.status, output);
-        let mut run = stream::Run::new(place, held, reader, tracing, status, output);
-        let streamed = runtime.block_on(run.stream(&room, live));
-        if !args.keep {
-            match (run.into_routed(), runner) {
-                (Some(routed), _) => runtime.block_on(routed.remove()),
-                (None, Some(runner)) => runtime.block_on(runner.remove()),
-                (None, None) => {}
-            }
+    let swept = plan.routes.as_ref().filter(|_| !args.no_adapt && !args.best_split);
+    let in_flight = args.in_flight.unwrap_or_else(|| in_flight(choice, swept));
+    let (place, held) = match &runner {
+        None => (Place::here(load(&staged)?), None),
+        Some(runner) if args.no_fallback => {
+            (Place::Agents(Pipeline::new(runner.clone(), in_flight)), None)
         }
-        streamed?;
+        Some(runner) => {
+            let wanted = Wanted {
+                model: &model,
+                plan: &plan,
+                choice,
+                staged: &staged,
+                swept,
+                in_flight: in_flight.get(),
+                heartbeat: args.heartbeat,
+                deadline: args.timeout,
+                options: options(&args)?,
+            };
+            let held = Holding::start(&wanted, runner.clone(), &runtime, output)?;
+            (Place::Agents(Pipeline::new(held.routed.clone(), in_flight)), Some(held))
+        }
+    };
+    let reader = Reader::new(&args, labels, plan.picture.as_ref().map(|spec| spec.fit));
+    let live = source.is_live();
+    let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
+    let tracing = args.trace.as_deref().map(Tracing::start).transpose()?;
+    let status = Status::new(args.status, output);
+    let mut run = stream::Run::new(place, held, reader, tracing, status, output);
+    let streamed = runtime.block_on(run.stream(&room, live));
+    match (run.into_routed(), runner) {
+        (Some(routed), _) => runtime.block_on(routed.remove()),
+        (None, Some(runner)) => runtime.block_on(runner.remove()),
+        (None, None) => {}
     }
+    streamed?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -219,21 +192,6 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
 fn load(staged: &Staged) -> anyhow::Result<LocalRunner> {
     let open = |name: Option<&str>| engine::open(name.unwrap_or("rten"));
     Ok(LocalRunner::load(&staged.deployment, open, process::cores())?)
-}
-
-/// The stages on their agents.
-fn deploy(
-    staged: &Staged,
-    args: &Args,
-    runtime: &tokio::runtime::Runtime,
-    output: &Output,
-) -> anyhow::Result<Runner> {
-    let deployment = &staged.deployment;
-    let options = options(args)?;
-    let bar = output.progress("deploying", deployment.stages.len() as u64);
-    let deployed = runtime.block_on(Runner::deploy(deployment.clone(), options, |_| bar.inc(1)));
-    bar.finish_and_clear();
-    Ok(deployed?)
 }
 
 fn options(args: &Args) -> anyhow::Result<RunOptions> {
@@ -246,12 +204,6 @@ fn in_flight(choice: &PlannedChoice, swept: Option<&PlannedRoutes>) -> NonZeroUs
     let frames = routes.map(|route| route.plan.frames_in_flight());
     let most = frames.fold(choice.frames_in_flight(), NonZeroU32::max);
     most.try_into().unwrap_or(NonZeroUsize::MIN)
-}
-
-fn deployed(staged: &Staged) -> Deployed<'_> {
-    let first = &staged.deployment.stages[0];
-    let (device, address) = (&first.spec.device, first.address.as_deref());
-    Deployed { device, address, model: staged.deployment.model_name() }
 }
 
 fn duration(nanos: Nanos) -> Duration {
