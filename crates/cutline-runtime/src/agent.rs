@@ -42,6 +42,7 @@ use crate::{
     },
 };
 
+mod admission;
 mod control;
 mod deployed;
 mod http;
@@ -55,17 +56,16 @@ mod profile;
 mod repository;
 pub mod store;
 mod triton;
+mod turns;
 mod worker;
 
 pub use profile::RemoteJob;
 
+use admission::{Admission, MAX_OF_CALLER};
 use deployed::Deployed;
 use memory::Budget;
 use repository::{Entry, Repository};
 use store::Store;
-
-/// Requests that may wait or run at a time.
-const MAX_REQUESTS: usize = 64;
 
 /// Stages that may be deployed at a time.
 const MAX_STAGES: usize = 256;
@@ -204,7 +204,7 @@ struct State {
     /// The device itself: one stage computes at a time.
     slot: Arc<Semaphore>,
     /// Requests under way.
-    requests: Arc<Semaphore>,
+    requests: Admission,
     stages: Repository,
     peers: peers::Peers,
     /// Names this start of the process.
@@ -242,7 +242,7 @@ impl Agent {
             store,
             memory: Arc::new(Budget::new(config.memory, config.whole_process)),
             slot: Arc::new(Semaphore::new(1)),
-            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            requests: Admission::default(),
             stages,
             peers: peers::Peers::new(config.client.clone()),
             boot: unix_nanos(),
@@ -278,7 +278,7 @@ impl Agent {
             .initial_stream_window_size(CONNECTION_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME)
-            .max_concurrent_streams(2 * MAX_REQUESTS as u32)
+            .max_concurrent_streams(2 * MAX_OF_CALLER as u32)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(30)))
             .accept_http1(true)

@@ -269,13 +269,14 @@ impl AgentClient {
     }
 
     /// Makes the agent serve a stage under `model_name`: sends the files that it lacks, found by
-    /// their SHA-256 in `files`, and has it load the model. Returns the memory that it now counts
-    /// for the stage, in bytes.
+    /// their SHA-256 in `files`, and has it load the model. `holder` is who needs the stage, until it
+    /// [releases](Self::release) it. Returns the memory that the agent now counts for it, in bytes.
     pub async fn deploy(
         &self,
         model_name: &str,
         stage: &StageSpec,
         files: &BTreeMap<String, PathBuf>,
+        holder: &str,
     ) -> Result<u64, ClientError> {
         let wanted = stage.model.iter().flat_map(|model| &model.files);
         self.send_missing(wanted.map(|file| file.sha256.clone()).collect(), files).await?;
@@ -285,8 +286,8 @@ impl AgentClient {
             call: "Deploy".to_owned(),
             cause: error.to_string(),
         })?;
-        let mut request =
-            tonic::Request::new(DeployRequest { model_name: model_name.to_owned(), stage_json });
+        let (model_name, holder) = (model_name.to_owned(), holder.to_owned());
+        let mut request = tonic::Request::new(DeployRequest { model_name, stage_json, holder });
         request.set_timeout(self.options.deploy_timeout);
         let call = format!("Deploy of stage `{}`", stage.name);
         let answer = self.control.clone().deploy(request).await;
@@ -321,9 +322,16 @@ impl AgentClient {
         answer.map(drop).map_err(|status| self.failed("Keep", &status))
     }
 
-    /// Ends a deployment; false when there was none of that name.
+    /// Ends a deployment, whoever needs it; false when there was none of that name.
     pub async fn remove(&self, model_name: &str) -> Result<bool, ClientError> {
-        let request = self.timed(RemoveRequest { model_name: model_name.to_owned() });
+        self.release(model_name, "").await
+    }
+
+    /// Ends the need of `holder` for a stage, and with the last need the deployment, unless it is
+    /// [kept](Self::keep); true if it ended.
+    pub async fn release(&self, model_name: &str, holder: &str) -> Result<bool, ClientError> {
+        let (model_name, holder) = (model_name.to_owned(), holder.to_owned());
+        let request = self.timed(RemoveRequest { model_name, holder });
         let answer = self.control.clone().remove(request).await;
         Ok(answer.map_err(|status| self.failed("Remove", &status))?.into_inner().removed)
     }

@@ -219,6 +219,8 @@ pub struct Runner {
     deployment: Arc<Deployment>,
     agents: Arc<[AgentClient]>,
     options: RunOptions,
+    /// What it is called by the agents whose stages it needs.
+    holder: Arc<str>,
 }
 
 impl Runner {
@@ -230,11 +232,14 @@ impl Runner {
         mut done: impl FnMut(&Placement),
     ) -> Result<Self, RunError> {
         let deployment = Arc::new(deployment);
+        let random = getrandom::u64().map_err(|error| RunError::Plan(error.to_string()))?;
+        let holder: Arc<str> = format!("{random:016x}").into();
         let mut tasks = JoinSet::new();
         for index in 0..deployment.stages.len() {
             let (deployment, client) = (Arc::clone(&deployment), options.client.clone());
+            let holder = Arc::clone(&holder);
             tasks.spawn(async move {
-                let agent = place(&deployment, index, client).await?;
+                let agent = place(&deployment, index, client, &holder).await?;
                 Ok::<_, RunError>((index, agent))
             });
         }
@@ -247,7 +252,7 @@ impl Runner {
         let agents: Vec<AgentClient> = agents.into_iter().flatten().collect();
         match agents.is_empty() {
             true => Err(RunError::Plan("it has no stage".to_owned())),
-            false => Ok(Self { deployment, agents: agents.into(), options }),
+            false => Ok(Self { deployment, agents: agents.into(), options, holder }),
         }
     }
 
@@ -289,10 +294,11 @@ impl Runner {
         Ok(())
     }
 
-    /// Removes the plan's stages from its agents; those that cannot be reached are left alone.
+    /// Says that it needs the plan's stages no more: agents on which nobody else does remove them.
+    /// Those that cannot be reached are left alone.
     pub async fn remove(self) {
         for (agent, placement) in self.agents.iter().zip(&self.deployment.stages) {
-            let _ = agent.remove(&placement.model_name).await;
+            let _ = agent.release(&placement.model_name, &self.holder).await;
         }
     }
 }
@@ -301,6 +307,7 @@ async fn place(
     deployment: &Deployment,
     index: usize,
     options: ClientOptions,
+    holder: &str,
 ) -> Result<AgentClient, RunError> {
     let Placement { spec, model_name, address } = &deployment.stages[index];
     let device = &spec.device;
@@ -313,7 +320,7 @@ async fn place(
         source: Box::new(error),
     };
     let agent = AgentClient::connect(device, address, options).await.map_err(failed)?;
-    agent.deploy(model_name, spec, &deployment.files).await.map_err(failed)?;
+    agent.deploy(model_name, spec, &deployment.files, holder).await.map_err(failed)?;
     Ok(agent)
 }
 

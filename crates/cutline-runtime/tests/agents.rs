@@ -238,7 +238,7 @@ fn stages_that_cannot_be_served_are_refused_with_reasons() {
                 "needs 100.00 MB, and of this device's 100.00 MB already 0 B are taken",
             ),
         ] {
-            let error = client.deploy(name, &spec, files).await.unwrap_err().to_string();
+            let error = client.deploy(name, &spec, files, "").await.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         let values = vec![("x".to_owned(), Content::Tensor(vector(X)))];
@@ -270,6 +270,36 @@ fn files_are_sent_once_and_only_as_announced() {
         assert_eq!(runner.infer(frame(X)).await.unwrap().outputs, expected(X));
         assert!(client.remove(deployment.model_name()).await.unwrap());
         assert!(!client.remove(deployment.model_name()).await.unwrap());
+    });
+}
+
+#[test]
+fn a_stage_that_several_runs_need_goes_with_the_last_unless_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::start();
+    let deployment = chain(&folder, &[device.address(), device.address()]);
+    wait(async {
+        let client = device.client().await;
+        let name = deployment.model_name();
+        let deploy = || deploy(deployment.clone());
+        let (first, second) = (deploy().await, deploy().await);
+        first.remove().await;
+        assert_eq!(second.infer(frame(X)).await.unwrap().outputs, expected(X));
+        assert!(!client.release(name, "a stranger").await.unwrap());
+        second.clone().remove().await;
+        assert!(second.infer(frame(X)).await.is_err());
+        let third = deploy().await;
+        third.keep().await.unwrap();
+        third.clone().remove().await;
+        assert_eq!(third.infer(frame(X)).await.unwrap().outputs, expected(X));
+        // By name it goes whoever needs it.
+        let fourth = deploy().await;
+        assert!(client.remove(name).await.unwrap());
+        assert!(fourth.infer(frame(X)).await.is_err());
+        let long = "h".repeat(65);
+        let stage = &deployment.stages[1];
+        let error = client.deploy(&stage.model_name, &stage.spec, &deployment.files, &long).await;
+        assert_eq!(error.unwrap_err().code(), Code::InvalidArgument);
     });
 }
 
@@ -355,7 +385,7 @@ fn a_silent_peer_is_late_by_name() {
     let deployment = chain(&folder, &[device.address(), far]);
     wait(async {
         let client = device.client().await;
-        client.deploy("tiny", &deployment.stages[0].spec, &deployment.files).await.unwrap();
+        client.deploy("tiny", &deployment.stages[0].spec, &deployment.files, "").await.unwrap();
         let values = vec![("x".to_owned(), Content::Tensor(vector(X)))];
         let timeout = Duration::from_millis(400);
         let error = client.infer("tiny", values, false, timeout).await.unwrap_err();

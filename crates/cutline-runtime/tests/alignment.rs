@@ -94,7 +94,7 @@ fn tensors_of_every_size_arrive_aligned() {
             let deployment = Deployment::new(plan).unwrap();
             // Names of different lengths, so that the tensors stand at different places.
             let name = "n".repeat(1 + size as usize % 7);
-            client.deploy(&name, &deployment.stages[0].spec, &deployment.files).await.unwrap();
+            client.deploy(&name, &deployment.stages[0].spec, &deployment.files, "").await.unwrap();
             let data = Tensor::from_f32(Shape(vec![size]), vec![0.5; size as usize]).unwrap();
             let values = vec![("x".to_owned(), Content::Tensor(data))];
             client.infer(&name, values, false, Duration::from_secs(20)).await.unwrap();

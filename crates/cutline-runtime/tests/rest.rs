@@ -12,9 +12,10 @@ use std::{
 
 use cutline_runtime::{
     client::{AgentClient, ClientOptions},
+    runner::Deployment,
     stage::{Content, trace::Trace},
 };
-use fleet::{Device, deploy_double, vector, wait};
+use fleet::{Device, deploy_double, gate::gated, vector, wait};
 use serde_json::{Value, json};
 
 /// What came back: status, the header that says how much is JSON, and the body.
@@ -345,4 +346,51 @@ fn what_was_only_deployed_does_not_come_back_and_rubbish_does_no_harm() {
         assert!(!client.remove("double").await.unwrap());
     });
     assert_eq!(post(&second, "/v2/repository/index", &json!({})).json(), json!([]));
+}
+
+#[test]
+fn a_caller_who_sends_much_delays_another_by_one_frame_and_fills_its_own_share_only() {
+    let (device, gate) = gated();
+    let folder = tempfile::tempdir().unwrap();
+    let node: [(&str, &[&str], &str); 1] = [("Add", &["x", "x"], "y")];
+    let mut part = fleet::part(&folder, "pi", None, &node, &["x"], &["y"]);
+    part.model.as_mut().unwrap().engine = None;
+    let deployment = Deployment::new(fleet::plan(vec![part], &["y"])).unwrap();
+    let spec = &deployment.stages[0].spec;
+    let under_way = |count: usize| {
+        let line = format!("cutline_requests_under_way {count}\n");
+        let seen = || String::from_utf8(get(&device, "/metrics").body).unwrap().contains(&line);
+        (0..2000).any(|_| {
+            seen() || {
+                std::thread::sleep(Duration::from_millis(2));
+                false
+            }
+        })
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (greedy, modest) = (device.client().await, device.client().await);
+        greedy.deploy("double", spec, &deployment.files, "").await.unwrap();
+        let send = |client: &AgentClient| {
+            let client = client.clone();
+            let values = vec![("x".to_owned(), Content::Tensor(vector([1.0; 4])))];
+            let infer =
+                async move { client.infer("double", values, false, Duration::from_secs(20)).await };
+            tokio::spawn(infer)
+        };
+        let many: Vec<_> = (0..64).map(|_| send(&greedy)).collect();
+        assert!(under_way(64));
+        let refused = send(&greedy).await.unwrap().unwrap_err().to_string();
+        assert!(refused.contains("64 requests of this caller are under way"), "{refused}");
+        let one = send(&modest);
+        assert!(under_way(65));
+        // The frame that is being computed, then one of each caller.
+        tokio::task::block_in_place(|| (0..3).for_each(|_| gate.pass()));
+        one.await.unwrap().unwrap();
+        assert!(many.iter().filter(|request| request.is_finished()).count() <= 2);
+        tokio::task::block_in_place(|| (0..62).for_each(|_| gate.pass()));
+        for request in many {
+            request.await.unwrap().unwrap();
+        }
+    });
 }

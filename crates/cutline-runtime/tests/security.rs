@@ -59,7 +59,7 @@ async fn order(client: &AgentClient, name: &str) -> Result<(), ClientError> {
             let stage =
                 chain(&folder, &["a:1".to_owned(), "b:1".to_owned()]).stages[1].spec.clone();
             let bare = cutline_runtime::stage::StageSpec { model: None, answers: vec![], ..stage };
-            client.deploy("bare", &bare, &files).await.map(drop)
+            client.deploy("bare", &bare, &files, "").await.map(drop)
         }
         "remove" => client.remove("double").await.map(drop),
         "profile" => client.profile("{}".to_owned(), |_| {}).await.map(drop),

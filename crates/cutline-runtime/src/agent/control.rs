@@ -114,7 +114,7 @@ impl Control for State {
         request: Request<DeployRequest>,
     ) -> Result<Response<DeployResponse>, Status> {
         self.orders_from(&request)?;
-        let DeployRequest { model_name, stage_json } = request.into_inner();
+        let DeployRequest { model_name, stage_json, holder } = request.into_inner();
         let length = model_name.len();
         if length == 0 || length > MAX_NAME || model_name.starts_with(RESERVED) {
             let reason = format!(
@@ -130,18 +130,18 @@ impl Control for State {
             _ => {
                 let deployed = Deployed::load(self, stage).await?;
                 let memory_bytes = deployed.memory_bytes();
-                self.stages.put(model_name, deployed)?;
+                self.stages.put(&model_name, deployed)?;
                 memory_bytes
             }
         };
+        self.stages.hold(&model_name, &holder)?;
         Ok(Response::new(DeployResponse { memory_bytes }))
     }
 
     async fn keep(&self, request: Request<KeepRequest>) -> Result<Response<KeepResponse>, Status> {
         self.orders_from(&request)?;
         let name = request.into_inner().model_name;
-        let entry = self.stages.find(&name)?;
-        self.stages.keep(&name, entry.stage()).map_err(|error| store_status(&error))?;
+        self.stages.keep(&name)?;
         Ok(Response::new(KeepResponse {}))
     }
 
@@ -150,8 +150,11 @@ impl Control for State {
         request: Request<RemoveRequest>,
     ) -> Result<Response<RemoveResponse>, Status> {
         self.orders_from(&request)?;
-        let name = request.into_inner().model_name;
-        let removed = self.stages.remove(&name)?;
+        let RemoveRequest { model_name, holder } = request.into_inner();
+        let removed = match holder.as_str() {
+            "" => self.stages.remove(&model_name)?,
+            holder => self.stages.release(&model_name, holder),
+        };
         if let Some(next) = removed.as_ref().and_then(|stage| stage.spec().next.as_ref()) {
             self.peers.forget(&next.device, &next.address).await;
         }

@@ -8,7 +8,7 @@ use std::{
 use cutline_core::units::Nanos;
 use tonic::{Code, Status};
 
-use super::{State, memory::Reservation, meter::Meter, worker::Worker};
+use super::{State, admission::Caller, memory::Reservation, meter::Meter, worker::Worker};
 use crate::{
     client::clock::unix_nanos,
     engine::{LoadOptions, MAX_THREADS, ModelSource, SharedEngine},
@@ -32,11 +32,20 @@ pub(super) struct Deployed {
     meter: Meter,
 }
 
+/// When a request had come in whole, and who sent it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Came {
+    /// By this machine's clock.
+    pub(super) unix_ns: u64,
+    /// The connection that it came over.
+    pub(super) from: Caller,
+}
+
 /// What is known of a request beside its tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
-    /// When it had come in whole.
-    pub(super) received_unix_ns: u64,
+    /// When and from whom it came.
+    pub(super) came: Came,
     /// When its caller stops waiting.
     pub(super) deadline: Option<Instant>,
     /// Whether its caller wants to know where the time went.
@@ -111,7 +120,7 @@ impl Deployed {
     ) -> Result<Answer, Status> {
         let bytes_in = total_bytes(&values);
         let inputs = self.stage.bind(values).map_err(|error| status(&self.stage, &error))?;
-        let (result, queued) = self.worker.run(inputs).await.map_err(|_| {
+        let (result, queued) = self.worker.run(inputs, call.came.from).await.map_err(|_| {
             let name = &self.stage.spec().name;
             Status::internal(format!("stage `{name}` crashed earlier; deploy it again"))
         })?;
@@ -131,7 +140,7 @@ impl Deployed {
             let stage = StageTrace {
                 name: spec.name.clone(),
                 device: spec.device.clone(),
-                received_unix_ns: call.received_unix_ns,
+                received_unix_ns: call.came.unix_ns,
                 queue_ns: nanos(queued),
                 prepare_ns: nanos(done.prepare),
                 compute_ns: nanos(done.compute),

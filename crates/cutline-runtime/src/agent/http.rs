@@ -23,6 +23,7 @@ use tonic::{Code, Status};
 
 use super::{
     State,
+    deployed::Came,
     inference::{Asked, VERSION, check_version},
     metrics,
     triton::EXTENSIONS,
@@ -277,17 +278,20 @@ async fn read_call(body: Body) -> Result<Map<String, Value>, Refusal> {
 }
 
 async fn infer(Shared(state): Shared<Arc<State>>, Path(model): Model, request: Request) -> Answer {
-    let (head, body) = request.into_parts();
-    if let Some(coding) = head.headers.get(header::CONTENT_ENCODING) {
+    let request = tonic::Request::from_http(request);
+    let from = request.remote_addr();
+    let (metadata, _, body) = request.into_parts();
+    let headers = metadata.into_headers();
+    if let Some(coding) = headers.get(header::CONTENT_ENCODING) {
         let coding = coding.to_str().unwrap_or("?");
         return Err(invalid(format!("`{coding}` is not read here; send the body as it is")));
     }
-    let json = json_length(&head.headers)?;
+    let json = json_length(&headers)?;
     let limit = state.config.max_message;
     let body = to_bytes(body, limit).await.map_err(|error| {
         invalid(format!("{error}; this agent takes messages up to {limit} bytes"))
     })?;
-    let received_unix_ns = unix_nanos();
+    let came = Came { unix_ns: unix_nanos(), from };
     let (name, version) = named(&model);
     let mut form = None;
     let asked = || {
@@ -304,7 +308,7 @@ async fn infer(Shared(state): Shared<Arc<State>>, Path(model): Model, request: R
             trace: trace.unwrap_or(false),
         })
     };
-    let (outputs, trace) = state.infer((name, version), received_unix_ns, asked).await?;
+    let (outputs, trace) = state.infer((name, version), came, asked).await?;
     let (id, wanted, binary) = form.unwrap_or_default();
     let binaries = wanted.iter().map(|(_, binary)| *binary).chain(std::iter::repeat(binary));
     let mut parameters = Map::new();

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{
     State,
-    deployed::Call,
+    deployed::{Call, Came},
     measure,
     triton::{EXTENSIONS, PLATFORM},
 };
@@ -84,12 +84,12 @@ impl GrpcInferenceService for State {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
-        let received_unix_ns = unix_nanos();
+        let came = Came { unix_ns: unix_nanos(), from: request.remote_addr() };
         let deadline = timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
         let mut message = request.into_inner();
         if message.model_name == ECHO {
             let limit = self.config.max_message;
-            return measure::echo(message, received_unix_ns, limit).map(Response::new);
+            return measure::echo(message, came.unix_ns, limit).map(Response::new);
         }
         let model = (message.model_name.clone(), message.model_version.clone());
         let asked = || {
@@ -98,7 +98,7 @@ impl GrpcInferenceService for State {
             let outputs = message.outputs.iter().map(|output| output.name.clone()).collect();
             Ok(Asked { values, outputs, deadline, trace: wants_trace(&message) })
         };
-        let (outputs, trace) = self.infer((&model.0, &model.1), received_unix_ns, asked).await?;
+        let (outputs, trace) = self.infer((&model.0, &model.1), came, asked).await?;
         Ok(Response::new(respond(message, outputs, trace)?))
     }
 
@@ -166,18 +166,15 @@ impl State {
     pub(super) async fn infer(
         &self,
         (name, version): (&str, &str),
-        received_unix_ns: u64,
+        came: Came,
         asked: impl FnOnce() -> Result<Asked, Status>,
     ) -> Result<(Vec<Named>, Option<Trace>), Status> {
         check_version(version)?;
         let stage = self.ready(name)?;
-        let _turn = self.requests.try_acquire().map_err(|_| {
-            let most = super::MAX_REQUESTS;
-            Status::resource_exhausted(format!("{most} requests are under way; try again later"))
-        })?;
+        let _admitted = self.requests.admit(came.from)?;
         let Asked { values, outputs, deadline, trace } = asked()?;
         let _memory = self.reserve(total_bytes(&values), "a request")?;
-        let call = Call { received_unix_ns, deadline, trace };
+        let call = Call { came, deadline, trace };
         let (answers, trace) = stage.infer(self, values, call).await?;
         Ok((select(answers, &outputs)?, trace))
     }

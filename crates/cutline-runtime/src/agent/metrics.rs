@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 
 use super::{
-    MAX_REQUESTS, State,
+    State,
     deployed::Deployed,
     meter::{Meter, Span},
     repository::Entry,
@@ -81,7 +81,7 @@ impl Collector for Scrape {
         of_stages.latency()?;
         drop(ready);
         let memory = &state.memory;
-        let under_way = MAX_REQUESTS.saturating_sub(state.requests.available_permits());
+        let under_way = state.requests.under_way();
         gauge(&mut encoder, "requests_under_way", "Requests now", None, under_way as u64)?;
         gauge(&mut encoder, "stages", "Stages that answer", None, count_ready(&all))?;
         let bytes = Some(Unit::Bytes);

@@ -1,10 +1,12 @@
 //! The stages that an agent has, by the names under which it serves them.
 //!
-//! A stage is loaded, or known but not loaded. Those that are meant to stay are written down in the
-//! store, one file each, so that an agent that is started again comes back with them.
+//! A stage is loaded, or known but not loaded. Several runs may need the same one, as when many edge
+//! devices share an agent in the cloud: it goes with the last of them. Those that are meant to stay
+//! are written down in the store, one file each, so that an agent that is started again comes back
+//! with them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -24,11 +26,26 @@ use crate::{
 /// Largest file that describes a stage, in bytes: as large as an order may be.
 const MAX_FILE: u64 = super::MAX_ORDER as u64;
 
+/// Most runs that may need one stage at a time.
+const MAX_HOLDERS: usize = 4096;
+
+/// Longest name of a run that needs a stage, in bytes.
+const MAX_HOLDER: usize = 64;
+
 /// Stages by name.
 #[derive(Debug)]
 pub(super) struct Repository {
     folder: PathBuf,
-    entries: RwLock<BTreeMap<String, Entry>>,
+    entries: RwLock<BTreeMap<String, Held>>,
+}
+
+/// One stage and who needs it.
+#[derive(Debug)]
+struct Held {
+    entry: Entry,
+    holders: BTreeSet<String>,
+    /// It stays whoever needs it.
+    kept: bool,
 }
 
 /// One stage.
@@ -46,6 +63,12 @@ pub(super) enum RepositoryError {
     /// There are too many.
     #[error("{MAX_STAGES} stages are deployed; remove some first")]
     Full,
+    /// Too many need one of them.
+    #[error("{MAX_HOLDERS} runs need this stage already")]
+    Crowded,
+    /// What needs it has no proper name.
+    #[error("the name of who needs a stage has {0} bytes; at most {MAX_HOLDER} are possible")]
+    Holder(usize),
     /// There is none of this name.
     #[error("no model `{0}` is deployed on this device")]
     Unknown(String),
@@ -71,10 +94,9 @@ impl Repository {
         for file in fs::read_dir(&folder).map_err(disk)?.flatten() {
             let Some((name, stage)) = read(&file.path()) else { continue };
             if entries.len() < MAX_STAGES {
-                entries.insert(
-                    name,
-                    Entry::Unloaded(Arc::new(stage), "it is about to be loaded".to_owned()),
-                );
+                let reason = "it is about to be loaded".to_owned();
+                let entry = Entry::Unloaded(Arc::new(stage), reason);
+                entries.insert(name, Held { entry, holders: BTreeSet::new(), kept: true });
             }
         }
         Ok(Self { folder, entries: RwLock::new(entries) })
@@ -82,7 +104,7 @@ impl Repository {
 
     /// The stage under a name, if it answers.
     pub(super) fn ready(&self, name: &str) -> Option<Arc<Deployed>> {
-        match self.read().get(name)? {
+        match &self.read().get(name)?.entry {
             Entry::Ready(deployed) => Some(Arc::clone(deployed)),
             Entry::Unloaded(..) => None,
         }
@@ -90,34 +112,71 @@ impl Repository {
 
     /// All of them as they are now.
     pub(super) fn list(&self) -> Vec<(String, Entry)> {
-        self.read().iter().map(|(name, entry)| (name.clone(), entry.clone())).collect()
+        self.read().iter().map(|(name, held)| (name.clone(), held.entry.clone())).collect()
     }
 
     /// The stage under a name, loaded or not.
     pub(super) fn find(&self, name: &str) -> Result<Entry, RepositoryError> {
-        let found = self.read().get(name).cloned();
+        let found = self.read().get(name).map(|held| held.entry.clone());
         found.ok_or_else(|| RepositoryError::Unknown(clip(name)))
     }
 
     /// Takes a loaded stage, in place of another of its name.
-    pub(super) fn put(&self, name: String, stage: Deployed) -> Result<(), RepositoryError> {
+    pub(super) fn put(&self, name: &str, stage: Deployed) -> Result<(), RepositoryError> {
         let mut entries = self.write();
-        if entries.len() >= MAX_STAGES && !entries.contains_key(&name) {
+        if let Some(held) = entries.get_mut(name) {
+            if held.entry.stage() != stage.stage() {
+                // Who needed the other one has lost it.
+                held.holders.clear();
+            }
+            held.entry = Entry::Ready(Arc::new(stage));
+            return Ok(());
+        }
+        if entries.len() >= MAX_STAGES {
             return Err(RepositoryError::Full);
         }
-        entries.insert(name, Entry::Ready(Arc::new(stage)));
+        let entry = Entry::Ready(Arc::new(stage));
+        entries.insert(name.to_owned(), Held { entry, holders: BTreeSet::new(), kept: false });
+        Ok(())
+    }
+
+    /// Notes who needs a stage; nobody by name where the name is empty.
+    pub(super) fn hold(&self, name: &str, holder: &str) -> Result<(), RepositoryError> {
+        if holder.len() > MAX_HOLDER {
+            return Err(RepositoryError::Holder(holder.len()));
+        }
+        let mut entries = self.write();
+        let held = entries.get_mut(name).ok_or_else(|| RepositoryError::Unknown(clip(name)))?;
+        if holder.is_empty() || held.holders.contains(holder) {
+            return Ok(());
+        }
+        if held.holders.len() >= MAX_HOLDERS {
+            return Err(RepositoryError::Crowded);
+        }
+        held.holders.insert(holder.to_owned());
         Ok(())
     }
 
     /// Keeps a stage that does not answer, and why.
     pub(super) fn unload(&self, name: &str, reason: String) -> Result<(), RepositoryError> {
         let mut entries = self.write();
-        let entry = entries.get_mut(name).ok_or_else(|| RepositoryError::Unknown(clip(name)))?;
-        *entry = Entry::Unloaded(Arc::new(entry.stage().clone()), reason);
+        let held = entries.get_mut(name).ok_or_else(|| RepositoryError::Unknown(clip(name)))?;
+        held.entry = Entry::Unloaded(Arc::new(held.entry.stage().clone()), reason);
         Ok(())
     }
 
-    /// Forgets a stage, also for the next start.
+    /// Forgets who needed a stage, and with the last of them the stage, unless it is kept.
+    pub(super) fn release(&self, name: &str, holder: &str) -> Option<Stage> {
+        let mut entries = self.write();
+        let held = entries.get_mut(name)?;
+        let last = held.holders.remove(holder) && held.holders.is_empty();
+        if !last || held.kept {
+            return None;
+        }
+        entries.remove(name).map(|held| held.entry.stage().clone())
+    }
+
+    /// Forgets a stage whoever needs it, also for the next start.
     pub(super) fn remove(&self, name: &str) -> Result<Option<Stage>, RepositoryError> {
         let path = self.path(name);
         match fs::remove_file(&path) {
@@ -126,16 +185,20 @@ impl Repository {
             }
             _ => {}
         }
-        Ok(self.write().remove(name).map(|entry| entry.stage().clone()))
+        Ok(self.write().remove(name).map(|held| held.entry.stage().clone()))
     }
 
-    /// Writes a stage down for the next start.
-    pub(super) fn keep(&self, model_name: &str, stage: &Stage) -> Result<(), StoreError> {
+    /// Has a stage stay whoever needs it, and writes it down for the next start.
+    pub(super) fn keep(&self, model_name: &str) -> Result<(), RepositoryError> {
+        let stage = self.find(model_name)?.stage().spec().clone();
         let path = self.path(model_name);
-        let kept = Kept { model_name: model_name.to_owned(), stage: stage.spec().clone() };
-        let json = serde_json::to_vec(&kept)
+        let json = serde_json::to_vec(&Kept { model_name: model_name.to_owned(), stage })
             .map_err(|error| StoreError::Disk { path: path.clone(), source: error.into() })?;
-        Ok(files::write_bytes(&path, json)?)
+        files::write_bytes(&path, json).map_err(StoreError::from)?;
+        if let Some(held) = self.write().get_mut(model_name) {
+            held.kept = true;
+        }
+        Ok(())
     }
 
     /// A name may hold anything; its digest is a file name.
@@ -143,11 +206,11 @@ impl Repository {
         self.folder.join(format!("{}.json", hex(&Sha256::digest(model_name))))
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, Entry>> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, Held>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<String, Entry>> {
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<String, Held>> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -98,7 +98,7 @@ impl State {
         }
         let Entry::Unloaded(stage, _) = self.stages.find(name)? else { return Ok(()) };
         match Deployed::load(self, Stage::clone(&stage)).await {
-            Ok(deployed) => Ok(self.stages.put(name.to_owned(), deployed)?),
+            Ok(deployed) => Ok(self.stages.put(name, deployed)?),
             Err(status) => {
                 self.stages.unload(name, status.message().to_owned())?;
                 Err(status)
@@ -116,9 +116,10 @@ impl From<RepositoryError> for Status {
     fn from(error: RepositoryError) -> Self {
         let message = error.to_string();
         match error {
-            RepositoryError::Full | RepositoryError::Store(_) => {
+            RepositoryError::Full | RepositoryError::Crowded | RepositoryError::Store(_) => {
                 Status::resource_exhausted(message)
             }
+            RepositoryError::Holder(_) => Status::invalid_argument(message),
             RepositoryError::Unknown(_) => Status::not_found(message),
         }
     }

@@ -4,10 +4,11 @@
 //! at its stage's thread, which takes the device's slot for one request at a time and gives it back
 //! as soon as the stage has computed, before anything is sent on. Requests that wait are there when
 //! the slot is free, so a device goes from one frame to the next without waking anybody; stages that
-//! share a device take turns. The queue is bounded by the requests that the agent admits.
+//! share a device take turns, and so do callers that share a stage. The queue is bounded by the
+//! requests that the agent admits.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use tokio::{
     sync::{Semaphore, oneshot},
 };
 
+use super::{admission::Caller, turns::Turns};
 use crate::{
     engine::EngineError,
     pace::timer,
@@ -26,9 +28,27 @@ use crate::{
 /// A handle to the thread, which ends when the handle is dropped.
 #[derive(Debug)]
 pub(super) struct Worker {
-    jobs: mpsc::Sender<Job>,
+    jobs: Arc<Turns<Caller, Job>>,
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.jobs.close();
+    }
+}
+
+/// Refuses jobs from when the thread ends, whatever ends it.
+struct Open(Arc<Turns<Caller, Job>>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close();
+        // Who waits is told by the end of the job.
+        while self.0.pop().is_some() {}
+    }
+}
+
+#[derive(Debug)]
 struct Job {
     inputs: Vec<Named>,
     asked: Instant,
@@ -51,7 +71,8 @@ impl Worker {
         cores: Vec<usize>,
         load: impl FnOnce() -> Result<StageSession, EngineError> + Send + 'static,
     ) -> Result<Self, EngineError> {
-        let (jobs, queue) = mpsc::channel::<Job>();
+        let jobs = Arc::new(Turns::new());
+        let queue = Open(Arc::clone(&jobs));
         let (loaded, outcome) = oneshot::channel();
         let name = format!("stage {}", stage.spec().name);
         let runtime = Handle::current();
@@ -62,7 +83,7 @@ impl Worker {
             match load() {
                 Ok(session) => {
                     let _ = loaded.send(Ok(()));
-                    work(&stage, session, &queue, || runtime.block_on(slot.acquire()).ok());
+                    work(&stage, session, &queue.0, || runtime.block_on(slot.acquire()).ok());
                 }
                 Err(error) => drop(loaded.send(Err(error))),
             }
@@ -76,10 +97,10 @@ impl Worker {
     }
 
     /// Waits for the device, runs the stage, and says how long it waited.
-    pub(super) async fn run(&self, inputs: Vec<Named>) -> Result<Done, Gone> {
+    pub(super) async fn run(&self, inputs: Vec<Named>, caller: Caller) -> Result<Done, Gone> {
         let (reply, done) = oneshot::channel();
         let job = Job { inputs, asked: Instant::now(), reply };
-        self.jobs.send(job).map_err(|_| Gone)?;
+        self.jobs.push(caller, job).map_err(|_| Gone)?;
         done.await.map_err(|_| Gone)
     }
 }
@@ -88,10 +109,10 @@ impl Worker {
 fn work<S>(
     stage: &Stage,
     mut session: StageSession,
-    queue: &mpsc::Receiver<Job>,
+    queue: &Turns<Caller, Job>,
     take_slot: impl Fn() -> Option<S>,
 ) {
-    while let Ok(Job { inputs, asked, reply }) = queue.recv() {
+    while let Some(Job { inputs, asked, reply }) = queue.pop() {
         let Some(slot) = take_slot() else { return };
         // A caller that has gone away needs no answer, and the device is free for the next.
         if reply.is_closed() {

@@ -62,6 +62,10 @@ pub struct DeployRequest {
     /// A stage description as JSON (`stage::StageSpec`).
     #[prost(string, tag = "2")]
     pub stage_json: ::prost::alloc::string::String,
+    /// Who needs the stage, in words of its own; several may need one. Empty: it is there until it is
+    /// removed by name.
+    #[prost(string, tag = "3")]
+    pub holder: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeployResponse {
@@ -79,6 +83,9 @@ pub struct KeepResponse {}
 pub struct RemoveRequest {
     #[prost(string, tag = "1")]
     pub model_name: ::prost::alloc::string::String,
+    /// Who needs the stage no more: it goes with the last who does, unless it is kept. Empty: it goes.
+    #[prost(string, tag = "2")]
+    pub holder: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveResponse {

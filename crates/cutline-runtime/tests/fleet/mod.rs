@@ -227,5 +227,5 @@ pub(crate) async fn deploy_double(client: &AgentClient) {
     let part = part(&folder, "pi", None, &node, &["x"], &["y"]);
     let deployment = Deployment::new(plan(vec![part], &["y"])).unwrap();
     let files: BTreeMap<_, _> = deployment.files.clone();
-    client.deploy("double", &deployment.stages[0].spec, &files).await.unwrap();
+    client.deploy("double", &deployment.stages[0].spec, &files, "").await.unwrap();
 }
