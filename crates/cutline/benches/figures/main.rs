@@ -18,6 +18,7 @@ mod namespace;
 mod parts;
 mod pipeline;
 mod profile;
+mod sharing;
 mod splitting;
 mod truth;
 
@@ -52,7 +53,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 14] = [
+const SECTIONS: [(&str, Section); 15] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("splitting", splitting::run),
@@ -65,6 +66,7 @@ const SECTIONS: [(&str, Section); 14] = [
     ("pipeline", pipeline::run),
     ("pipeline-fleet", pipeline::run_fleet),
     ("overlap", pipeline::run_overlap),
+    ("sharing", sharing::run),
     ("adaptation", adaptation::run),
     ("failure", failure::run),
 ];
