@@ -256,25 +256,22 @@ impl Bounds {
         floors: Option<&Floors>,
         via: &mut [Vec<u64>],
     ) {
-        let is_possible = match floors {
-            Some(floors) => floors.between(device, option, [from, to]).is_some(),
-            None => steps.compute(device, option, from, to).is_some(),
+        // What the stage does at least, where it may scatter a block.
+        let floor = match floors {
+            Some(floors) => floors.between(device, option, [from, to]).map(Some),
+            None => steps.compute(device, option, from, to).map(|_| None),
         };
-        if !is_possible {
-            return;
-        }
+        let Some(floor) = floor else { return };
         // The bit of the device in a set; none where devices may be used again.
         let bit = if self.sets > 1 { 1 << (device.index() - 1) } else { 0 };
         for (at, &quantity) in layout.quantities.iter().enumerate() {
-            let here = match (floors, quantity) {
+            let here = match (floor, quantity) {
                 (None, _) => self.alone(steps, quantity, (device, option), [from, to]),
                 (Some(_), Quantity::DeviceEnergy) => {
                     let receive = self.receive[from * self.devices + device.index()];
                     self.send(to, device.index())[0].saturating_add(receive)
                 }
-                (Some(floors), _) => {
-                    floors.stage(quantity, (device, option), [from, to]).unwrap_or(0)
-                }
+                (Some(floor), _) => floor.stage(steps.costs, quantity, (device, option)),
             };
             let start = (to * self.devices + device.index()) * self.sets;
             let rest = &self.rest[at][start..start + self.sets];

@@ -9,11 +9,12 @@ use super::{
     steps::Steps,
     waiting,
 };
-use crate::{evaluate::device_money, platform::DeviceId, units::Nanos};
+use crate::{cost::Costs, evaluate::device_money, platform::DeviceId, units::Nanos};
 
 /// Sums over blocks, for each device and engine option.
 pub(super) struct Floors<'a> {
     steps: &'a Steps<'a>,
+    layout: &'a Layout,
     scatters: &'a Scatters,
     lines: Vec<Vec<Line>>,
     /// By border: the first place that does not begin before it, and the first that does not end at
@@ -38,7 +39,7 @@ pub(super) struct Floor {
     pub(super) latency: u64,
     /// Of the device.
     pub(super) busy: u64,
-    /// Of all devices.
+    /// Of all devices; nothing where it is not asked for.
     pub(super) energy: u64,
 }
 
@@ -66,12 +67,33 @@ impl Floor {
             energy: self.energy.min(other.energy),
         }
     }
+
+    /// The least of a quantity of a stage that does at least this, the engine's call included.
+    pub(super) fn stage(
+        self,
+        costs: &Costs,
+        quantity: Quantity,
+        (device, option): (DeviceId, usize),
+    ) -> u64 {
+        let engine = &costs.device(device).options[option];
+        let busy = self.busy.saturating_add(engine.call.0);
+        match quantity {
+            Quantity::Latency => self.latency.saturating_add(engine.call.0),
+            Quantity::Period => busy,
+            Quantity::Energy => {
+                self.energy.saturating_add(waiting::standing(costs, device, Nanos(busy)))
+            }
+            Quantity::Money => device_money(costs, device, Nanos(busy)).unwrap_or_default().0,
+            Quantity::Memory => engine.engine_bytes.0,
+            Quantity::DeviceEnergy | Quantity::Excess => 0,
+        }
+    }
 }
 
 impl<'a> Floors<'a> {
     pub(super) fn new(
         steps: &'a Steps,
-        layout: &Layout,
+        layout: &'a Layout,
         scatters: &'a Scatters,
         codecs: usize,
     ) -> Self {
@@ -90,7 +112,7 @@ impl<'a> Floors<'a> {
             options.map(|option| line(steps, layout, scatters, (device, option), codecs)).collect()
         });
         let lines = lines.collect();
-        Floors { steps, scatters, lines, first, end }
+        Floors { steps, layout, scatters, lines, first, end }
     }
 
     /// The least between two borders; `None` where it cannot be done.
@@ -100,14 +122,15 @@ impl<'a> Floors<'a> {
         option: usize,
         [from, to]: [usize; 2],
     ) -> Option<Floor> {
+        let plain = |borders| plain(self.steps, self.layout, device, option, borders);
         let (first, end) = (self.first[from], self.end[to]);
         if first >= end {
-            return plain(self.steps, device, option, [from, to]);
+            return plain([from, to]);
         }
         let line = &self.lines[device.index()][option];
         let places = &self.scatters.places;
-        let before = plain(self.steps, device, option, [from, places[first].from])?;
-        let after = plain(self.steps, device, option, [places[end - 1].to, to])?;
+        let before = plain([from, places[first].from])?;
+        let after = plain([places[end - 1].to, to])?;
         let gap = &line.gaps[first];
         let unable = line.unable[first] + u32::from(gap.is_none());
         let inside = line.sums[end].less(line.sums[first]).less(gap.unwrap_or_default());
@@ -118,38 +141,23 @@ impl<'a> Floors<'a> {
     pub(super) fn may_scatter(&self, from: usize, to: usize) -> bool {
         self.first[from] < self.end[to]
     }
-
-    /// The least of a quantity of a stage between two borders, the engine's call included.
-    pub(super) fn stage(
-        &self,
-        quantity: Quantity,
-        (device, option): (DeviceId, usize),
-        borders: [usize; 2],
-    ) -> Option<u64> {
-        let costs = self.steps.costs;
-        let floor = self.between(device, option, borders)?;
-        let engine = &costs.device(device).options[option];
-        Some(match quantity {
-            Quantity::Latency => floor.latency.saturating_add(engine.call.0),
-            Quantity::Period => floor.busy.saturating_add(engine.call.0),
-            Quantity::Energy => {
-                let busy = Nanos(floor.busy.saturating_add(engine.call.0));
-                floor.energy.saturating_add(waiting::standing(costs, device, busy))
-            }
-            Quantity::Money => {
-                let busy = Nanos(floor.busy.saturating_add(engine.call.0));
-                device_money(costs, device, busy).unwrap_or_default().0
-            }
-            Quantity::Memory => engine.engine_bytes.0,
-            Quantity::DeviceEnergy | Quantity::Excess => 0,
-        })
-    }
 }
 
-fn plain(steps: &Steps, device: DeviceId, option: usize, borders: [usize; 2]) -> Option<Floor> {
+fn plain(
+    steps: &Steps,
+    layout: &Layout,
+    device: DeviceId,
+    option: usize,
+    borders: [usize; 2],
+) -> Option<Floor> {
     let work = steps.work(device, option, borders)?;
-    let carried = waiting::carried(steps.costs, device, work);
-    let energy = waiting::least(steps.costs, device, work.busy - work.given_time, carried);
+    let energy = match layout.has(Quantity::Energy) {
+        true => {
+            let carried = waiting::carried(steps.costs, device, work);
+            waiting::least(steps.costs, device, work.busy - work.given_time, carried)
+        }
+        false => 0,
+    };
     Some(Floor { latency: work.busy.0, busy: work.busy.0, energy })
 }
 
@@ -160,13 +168,14 @@ fn line(
     (device, option): (DeviceId, usize),
     codecs: usize,
 ) -> Line {
+    let plain = |borders| plain(steps, layout, device, option, borders);
     let mut line = Line { sums: vec![Floor::default()], unable: vec![0], gaps: Vec::new() };
     for (at, place) in scatters.places.iter().enumerate() {
         let gap = match at.checked_sub(1) {
-            Some(before) => plain(steps, device, option, [scatters.places[before].to, place.from]),
+            Some(before) => plain([scatters.places[before].to, place.from]),
             None => Some(Floor::default()),
         };
-        let alone = plain(steps, device, option, [place.from, place.to]);
+        let alone = plain([place.from, place.to]);
         let ways = (0..codecs).flat_map(|codec| scatters.ways(at, device.index(), option, codec));
         let least = ways.map(|way| floor_of(steps, layout, device, &way.adds)).chain(alone);
         let least = least.reduce(Floor::or);
@@ -181,7 +190,8 @@ fn line(
 /// What a way adds at least.
 fn floor_of(steps: &Steps, layout: &Layout, device: DeviceId, adds: &[u64]) -> Floor {
     let of = |quantity| layout.position(quantity).map_or(0, |at| adds[at]);
-    let own = layout.own_energy_at().map_or(0, |[powered, carried]| {
+    let own = layout.own_energy_at().filter(|_| layout.has(Quantity::Energy));
+    let own = own.map_or(0, |[powered, carried]| {
         waiting::least(steps.costs, device, Nanos(adds[powered]), adds[carried])
     });
     Floor {
