@@ -303,6 +303,12 @@ pub(crate) fn almost_twins(random: &mut Random, costs: &mut Value, platform: &mu
         device["life_months"] = json!(12);
     }
     platform["link"] = json!(links);
+    // Not only the second and the third are alike.
+    let devices = platform["device"].as_array_mut().unwrap();
+    if devices.len() > 3 && random.one_in(2) {
+        let last = devices.remove(3);
+        devices.insert(1, last);
+    }
     if platform["device"][0].get("idle_power").is_some() {
         busy_takes_more(costs, platform);
     }

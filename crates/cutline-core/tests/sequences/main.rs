@@ -79,17 +79,11 @@ fn check(
                 .pins
                 .push((instance.names[layer].clone(), instance.devices[device].name.clone()));
         }
-        let pinned = |plan: &Plan| {
-            request.pins.iter().all(|(layer, device)| {
-                let layer = instance.names.iter().position(|name| name == layer).unwrap();
-                instance.devices[plan.on[layer]].name == *device
-            })
-        };
         let admissible = |(plan, values): &&(Plan, Values)| {
             let within = request.limits.iter().all(|(limited, most)| {
                 values[Objective::ALL.iter().position(|o| o == limited).unwrap()] <= *most
             });
-            within && pinned(plan)
+            within && keeps_pins(&instance, &request, plan)
         };
         let key = |values: &Values| (values[at], values[6], values[7]);
         let best = all.iter().filter(admissible).map(|(_, values)| key(values)).min();
@@ -116,16 +110,21 @@ fn check(
         counts.split += u32::from(best.is_some() && best == best_split);
         counts.scattered +=
             u32::from(answer.best.as_ref().is_ok_and(|best| !best.setting.helpers.is_empty()));
-        if let (None, Err(Infeasible::Limit { quantity, least, .. })) = (best, &answer.best) {
-            relaxed(&all, &instance, &request, *quantity, *least)?;
-            counts.relaxed += 1;
-        }
-        if let (None, Err(Infeasible::Rate { least, .. })) = (best, &answer.best) {
-            let really = late.iter().filter(|(plan, _)| pinned(plan)).map(|(_, v)| v[1]).min();
-            if all.iter().any(|(plan, _)| pinned(plan)) || really != Some(least.0) {
-                return Err(format!("least period said to be {least}, is {really:?}"));
+        match (best, &answer.best) {
+            (None, Err(Infeasible::Limit { quantity, least, .. })) => {
+                relaxed(&all, &instance, &request, *quantity, *least)?;
+                counts.relaxed += 1;
             }
-            counts.late += 1;
+            (None, Err(Infeasible::Rate { least, .. })) => {
+                too_slow(&all, &late, &instance, &request, least.0)?;
+                counts.late += 1;
+            }
+            (None, Err(why)) => {
+                refused(&all, &instance, &request, why)
+                    .map_err(|difference| format!("{why}, {request:?}: {difference}"))?;
+                counts.refused += 1;
+            }
+            _ => {}
         }
     }
     Ok(counts)
@@ -174,18 +173,14 @@ fn relaxed(
     least: u64,
 ) -> Result<(), String> {
     let at = |objective: &Objective| Objective::ALL.iter().position(|o| o == objective).unwrap();
-    let pinned = |plan: &Plan| {
-        request.pins.iter().all(|(layer, device)| {
-            let layer = instance.names.iter().position(|name| name == layer).unwrap();
-            instance.devices[plan.on[layer]].name == *device
-        })
-    };
     let really = |quantity: Objective| {
         let others = |values: &Values| {
             let mut others = request.limits.iter().filter(|(o, _)| *o != quantity);
             others.all(|(o, most)| values[at(o)] <= *most)
         };
-        let possible = all.iter().filter(|(plan, values)| pinned(plan) && others(values));
+        let possible = all
+            .iter()
+            .filter(|(plan, values)| keeps_pins(instance, request, plan) && others(values));
         possible.map(|(_, values)| values[at(&quantity)]).min()
     };
     if really(quantity) != Some(least) {
@@ -201,6 +196,51 @@ fn relaxed(
         None => Ok(()),
         Some(smaller) => Err(format!("{smaller:?} gives way less than {quantity:?} to {least}")),
     }
+}
+
+/// No limit by itself is what forbids all plans: the least of each, or of memory exceeded, is so.
+fn refused(
+    all: &[(Plan, Values)],
+    instance: &Instance,
+    request: &Request,
+    why: &Infeasible,
+) -> Result<(), String> {
+    let least = |at: usize| {
+        all.iter().filter(|(plan, _)| keeps_pins(instance, request, plan)).map(|(_, v)| v[at]).min()
+    };
+    let (found, expected) = match why {
+        Infeasible::Limits(limits) => {
+            let at = |o: &Objective| Objective::ALL.iter().position(|known| known == o).unwrap();
+            let found = limits.iter().map(|(_, _, least)| Some(*least));
+            let expected = limits.iter().map(|(quantity, _, _)| least(at(quantity)));
+            (found.collect::<Vec<_>>(), expected.collect())
+        }
+        Infeasible::Memory { limit, excess, .. } => {
+            let every = instance.every(request.scatter).into_iter();
+            let every = every.filter(|(plan, _, _)| keeps_pins(instance, request, plan));
+            let least = every.map(|(_, _, excess)| excess).min();
+            // Where the host's other devices leave nothing, only what the device itself holds is told.
+            let told = least.map(|least| if limit.0 > 0 { least } else { least.min(excess.0) });
+            (vec![Some(excess.0)], vec![told])
+        }
+        Infeasible::NoPlan => {
+            let mut every = instance.every(request.scatter).into_iter();
+            let any = every.find(|(plan, _, _)| keeps_pins(instance, request, plan));
+            (vec![None], vec![any.map(|(_, _, excess)| excess)])
+        }
+        _ => return Err("not a reason for no plan at all".to_owned()),
+    };
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("found {found:?}, expected {expected:?}")),
+    }
+}
+
+fn keeps_pins(instance: &Instance, request: &Request, plan: &Plan) -> bool {
+    request.pins.iter().all(|(layer, device)| {
+        let layer = instance.names.iter().position(|name| name == layer).unwrap();
+        instance.devices[plan.on[layer]].name == *device
+    })
 }
 
 /// The front of some objectives is the oracle's; how many points it has, and how many of them with a
@@ -253,6 +293,7 @@ struct Counts {
     infeasible: u32,
     split: u32,
     relaxed: u32,
+    refused: u32,
     scattered: u32,
     late: u32,
 }
@@ -315,6 +356,7 @@ fn planner_and_oracle_agree_on_many_devices() {
                 total.infeasible += counts.infeasible;
                 total.split += counts.split;
                 total.relaxed += counts.relaxed;
+                total.refused += counts.refused;
                 total.scattered += counts.scattered;
                 total.late += counts.late;
             }
@@ -322,13 +364,14 @@ fn planner_and_oracle_agree_on_many_devices() {
         }
     }
     // The instances exercise all ends, or the agreement would mean little.
-    let Counts { feasible, infeasible, split, relaxed, scattered, late } = total;
+    let Counts { feasible, infeasible, split, relaxed, refused, scattered, late } = total;
     println!(
         "{feasible} feasible, {infeasible} not, {split} best split, {scattered} best with a scatter \
-         group, {relaxed} relaxations, {late} too slow for the frames"
+         group, {relaxed} relaxations, {refused} refusals, {late} too slow for the frames"
     );
     assert!(scattered * 25 > feasible && late > 50, "{scattered}, {late}");
     assert!(split * 5 > feasible / 2 && infeasible * 20 > feasible && relaxed * 40 > feasible);
+    assert!(refused * 100 > feasible, "{refused}");
 }
 
 #[test]

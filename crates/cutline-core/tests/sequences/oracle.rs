@@ -173,8 +173,14 @@ impl Instance {
         }
     }
 
-    /// Every plan that can be run, with what it costs; with `scatter`, those with helpers too.
+    /// Every plan that can be run and fits, with what it costs; with `scatter`, those with helpers too.
     pub(crate) fn all(&self, scatter: bool) -> Vec<(Plan, Values)> {
+        let fitting = self.every(scatter).into_iter().filter(|(_, _, excess)| *excess == 0);
+        fitting.map(|(plan, values, _)| (plan, values)).collect()
+    }
+
+    /// The same whether it fits or not, and by how much a memory is exceeded at most.
+    pub(crate) fn every(&self, scatter: bool) -> Vec<(Plan, Values, u64)> {
         let (layers, devices) = (self.names.len(), self.devices.len());
         let blocks = if scatter { self.blocks() } else { Vec::new() };
         let mut all = Vec::new();
@@ -201,7 +207,8 @@ impl Instance {
                                     choice / self.codecs.len().pow(k as u32) % self.codecs.len();
                             }
                             let plan = Plan { input, codecs, ..bare.clone() };
-                            all.extend(self.cost(&plan, &steps).map(|values| (plan, values)));
+                            let cost = self.cost(&plan, &steps);
+                            all.extend(cost.map(|(values, excess)| (plan, values, excess)));
                         }
                     }
                 }
@@ -218,7 +225,8 @@ impl Instance {
 
     /// What a plan costs; `None` where it cannot be run or does not fit.
     pub(crate) fn values(&self, plan: &Plan) -> Option<Values> {
-        self.cost(plan, &self.steps(plan, &self.blocks())?)
+        let (values, excess) = self.cost(plan, &self.steps(plan, &self.blocks())?)?;
+        (excess == 0).then_some(values)
     }
 
     /// The steps of a plan; `None` where it is none.
@@ -290,7 +298,7 @@ impl Instance {
         Some(steps)
     }
 
-    fn cost(&self, plan: &Plan, steps: &[Step]) -> Option<Values> {
+    fn cost(&self, plan: &Plan, steps: &[Step]) -> Option<(Values, u64)> {
         let devices = self.devices.len();
         let layers = 0..self.names.len();
         let encoding = &self.inputs[plan.input].0;
@@ -382,16 +390,16 @@ impl Instance {
         for device in 0..devices {
             *hosts.entry(&self.devices[device].host).or_default() += self.memory(steps, device);
         }
-        for device in &self.devices {
+        let excess = self.devices.iter().map(|device| {
             let used = hosts.get(device.host.as_str()).copied().unwrap_or(0);
-            if device.memory.is_some_and(|memory| used > memory) {
-                return None;
-            }
-        }
+            device.memory.map_or(0, |memory| used.saturating_sub(memory))
+        });
+        let excess = excess.max().unwrap();
         let worst = energies.iter().copied().max().unwrap();
         let memory = hosts.values().copied().max().unwrap();
         let stages = steps.iter().map(|step| step.members.len() as u64).sum();
-        Some([latency, period, energies.iter().sum(), worst, memory, money, stages, bytes])
+        let values = [latency, period, energies.iter().sum(), worst, memory, money, stages, bytes];
+        Some((values, excess))
     }
 
     fn electricity(&self, device: usize, energy: u64) -> u64 {
