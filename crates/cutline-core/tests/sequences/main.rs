@@ -21,11 +21,13 @@ mod invented;
 mod oracle;
 #[path = "../random/mod.rs"]
 mod random;
+mod refusals;
 mod returning;
 
 use invented::{almost_twins, instance, random_of, read};
 use oracle::{Instance, Plan, Values};
 use random::Random;
+use refusals::{keeps_pins, refused, relaxed, too_slow};
 
 /// The oracle's plan that a choice of the planner is, in the order of the file's layers.
 fn plan_of(instance: &Instance, dag: &Dag, choice: &Choice) -> Plan {
@@ -161,86 +163,6 @@ fn compare(
         ));
     }
     Ok(())
-}
-
-/// The least relaxation that an infeasible request is told of really is the least, and no other limit
-/// need give way by a smaller part.
-fn relaxed(
-    all: &[(Plan, Values)],
-    instance: &Instance,
-    request: &Request,
-    quantity: Objective,
-    least: u64,
-) -> Result<(), String> {
-    let at = |objective: &Objective| Objective::ALL.iter().position(|o| o == objective).unwrap();
-    let really = |quantity: Objective| {
-        let others = |values: &Values| {
-            let mut others = request.limits.iter().filter(|(o, _)| *o != quantity);
-            others.all(|(o, most)| values[at(o)] <= *most)
-        };
-        let possible = all
-            .iter()
-            .filter(|(plan, values)| keeps_pins(instance, request, plan) && others(values));
-        possible.map(|(_, values)| values[at(&quantity)]).min()
-    };
-    if really(quantity) != Some(least) {
-        let really = really(quantity);
-        return Err(format!("least {} said to be {least}, is {really:?}", quantity.name()));
-    }
-    let part = |least: u64, limit: u64| u128::from(least) * 1_000_000 / u128::from(limit.max(1));
-    let limit = request.limits.iter().find(|(o, _)| *o == quantity).unwrap().1;
-    let smaller = request.limits.iter().find(|&&(other, limit_of_other)| {
-        really(other).is_some_and(|other| part(other, limit_of_other) < part(least, limit))
-    });
-    match smaller {
-        None => Ok(()),
-        Some(smaller) => Err(format!("{smaller:?} gives way less than {quantity:?} to {least}")),
-    }
-}
-
-/// No limit by itself is what forbids all plans: the least of each, or of memory exceeded, is so.
-fn refused(
-    all: &[(Plan, Values)],
-    instance: &Instance,
-    request: &Request,
-    why: &Infeasible,
-) -> Result<(), String> {
-    let least = |at: usize| {
-        all.iter().filter(|(plan, _)| keeps_pins(instance, request, plan)).map(|(_, v)| v[at]).min()
-    };
-    let (found, expected) = match why {
-        Infeasible::Limits(limits) => {
-            let at = |o: &Objective| Objective::ALL.iter().position(|known| known == o).unwrap();
-            let found = limits.iter().map(|(_, _, least)| Some(*least));
-            let expected = limits.iter().map(|(quantity, _, _)| least(at(quantity)));
-            (found.collect::<Vec<_>>(), expected.collect())
-        }
-        Infeasible::Memory { limit, excess, .. } => {
-            let every = instance.every(request.scatter).into_iter();
-            let every = every.filter(|(plan, _, _)| keeps_pins(instance, request, plan));
-            let least = every.map(|(_, _, excess)| excess).min();
-            // Where the host's other devices leave nothing, only what the device itself holds is told.
-            let told = least.map(|least| if limit.0 > 0 { least } else { least.min(excess.0) });
-            (vec![Some(excess.0)], vec![told])
-        }
-        Infeasible::NoPlan => {
-            let mut every = instance.every(request.scatter).into_iter();
-            let any = every.find(|(plan, _, _)| keeps_pins(instance, request, plan));
-            (vec![None], vec![any.map(|(_, _, excess)| excess)])
-        }
-        _ => return Err("not a reason for no plan at all".to_owned()),
-    };
-    match found == expected {
-        true => Ok(()),
-        false => Err(format!("found {found:?}, expected {expected:?}")),
-    }
-}
-
-fn keeps_pins(instance: &Instance, request: &Request, plan: &Plan) -> bool {
-    request.pins.iter().all(|(layer, device)| {
-        let layer = instance.names.iter().position(|name| name == layer).unwrap();
-        instance.devices[plan.on[layer]].name == *device
-    })
 }
 
 /// The front of some objectives is the oracle's; how many points it has, and how many of them with a
