@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::{
     cost::{Costs, TENSOR},
     dag::Dag,
-    evaluate::{EvaluateError, Evaluation, Setting},
+    evaluate::{EvaluateError, Evaluation, MemoryUse, Setting},
     partition::Mapping,
     units::{Bytes, Money, Nanojoules, Nanos, UnitError},
 };
@@ -220,8 +220,11 @@ pub struct Choice {
 pub enum Infeasible {
     #[error("{0}")]
     CannotRun(EvaluateError),
-    #[error("it needs {needed} on `{device}`, which has {limit}: {excess} too much")]
-    Memory { device: String, needed: Bytes, limit: Bytes, excess: Bytes },
+    #[error(
+        "it needs {needed} on `{device}`{beside}, which has {limit}: {excess} too much",
+        beside = beside(*.others)
+    )]
+    Memory { device: String, needed: Bytes, others: Bytes, limit: Bytes, excess: Bytes },
     #[error("the input cannot be sent as {0}: its size in that encoding is not known")]
     NoEncoding(String),
     #[error("the platform has no second device")]
@@ -275,6 +278,27 @@ pub enum Infeasible {
         }
     )]
     Returning { once: Box<Infeasible>, all_seen: bool },
+}
+
+impl Infeasible {
+    /// That a memory is exceeded, if it is.
+    fn memory(costs: &Costs, used: &MemoryUse) -> Option<Self> {
+        Some(Self::Memory {
+            device: costs.device(used.device).name.clone(),
+            needed: used.bytes,
+            others: used.others,
+            limit: used.limit?,
+            excess: used.excess()?,
+        })
+    }
+}
+
+/// What shares a memory with the device that was named before.
+fn beside(others: Bytes) -> String {
+    match others {
+        Bytes::ZERO => String::new(),
+        others => format!(", beside {others} on the other devices of its host"),
+    }
 }
 
 fn each_of(reasons: &[(String, Infeasible)]) -> String {

@@ -20,14 +20,22 @@ pub struct MemoryUse {
     pub device: DeviceId,
     /// Engine, parameters and live values, with one frame in flight.
     pub bytes: Bytes,
-    /// What it has, of its host's memory what the host's other devices leave; `None`: unlimited.
+    /// The same of all other devices of its host, which share its memory.
+    pub others: Bytes,
+    /// What the host has for it and them; `None`: unlimited.
     pub limit: Option<Bytes>,
 }
 
 impl MemoryUse {
     /// How much the limit is exceeded by, if it is.
     pub fn excess(&self) -> Option<Bytes> {
-        self.limit.filter(|&limit| self.bytes > limit).map(|limit| self.bytes - limit)
+        let used = self.bytes + self.others;
+        self.limit.filter(|&limit| used > limit).map(|limit| used - limit)
+    }
+
+    /// What the host's other devices leave to it, if that is limited.
+    pub fn left(&self) -> Option<Bytes> {
+        self.limit.map(|limit| limit - self.others)
     }
 }
 
@@ -49,7 +57,8 @@ pub fn memory(
         let live = stages.map(|stage| peak(dag, stage)).max()?;
         let costs = costs.device(device);
         let engine = costs.options[setting.engines[device.index()]].engine_bytes;
-        Some(MemoryUse { device, bytes: engine + parameters + live, limit: costs.memory })
+        let bytes = engine + parameters + live;
+        Some(MemoryUse { device, bytes, others: Bytes::ZERO, limit: costs.memory })
     };
     let mut uses: Vec<MemoryUse> = costs.device_ids().filter_map(on).collect();
     let host = |used: &MemoryUse| costs.device(used.device).host;
@@ -58,7 +67,7 @@ pub fn memory(
         .map(|used| uses.iter().filter(|o| host(o) == host(used)).map(|o| o.bytes).sum())
         .collect();
     for (used, sum) in uses.iter_mut().zip(sums) {
-        used.limit = used.limit.map(|limit| limit - (sum - used.bytes));
+        used.others = sum - used.bytes;
     }
     uses
 }

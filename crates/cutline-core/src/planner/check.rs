@@ -48,14 +48,9 @@ fn leaked(dag: &Dag, request: &Request, plan: &Choice) -> Option<Infeasible> {
 }
 
 fn exceeded(costs: &Costs, request: &Request, plan: &Choice) -> Option<Infeasible> {
-    let memory = plan.evaluation.memory.iter().find_map(|used| Some((used, used.excess()?)));
-    if let Some((used, excess)) = memory {
-        return Some(Infeasible::Memory {
-            device: costs.device(used.device).name.clone(),
-            needed: used.bytes,
-            limit: used.limit.unwrap_or_default(),
-            excess,
-        });
+    let memory = plan.evaluation.memory.iter().find_map(|used| Infeasible::memory(costs, used));
+    if memory.is_some() {
+        return memory;
     }
     request.limits.iter().find_map(|&(quantity, limit)| {
         let value = Objective::of(quantity, &plan.evaluation, costs)?;

@@ -249,15 +249,9 @@ impl Task<'_> {
                     continue;
                 }
             };
-            if let Some((used, excess)) =
-                evaluation.memory.iter().find_map(|used| Some((used, used.excess()?)))
-            {
-                why = Infeasible::Memory {
-                    device: self.costs.device(device).name.clone(),
-                    needed: used.bytes,
-                    limit: used.limit.unwrap_or_default(),
-                    excess,
-                };
+            let exceeded = |used| Infeasible::memory(self.costs, used);
+            if let Some(exceeded) = evaluation.memory.iter().find_map(exceeded) {
+                why = exceeded;
                 continue;
             }
             let value = |choice: &Choice| self.request.objective.of(&choice.evaluation, self.costs);

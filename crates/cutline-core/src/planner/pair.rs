@@ -100,19 +100,10 @@ impl Problem<'_> {
     fn choice(&self, mapping: Mapping, setting: Setting) -> Result<Choice, Infeasible> {
         let (dag, costs) = self.prepared.plain;
         let evaluation = evaluate(dag, costs, &mapping, &setting).map_err(Infeasible::CannotRun)?;
-        let exceeded = evaluation.memory.iter().find(|used| used.excess().is_some());
-        match exceeded {
-            Some(used) => Err(self.exceeded(used)),
+        let exceeded = |used| Infeasible::memory(costs, used);
+        match evaluation.memory.iter().find_map(exceeded) {
+            Some(exceeded) => Err(exceeded),
             None => Ok(Choice { mapping, setting, evaluation, proof: Proof::Optimal }),
-        }
-    }
-
-    fn exceeded(&self, used: &MemoryUse) -> Infeasible {
-        Infeasible::Memory {
-            device: self.costs.device(used.device).name.clone(),
-            needed: used.bytes,
-            limit: used.limit.unwrap_or_default(),
-            excess: used.excess().unwrap_or_default(),
         }
     }
 
@@ -149,9 +140,10 @@ impl Problem<'_> {
         bound: Option<i128>,
         excess: Option<MemoryUse>,
     ) -> Infeasible {
-        match (bound, excess) {
+        let exceeded = excess.and_then(|used| Infeasible::memory(self.costs, &used));
+        match (bound, exceeded) {
             (Some(_), _) => Infeasible::GaveUp(self.request.node_limit),
-            (None, Some(used)) => self.exceeded(&used),
+            (None, Some(exceeded)) => exceeded,
             (None, None) if self.dag.groups().len() < 2 => {
                 Infeasible::NoSplit("the engines run the whole network as one group")
             }

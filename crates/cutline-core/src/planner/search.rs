@@ -142,7 +142,7 @@ impl Search<'_> {
         let device = excess.device;
         let fixed = self.closure(forced, device);
         let mut used = self.weights(&fixed, device, setting);
-        let limit = excess.limit.unwrap_or(Bytes(u64::MAX));
+        let limit = excess.left().unwrap_or(Bytes(u64::MAX));
         let free = |id: &GroupId| forced[id.index()].is_none() && !fixed[id.index()];
         let mut candidates: Vec<GroupId> =
             self.dag.group_ids().filter(|id| free(id) && mapping.device(*id) == device).collect();

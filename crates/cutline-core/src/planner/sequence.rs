@@ -20,7 +20,7 @@ use crate::{
     evaluate::{Evaluation, Setting},
     partition::{Mapping, blocks},
     platform::DeviceId,
-    units::{Bytes, Nanos},
+    units::Nanos,
 };
 
 /// More ideals than this are not enumerated; prefixes of the topological order stand for them.
@@ -427,15 +427,7 @@ impl<'a> Sequences<'a> {
         };
         let uses = crate::evaluate::memory(self.dag, self.costs, &partition, &setting);
         let most = uses.iter().max_by_key(|used| used.excess());
-        match most.and_then(|used| Some((used, used.excess()?))) {
-            Some((used, excess)) => Infeasible::Memory {
-                device: self.costs.device(used.device).name.clone(),
-                needed: used.bytes,
-                limit: used.limit.unwrap_or(Bytes::ZERO),
-                excess,
-            },
-            None => Infeasible::NoPlan,
-        }
+        most.and_then(|used| Infeasible::memory(self.costs, used)).unwrap_or(Infeasible::NoPlan)
     }
 }
 

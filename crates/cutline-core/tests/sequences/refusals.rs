@@ -56,13 +56,12 @@ pub(super) fn refused(
             let expected = limits.iter().map(|(quantity, _, _)| least(at(quantity)));
             (found.collect::<Vec<_>>(), expected.collect())
         }
-        Infeasible::Memory { limit, excess, .. } => {
+        Infeasible::Memory { needed, others, limit, excess, .. } => {
             let every = instance.every(request.scatter).into_iter();
             let every = every.filter(|(plan, _, _)| keeps_pins(instance, request, plan));
             let least = every.map(|(_, _, excess)| excess).min();
-            // Where the host's other devices leave nothing, only what the device itself holds is told.
-            let told = least.map(|least| if limit.0 > 0 { least } else { least.min(excess.0) });
-            (vec![Some(excess.0)], vec![told])
+            let told = needed.0 + others.0 - limit.0;
+            (vec![Some(excess.0), Some(told)], vec![least, least])
         }
         Infeasible::NoPlan => {
             let mut every = instance.every(request.scatter).into_iter();

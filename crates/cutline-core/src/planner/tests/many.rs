@@ -97,6 +97,7 @@ fn a_baseline_takes_the_best_engine_or_says_what_is_missing() {
     let expected = Infeasible::Memory {
         device: "cloud".into(),
         needed: Bytes(3300),
+        others: Bytes::ZERO,
         limit: Bytes(3299),
         excess: Bytes(1),
     };
