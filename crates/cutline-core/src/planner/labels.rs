@@ -712,6 +712,17 @@ impl Table<'_> {
         }
     }
 
+    /// Whether a plan costs what its beginning was said to come to at least, and leaves no less of
+    /// the period.
+    fn is_bounded(&self, label: u32, values: &[u64]) -> bool {
+        let Search { layout, bounds, .. } = self.search;
+        let origin = &self.origins[label as usize];
+        let fits = || bounds.fits(origin.border(), origin.used, values[0]);
+        let ended = layout.quantities[0] == Quantity::Period && origin.state == State::Ended;
+        (0..layout.quantities.len()).all(|at| self.least(at, label) <= values[at])
+            && (!ended || fits())
+    }
+
     /// The plan that ends with a label.
     fn ended(&self, end: u32) -> Ended {
         let steps = self.search.steps;
@@ -721,6 +732,7 @@ impl Table<'_> {
         let values = self.values[start..start + self.width].to_vec();
         let mut label = end;
         loop {
+            debug_assert!(self.is_bounded(label, &values), "{label} of {end}: {values:?}");
             let origin = &self.origins[label as usize];
             let device = origin.device();
             let from = match origin.parent {

@@ -30,6 +30,8 @@ struct Tree<'a, 'b> {
     route: Route,
     runs: Vec<bool>,
     sends: Vec<bool>,
+    /// What its visits said that a plan comes to at least.
+    promised: Vec<Vec<u64>>,
     looked: Looked,
     /// Beginnings since it was asked whether to give up.
     since: usize,
@@ -49,8 +51,20 @@ pub(super) fn every(
         Route { visits: Vec::new(), input, engines: vec![0; devices], codecs: vec![0; devices] };
     let looked = Looked { visits: 0, open: None };
     let (runs, sends) = (vec![false; devices], vec![false; devices]);
-    let mut tree =
-        Tree { prices, rest, archive, codecs, most, stop, route, runs, sends, looked, since: 0 };
+    let mut tree = Tree {
+        prices,
+        rest,
+        archive,
+        codecs,
+        most,
+        stop,
+        route,
+        runs,
+        sends,
+        promised: Vec::new(),
+        looked,
+        since: 0,
+    };
     tree.extend(0, DeviceId::SOURCE, &Account::new(prices.steps.costs));
     tree.looked
 }
@@ -124,10 +138,13 @@ impl Tree<'_, '_> {
             self.route.visits.push(visit);
             if to == ideals.last() {
                 if next.answers(self.prices, &self.route.visits).is_some() {
+                    debug_assert!(self.keeps_promises(&next), "{:?}: {next:?}", self.route);
                     self.archive.keep(&self.route, &next);
                 }
-            } else if self.is_worth_it(to, &next) {
+            } else if let Some(least) = self.worth_it(to, &next) {
+                self.promised.push(least);
                 self.extend(to, device, &next);
+                self.promised.pop();
             }
             self.route.visits.pop();
         }
@@ -135,11 +152,23 @@ impl Tree<'_, '_> {
         (self.route.engines[at[0]], self.route.codecs[at[1]]) = chosen;
     }
 
-    fn is_worth_it(&mut self, border: usize, account: &Account) -> bool {
+    /// The least that everything asked for comes to behind a border, where that is worth looking at.
+    fn worth_it(&mut self, border: usize, account: &Account) -> Option<Vec<u64>> {
         let values = self.least(border, account);
-        account.fits(self.prices.steps.costs)
+        let is_worth_it = account.fits(self.prices.steps.costs)
             && self.archive.is_within_limits(&values)
-            && !self.archive.covers(&values)
+            && !self.archive.covers(&values);
+        is_worth_it.then_some(values)
+    }
+
+    /// Whether a whole plan costs no less than its beginnings were said to come to.
+    fn keeps_promises(&self, account: &Account) -> bool {
+        let costs = self.prices.steps.costs;
+        let quantities = self.archive.quantities().iter();
+        let values: Vec<u64> = quantities.map(|&q| account.value(costs, q)).collect();
+        let kept =
+            |least: &Vec<u64>| least.iter().zip(&values).all(|(least, value)| least <= value);
+        self.promised.iter().all(kept)
     }
 
     /// The least that everything asked for comes to in a plan that has cost this much up to a border.
