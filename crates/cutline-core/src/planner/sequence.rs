@@ -482,10 +482,7 @@ fn twins(costs: &Costs) -> Vec<Option<usize>> {
             && x.group_energy == y.group_energy
             && own_host(a)
             && own_host(b)
-            && costs
-                .inputs()
-                .iter()
-                .all(|i| i.decode[a] == i.decode[b] && i.encode[a] == i.encode[b]);
+            && costs.inputs().iter().all(|input| input.decode[a] == input.decode[b]);
         same && alike_links(costs, DeviceId::new(a), DeviceId::new(b))
     };
     (0..devices.len()).map(|b| (1..b).rev().find(|&a| alike(a, b))).collect()

@@ -230,6 +230,17 @@ pub(crate) fn read(costs: &Value, platform: &Value) -> (Dag, Costs) {
     (dag, costs)
 }
 
+/// Puts the second device on the first one's host, and the third on that of the fourth if there is one.
+fn beside_others(platform: &mut Value) {
+    for (at, device) in platform["device"].as_array_mut().unwrap().iter_mut().enumerate() {
+        device["host"] = json!(if at < 2 { "g" } else { "h" });
+        match at {
+            1 | 2 => device["memory"] = json!("400"),
+            _ => drop(device.as_object_mut().unwrap().remove("memory")),
+        }
+    }
+}
+
 /// Makes the third device like the second, but for one thing or nothing.
 pub(crate) fn almost_twins(random: &mut Random, costs: &mut Value, platform: &mut Value) {
     let other = |value: &Value| json!(value.as_u64().unwrap_or(0) + 10);
@@ -275,7 +286,8 @@ pub(crate) fn almost_twins(random: &mut Random, costs: &mut Value, platform: &mu
     let device = &mut platform["device"][2];
     let layers = costs["layers"].as_array().unwrap().len() as u64;
     let layer = random.below(layers) as usize;
-    match random.below(17) {
+    let unlike = random.below(18);
+    match unlike {
         0 => {
             costs["layers"][layer]["time_ns"]["c"] = other(&costs["layers"][layer]["time_ns"]["b"])
         }
@@ -302,7 +314,13 @@ pub(crate) fn almost_twins(random: &mut Random, costs: &mut Value, platform: &mu
     if device.get("purchase").is_some() {
         device["life_months"] = json!(12);
     }
+    if random.one_in(4) {
+        links.retain(|link| link["between"] != json!(["b", "c"]));
+    }
     platform["link"] = json!(links);
+    if unlike == 16 {
+        beside_others(platform);
+    }
     // Not only the second and the third are alike.
     let devices = platform["device"].as_array_mut().unwrap();
     if devices.len() > 3 && random.one_in(2) {
