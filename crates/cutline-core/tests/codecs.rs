@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cutline_core::{
-    cost::Costs,
+    cost::{Costs, table},
     dag::Dag,
     evaluate::{Setting, evaluate},
     partition::{Mapping, derive_in_order},
@@ -142,12 +142,15 @@ fn least_of(
         for combination in 0..codecs.pow(devices.len() as u32) {
             let codecs: Vec<usize> =
                 (0..devices.len() as u32).map(|at| combination / codecs.pow(at) % codecs).collect();
-            let plan = (mapping.clone(), Setting { codecs, ..Setting::first(costs) });
-            if !allowed(&plan) {
-                continue;
-            }
-            if let Ok(found) = evaluate(dag, costs, &plan.0, &plan.1) {
-                least = least.min(objective.of(&found, costs).unwrap());
+            for input in 0..costs.inputs().len() {
+                let codecs = codecs.clone();
+                let plan = (mapping.clone(), Setting { input, codecs, ..Setting::first(costs) });
+                if !allowed(&plan) {
+                    continue;
+                }
+                if let Ok(found) = evaluate(dag, costs, &plan.0, &plan.1) {
+                    least = least.min(objective.of(&found, costs).unwrap());
+                }
             }
         }
     }
@@ -248,6 +251,119 @@ fn the_best_plan_that_agrees_is_found_by_judging_few() {
     }
 }
 
+/// A chain with skips, an input that can be sent in three ways, and four codecs, one of which besides
+/// the plain one loses nothing.
+fn lossy_instance(random: &mut Random, devices: usize) -> (Dag, Costs) {
+    let names: Vec<String> = (0..devices).map(|at| format!("d{at}")).collect();
+    let mut layers = Vec::new();
+    for at in 0..4u64 {
+        let inputs = (0..at).filter(|&read| read + 1 == at || random.below(3) == 0);
+        let inputs: Vec<String> = inputs.map(|read| format!("l{read}")).collect();
+        // The source is slow, so that most of the best plans send something.
+        let slow = |at: usize| if at == 0 { 6 } else { 1 };
+        let times = names.iter().enumerate();
+        let times =
+            times.map(|(at, name)| (name.clone(), json!(slow(at) * (1 + random.below(700)))));
+        let times: serde_json::Value = times.collect();
+        let bytes = 40 * (1 + random.below(20));
+        let name = format!("l{at}");
+        layers.push(json!({ "name": name, "inputs": inputs, "output_bytes": bytes,
+            "time_ns": times }));
+    }
+    let codec = |name: &str, den: u64, lossy: bool| {
+        json!({ "name": name, "num": 1, "den": den, "lossy": lossy,
+            "enc_ns_per_kb": 100, "dec_ns_per_kb": 100 })
+    };
+    let codecs = [codec("zip", 2, false), codec("fp16", 4, true), codec("uint8", 8, true)];
+    let file = json!({ "version": 1, "input": { "fp32": 900, "uint8": 300, "jpeg": 40 },
+        "layers": layers, "outputs": ["l3"], "codecs": codecs });
+    let platform = platform(devices);
+    let tables = vec![None; platform.links().len()];
+    let file: table::CostsFile = serde_json::from_value(file).unwrap();
+    table::read(&file, &platform, &tables).unwrap()
+}
+
+/// What a plan loses on its way, hop by hop.
+fn losses(dag: &Dag, costs: &Costs, plan: &(Mapping, Setting)) -> BTreeSet<LossyStep> {
+    let mut steps = BTreeSet::new();
+    for hop in &derive_in_order(dag, &plan.0, &plan.1.order).hops {
+        let sent = || hop.message.iter().map(|&id| dag.flow(id));
+        let input = &costs.inputs()[plan.1.input].name;
+        if input == "jpeg" && sent().any(|flow| flow.from.is_none()) {
+            steps.insert(LossyStep::Input(input.clone()));
+        }
+        let values: Vec<String> =
+            sent().filter(|flow| flow.from.is_some()).map(|flow| flow.name.clone()).collect();
+        let codec = costs.codecs()[plan.1.codecs[hop.from.index()]].name.clone();
+        if !values.is_empty() && ["fp16", "uint8"].contains(&codec.as_str()) {
+            steps.insert(LossyStep::Cut { values, codec });
+        }
+    }
+    steps
+}
+
+#[test]
+fn the_best_plan_that_agrees_may_send_another_input() {
+    let named = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+    // What may be used: all, or only what is named, some of which loses nothing.
+    let asked: [[Option<Vec<String>>; 2]; 3] = [
+        [None, None],
+        [named(&["jpeg", "uint8"]), named(&["zip", "uint8"])],
+        [named(&["uint8", "fp32"]), named(&["fp16", "fp32"])],
+    ];
+    let (mut inputs, mut cuts) = (0, 0);
+    for seed in 0..24 {
+        let mut random = Random(seed);
+        let (dag, costs) = lossy_instance(&mut random, 2 + (seed % 2) as usize);
+        for [input_encodings, cut_encodings] in &asked {
+            let request = Request {
+                input_encodings: input_encodings.clone(),
+                cut_encodings: cut_encodings.clone(),
+                ..Request::default()
+            };
+            let is_asked = |(mapping, setting): &(Mapping, Setting)| {
+                let input = &costs.inputs()[setting.input].name;
+                let mut codecs = costs.device_ids().map(|id| setting.codecs[id.index()]);
+                let hops = derive_in_order(&dag, mapping, &setting.order).hops;
+                let encodes = |id: usize| {
+                    let mut sent = hops.iter().filter(|hop| hop.from.index() == id);
+                    sent.any(|hop| hop.message.iter().any(|&flow| dag.flow(flow).from.is_some()))
+                };
+                let crosses = hops.iter().flat_map(|hop| &hop.message);
+                let sent = crosses.copied().any(|flow| dag.flow(flow).from.is_none());
+                (!sent || input_encodings.as_ref().is_none_or(|names| names.contains(input)))
+                    && cut_encodings.as_ref().is_none_or(|names| {
+                        let all = codecs.by_ref().enumerate();
+                        all.filter(|(id, _)| encodes(*id))
+                            .all(|(_, codec)| names.contains(&costs.codecs()[codec].name))
+                    })
+            };
+            for limit in [0, 40, 1000] {
+                let holds = |plan: &(Mapping, Setting)| {
+                    harm(&losses(&dag, &costs, plan), seed) <= limit && is_asked(plan)
+                };
+                let mut judge = |choice: &Choice| -> Result<bool, ()> {
+                    let plan = (choice.mapping.clone(), choice.setting.clone());
+                    let steps = lossy_steps(&dag, &costs, &choice.mapping, &choice.setting);
+                    assert_eq!(steps, losses(&dag, &costs, &plan));
+                    Ok(harm(&steps, seed) <= limit)
+                };
+                let mut search = Agreeing::new(&dag, &costs, &request);
+                let answer = search.find(Kind::Best, &mut judge, &mut || false).unwrap();
+                let best = answer.best.unwrap();
+                let plan = (best.mapping.clone(), best.setting.clone());
+                assert!(holds(&plan), "seed {seed}, limit {limit}, {request:?}: {plan:?}");
+                let least = least_of(&dag, &costs, Objective::Latency, &holds);
+                assert_eq!(best.evaluation.latency.0, least, "seed {seed}, limit {limit}");
+                let steps = losses(&dag, &costs, &plan);
+                inputs += u32::from(steps.iter().any(|s| matches!(s, LossyStep::Input(_))));
+                cuts += u32::from(steps.iter().any(|s| matches!(s, LossyStep::Cut { .. })));
+            }
+        }
+    }
+    assert!(inputs > 20 && cuts > 10, "{inputs} lossy inputs, {cuts} lossy cuts");
+}
+
 #[test]
 fn a_search_that_is_stopped_falls_back_to_what_loses_nothing() {
     let mut random = Random(4);
@@ -257,6 +373,14 @@ fn a_search_that_is_stopped_falls_back_to_what_loses_nothing() {
     let mut search = Agreeing::new(&dag, &costs, &Request::default());
     let mut judge = |_: &Choice| -> Result<bool, ()> { Ok(false) };
     let answer = search.find(Kind::Split, &mut judge, &mut || true).unwrap();
+    let mut judged = 0;
+    let mut count = |_: &Choice| -> Result<bool, ()> {
+        judged += 1;
+        Ok(false)
+    };
+    let same = Agreeing::new(&dag, &costs, &Request::default());
+    assert_eq!({ same }.find(Kind::Split, &mut count, &mut || true).unwrap(), answer);
+    assert_eq!(judged, 1, "nothing more is judged");
     let split = answer.best_split.unwrap();
     assert!(lossy_steps(&dag, &costs, &split.mapping, &split.setting).is_empty());
     let exact = solve(&dag, &costs, &Request::default()).unwrap().best_split.unwrap();

@@ -216,23 +216,27 @@ mod tests {
     proptest! {
         #[test]
         fn the_cut_is_the_least_of_all(
-            arcs in prop::collection::vec((0usize..7, 0usize..7, 0i128..6, 0i128..3), 0..20)
+            arcs in prop::collection::vec((0usize..7, 0usize..7, 0i128..6, 0i128..3, 0i128..4), 0..20)
         ) {
             let arcs: Vec<_> = arcs.into_iter().filter(|(from, to, ..)| from != to).collect();
             let mut network = Network::new();
             for rank in [3, 1, 4, 1, 5] {
                 network.vertex(rank);
             }
-            for &(from, to, time, bytes) in &arcs {
-                network.arc(from, to, Amount { time, bytes }, Amount::ZERO);
+            for &(from, to, time, bytes, back) in &arcs {
+                network.arc(from, to, Amount { time, bytes }, amount(back));
             }
+            let both = arcs.iter().flat_map(|&(from, to, time, bytes, back)| {
+                [(from, to, Amount { time, bytes }), (to, from, amount(back))]
+            });
+            let arcs: Vec<(usize, usize, Amount)> = both.collect();
             let (found, sink_side) = network.minimum_cut().unwrap();
             let cost = |sink_side: u32| -> Amount {
                 let crosses = |from: usize, to: usize| {
                     sink_side >> from & 1 == 0 && sink_side >> to & 1 == 1
                 };
                 let crossing = arcs.iter().filter(|(from, to, ..)| crosses(*from, *to));
-                crossing.fold(Amount::ZERO, |sum, &(_, _, time, bytes)| sum + Amount { time, bytes })
+                crossing.fold(Amount::ZERO, |sum, &(_, _, amount)| sum + amount)
             };
             let cuts = (0..1u32 << 7).filter(|cut| cut & 1 == 0 && cut & 2 == 2);
             let least = cuts.clone().map(cost).min().unwrap();

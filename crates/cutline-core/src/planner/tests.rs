@@ -286,6 +286,14 @@ fn plans_made_by_hand_meet_the_checks_of_searched_ones() {
             _ => panic!("{on}, {request:?}: {found:?}, expected {expected:?}"),
         }
     }
+    // Messages take 200 of every frame.
+    for (interval, expected) in [(200, None), (199, Some("every 200 ns"))] {
+        costs.frame_interval = Some(Nanos(interval));
+        let found = check(&costs, &Request::default(), "eec");
+        assert_eq!(found.is_some(), expected.is_some(), "{found:?}");
+        assert!(found.zip(expected).is_none_or(|(found, expected)| found.contains(expected)));
+    }
+    costs.frame_interval = None;
     // Weights of 1000 per layer, live values of 110.
     costs.devices[1].memory = Some(Bytes(2109));
     let found = check(&costs, &Request::default(), "ecc").unwrap();
@@ -301,4 +309,11 @@ fn one_group_cannot_be_split() {
     assert_eq!(places(&answer.best.unwrap()), "e");
     let why = answer.best_split.unwrap_err();
     assert!(matches!(why, Infeasible::NoSplit(words) if words.contains("as one group")), "{why}");
+    let mut two = chain();
+    two["layers"].as_array_mut().unwrap().pop();
+    two["outputs"] = json!(["b"]);
+    let mut apart = platform(50);
+    apart["link"] = json!([]);
+    let why = self::answer(&two, &apart, &Request::default()).best_split.unwrap_err();
+    assert!(matches!(why, Infeasible::NoSplit(words) if words.contains("no link")), "{why}");
 }

@@ -423,3 +423,37 @@ fn measured_tables_count_where_labels_are_searched() {
         }
     }
 }
+
+#[test]
+fn an_answer_of_unknown_size_is_made_at_home_by_plans_that_return() {
+    // All is quicker in the cloud; nothing says how long the answer of the last group is, nor one that
+    // the first makes besides what it sends on.
+    let (mut table, platform) = (chain(), platform(1000));
+    for (layer, edge) in [50, 9000, 600].into_iter().enumerate() {
+        table["layers"][layer]["time_ns"] = json!({ "edge": edge, "cloud": 1 });
+    }
+    let (_, costs) = read(&table, &platform);
+    let mut dag = Dag::new();
+    let mut flow = dag.add_input("input", Some(Bytes(200)));
+    for (name, bytes) in [("a", Some(100)), ("b", Some(10)), ("c", None)] {
+        let side = (name == "a").then(|| ("side".to_owned(), None));
+        let makes = [(name.to_owned(), bytes.map(Bytes))].into_iter().chain(side);
+        let (macs, weights) = (crate::units::Macs(1), Bytes(1000));
+        let group = dag.add_group(vec![name.to_owned()], [flow], makes, macs, weights);
+        let makes = dag.group(group).makes.clone();
+        flow = makes[0];
+        makes[1..].iter().for_each(|&side| dag.mark_output(side));
+        if name != "a" {
+            dag.mark_output(flow);
+        }
+    }
+    for objective in [Objective::Latency, Objective::Period] {
+        let request = Request { objective, revisits: true, ..Request::default() };
+        let answer = solve(&dag, &costs, &request).unwrap();
+        let (best, split) = (answer.best.unwrap(), answer.best_split.unwrap());
+        assert_eq!((places(&best).as_str(), best.proof), ("ece", Proof::Optimal));
+        // 50 + 100 there + 1 + 10 back as a value and 10 as an answer + 600.
+        assert_eq!((best.evaluation.latency.0, best.evaluation.period.0), (771, 650));
+        assert_eq!((split.mapping, split.evaluation), (best.mapping, best.evaluation));
+    }
+}

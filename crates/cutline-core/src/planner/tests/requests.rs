@@ -134,3 +134,21 @@ fn a_set_of_devices_is_a_word_of_bits() {
         }
     }
 }
+
+#[test]
+fn a_private_input_stays_where_it_is_though_not_all_that_reads_it_is_private() {
+    let layer = |name: &str, inputs: &[&str], edge: u64| {
+        json!({ "name": name, "inputs": inputs, "output_bytes": 5,
+                "time_ns": { "edge": edge, "cloud": 1 } })
+    };
+    let layers = [layer("a", &[], 3), layer("b", &[], 9_000), layer("c", &["a", "b"], 9_000)];
+    let costs =
+        json!({ "version": 1, "input": { "fp32": 10 }, "outputs": ["c"], "layers": layers });
+    let private = Request { private: Some("a".into()), ..Request::default() };
+    let limits = vec![(Objective::Memory, 1 << 60)];
+    let limited = Request { limits, ..private.clone() };
+    for request in [private, limited] {
+        let best = answer(&costs, &platform(1000), &request).best.unwrap();
+        assert_eq!((places(&best).as_str(), best.evaluation.latency.0), ("eec", 9_019));
+    }
+}
