@@ -215,3 +215,30 @@ fn what_is_known_is_never_lost_and_the_same_every_time() {
     let both = Request { revisits: true, scatter: true, ..Request::default() };
     assert!(planner::solve(&dag, &costs, &both).is_err());
 }
+
+#[test]
+fn long_networks_return_where_that_is_quicker() {
+    // Each device is quick at every other ten of forty layers. What crosses is small at first and large
+    // later, so that a codec pays only where the source sends again.
+    let layers: Vec<Value> = (0..40usize)
+        .map(|at| {
+            let (a, b) = if at / 10 % 2 == 0 { (10, 900) } else { (900, 10) };
+            let inputs: Vec<String> = at.checked_sub(1).iter().map(|at| format!("l{at}")).collect();
+            json!({ "name": format!("l{at}"), "inputs": inputs, "parameter_bytes": 1,
+                "output_bytes": if (25..39).contains(&at) { 4000 } else { 4 }, "time_ns": { "a": a, "b": b } })
+        })
+        .collect();
+    let costs = json!({ "version": 1, "input": { "fp32": 100_000 }, "layers": layers,
+        "outputs": ["l39"], "codecs": [{ "name": "quarter", "num": 1, "den": 4,
+            "enc_ns_per_kb": 10, "dec_ns_per_kb": 10 }] });
+    let platform = json!({ "version": 1, "device": [{ "name": "a" }, { "name": "b" }],
+        "link": [{ "between": ["a", "b"], "up": "8gbit" }] });
+    let (dag, costs) = read(&costs, &platform);
+    let request = Request { revisits: true, ..Request::default() };
+    let best = planner::solve(&dag, &costs, &request).unwrap().best.unwrap();
+    let order: Vec<usize> = best.setting.order.iter().map(|id| id.index()).collect();
+    assert_eq!((order, best.setting.codecs[0]), (vec![0, 1, 0, 1], 1));
+    let moves = best.mapping.0.iter().enumerate().map(|(at, id)| (at / 10 % 2, id.index()));
+    assert!(moves.into_iter().all(|(quick, on)| quick == on), "{best:?}");
+    assert!(matches!(best.proof, Proof::Within(_)));
+}

@@ -178,3 +178,75 @@ fn behind(
     };
     prices.steps.ideals.borders.iter().map(sum).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        cost::table,
+        planner::{ideals::Ideals, revisits::route::Visit, steps::Steps},
+        platform::Platform,
+    };
+
+    const GROUPS: usize = 4;
+
+    proptest! {
+        /// Every way to divide a chain among devices, without what its messages cost, against what is
+        /// said of each of its beginnings.
+        #[test]
+        fn nothing_costs_less_than_what_is_left(
+            devices in 1..4usize,
+            numbers in prop::collection::vec(0..5u64, 3 * GROUPS * 3),
+            large in prop::bool::ANY,
+        ) {
+            let number = |kind: usize, group: usize, device: usize| {
+                numbers[(kind * GROUPS + group) * 3 + device]
+            };
+            let scale = if large { 1_000_003 } else { 1 };
+            let names = ["a", "b", "c"];
+            let layer = |group: usize| {
+                let of = |kind: usize, scale: u64| -> Value {
+                    let each = (0..devices).filter(|&at| number(kind, group, at) < 4);
+                    each.map(|at| (names[at], json!(number(kind, group, at) * scale))).collect()
+                };
+                let inputs: Vec<String> =
+                    group.checked_sub(1).iter().map(|before| format!("l{before}")).collect();
+                json!({ "name": format!("l{group}"), "inputs": inputs, "output_bytes": 0,
+                    "parameter_bytes": number(2, group, 0), "time_ns": of(0, scale),
+                    "energy_nj": of(1, 3) })
+            };
+            let layers: Vec<Value> = (0..GROUPS).map(layer).collect();
+            let file = json!({ "version": 1, "input": { "fp32": 0 }, "layers": layers,
+                "outputs": ["l3"] });
+            let device: Vec<Value> =
+                (0..devices).map(|at| json!({ "name": names[at], "power": "1.5W" })).collect();
+            let platform = json!({ "version": 1, "device": device, "link": [],
+                "workload": { "users": 3, "electricity": "0.3" } });
+            let platform: Platform = serde_json::from_value(platform).unwrap();
+            let file: table::CostsFile = serde_json::from_value(file).unwrap();
+            let (dag, costs) = table::read(&file, &platform, &[]).unwrap();
+            let ideals = Ideals::new(&dag, 100);
+            let prices = Prices::new(Steps::new(&dag, &costs, &ideals, 0), &[0], true);
+            let rest = Rest::new(&prices);
+            for division in 0..devices.pow(GROUPS as u32) {
+                let mut account = Account::new(&costs);
+                let mut least = Vec::new();
+                let all = (0..GROUPS).all(|from| {
+                    let device = DeviceId::new(division / devices.pow(from as u32) % devices);
+                    let of = |o: &Objective| rest.least(&prices, &account, from, *o);
+                    least.push(Objective::ALL.iter().map(of).collect::<Vec<u64>>());
+                    let visit = Visit { device, to: from + 1 };
+                    account.visit(&prices, visit, from, 0).is_some()
+                });
+                let values = Objective::ALL.map(|o| account.value(&costs, o));
+                for least in least.iter().filter(|_| all) {
+                    let bounded = least.iter().zip(values).all(|(least, value)| *least <= value);
+                    prop_assert!(bounded, "{division}: {least:?}, {values:?}");
+                }
+            }
+        }
+    }
+}

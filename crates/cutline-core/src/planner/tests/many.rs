@@ -70,6 +70,8 @@ fn all_in_the_cloud_is_on_the_best_device_of_the_cloud() {
         assert_eq!(homes(&answer), [Some(0), expected, None, expected], "{tiers}, {request:?}");
         let found: Vec<bool> = answer.baselines.iter().map(|baseline| baseline.allowed).collect();
         assert_eq!(found, allowed, "{request:?}");
+        // What is not sent is the tensor.
+        assert_eq!(answer.baselines[0].outcome.as_ref().unwrap().setting.input, 0);
         let lossy: Vec<bool> = answer.baselines.iter().map(|baseline| baseline.lossy).collect();
         assert_eq!(lossy, [false, true, false, false]);
         let why = answer.baselines[2].outcome.as_ref().unwrap_err();
@@ -85,7 +87,8 @@ fn a_baseline_takes_the_best_engine_or_says_what_is_missing() {
     quick.groups = vec![Some(Nanos(1)), Some(Nanos(2)), Some(Nanos(3))];
     let mut slow = quick.clone();
     slow.groups[0] = Some(Nanos(1_000_000));
-    costs.devices[0].options.extend([quick, slow]);
+    // Of two that do it equally well the first is taken.
+    costs.devices[0].options.extend([quick.clone(), quick, slow]);
     for device in &mut costs.devices[1..] {
         device.memory = Some(Bytes(3299));
     }
