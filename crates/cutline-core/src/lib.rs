@@ -28,6 +28,8 @@ pub mod picture;
 
 pub mod codec;
 
+pub mod entropy;
+
 pub mod agreement;
 
 pub mod dag;
