@@ -1,4 +1,5 @@
-//! How the values of a cut travel: as they are, as half floats, or as bytes with a scale.
+//! How the values of a cut travel: as they are, as half floats, or as bytes with a scale, which
+//! agents may send in the [entropy code](crate::entropy).
 //!
 //! A codec is part of the sub-models: the part that sends ends with the operator that encodes, the
 //! part that reads begins with the one that decodes, so that any server of ONNX files can run both.
@@ -8,7 +9,12 @@
 //! ```text
 //! fp16    x ─ Cast(FLOAT16) ─ x.fp16 ──► x.fp16 ─ Cast(FLOAT) ─ x
 //! uint8   x ─ QuantizeLinear ─ x.uint8 ──► x.uint8 ─ DequantizeLinear ─ x
+//! bits2   x ─ QuantizeLinear ─ x.bits2 ─ entropy code ──► x.bits2 ─ DequantizeLinear ─ x
 //! ```
+//!
+//! The entropy code is no part of the sub-models: between agents it replaces the bytes of a tensor,
+//! anywhere else the bytes travel themselves. What is chosen for `bits4` is how coarse the bytes
+//! are: the step is the finest at which the code takes 4 bits a value, over all pictures.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -30,19 +36,31 @@ pub enum CutEncoding {
     Fp16,
     /// As bytes, one each, between a least and a largest value that pictures showed.
     Uint8,
+    /// The same bytes in the entropy code, which loses nothing.
+    Bits8,
+    /// As bytes so coarse that the entropy code takes 4 bits each on pictures.
+    Bits4,
+    /// As bytes so coarse that the entropy code takes 2 bits each on pictures.
+    Bits2,
 }
 
 /// No cut encoding of that name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("unknown cut encoding `{0}`; there are fp32 (as they are), fp16 and uint8")]
+#[error(
+    "unknown cut encoding `{0}`; there are fp32 (as they are), fp16, uint8, bits8, bits4 and bits2"
+)]
 pub struct UnknownCutEncoding(String);
 
 impl CutEncoding {
     /// Every encoding, the one that changes nothing first.
-    pub const ALL: [Self; 3] = [Self::Fp32, Self::Fp16, Self::Uint8];
+    pub const ALL: [Self; 6] =
+        [Self::Fp32, Self::Fp16, Self::Uint8, Self::Bits8, Self::Bits4, Self::Bits2];
 
     /// Those that change what is sent.
-    pub const LOSSY: [Self; 2] = [Self::Fp16, Self::Uint8];
+    pub const LOSSY: [Self; 5] = [Self::Fp16, Self::Uint8, Self::Bits8, Self::Bits4, Self::Bits2];
+
+    /// Those whose bytes agents send in the entropy code.
+    pub const ENTROPY_CODED: [Self; 3] = [Self::Bits8, Self::Bits4, Self::Bits2];
 
     /// Its name in files and on the command line.
     pub fn name(self) -> &'static str {
@@ -50,6 +68,9 @@ impl CutEncoding {
             Self::Fp32 => "fp32",
             Self::Fp16 => "fp16",
             Self::Uint8 => "uint8",
+            Self::Bits8 => "bits8",
+            Self::Bits4 => "bits4",
+            Self::Bits2 => "bits2",
         }
     }
 
@@ -58,21 +79,34 @@ impl CutEncoding {
         self != Self::Fp32
     }
 
-    /// Type of an encoded element.
+    /// Whether a scale says what its bytes stand for.
+    pub fn is_quantised(self) -> bool {
+        self.dtype() == DType::U8
+    }
+
+    /// Whether agents send its bytes in the entropy code.
+    pub fn is_entropy_coded(self) -> bool {
+        Self::ENTROPY_CODED.contains(&self)
+    }
+
+    /// Type of an encoded element, in the sub-models.
     pub fn dtype(self) -> DType {
         match self {
             Self::Fp32 => DType::F32,
             Self::Fp16 => DType::F16,
-            Self::Uint8 => DType::U8,
+            Self::Uint8 | Self::Bits8 | Self::Bits4 | Self::Bits2 => DType::U8,
         }
     }
 
-    /// An encoded value is one part in this many of the declared one.
+    /// An encoded value is one part in this many of the declared one; where the entropy code decides,
+    /// at most that on pictures like those that it was calibrated on.
     pub fn ratio(self) -> u64 {
         match self {
             Self::Fp32 => 1,
             Self::Fp16 => 2,
-            Self::Uint8 => 4,
+            Self::Uint8 | Self::Bits8 => 4,
+            Self::Bits4 => 8,
+            Self::Bits2 => 16,
         }
     }
 
@@ -153,6 +187,31 @@ impl Quantization {
         Self { scale, zero_point }
     }
 
+    /// The same range in coarser steps: larger by 2^(1/4) for each of `quarters`.
+    pub fn coarser(self, quarters: u32) -> Self {
+        let factor = (f64::from(quarters) / 4.0).exp2();
+        let scale = (f64::from(self.scale) * factor) as f32;
+        if !scale.is_finite() {
+            return self;
+        }
+        let zero_point = (f64::from(self.zero_point) / factor).round() as u8;
+        Self { scale, zero_point }
+    }
+
+    /// The bytes of these values, by the arithmetic of the sub-models; of what is no number, that of
+    /// zero.
+    pub fn bytes_of(self, values: &[f32]) -> Vec<u8> {
+        // Added to a number below 2^22, this leaves it in the low bits, rounded half to even.
+        const ROUND: f32 = 12_582_912.0;
+        let zero = f32::from(self.zero_point);
+        let byte = |&value: &f32| {
+            let value = if value.is_nan() { 0.0 } else { value };
+            let steps = (value / self.scale).max(-zero).min(255.0 - zero);
+            ((steps + ROUND).to_bits() as u8).wrapping_add(self.zero_point)
+        };
+        values.iter().map(byte).collect()
+    }
+
     /// What one step of the byte stands for; positive and finite.
     pub fn scale(self) -> f32 {
         self.scale
@@ -191,7 +250,27 @@ impl Range {
     }
 }
 
-/// What the bytes of each value stand for, by the value's name.
+/// A value that travels as bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Quantised {
+    /// Its name.
+    pub value: String,
+    /// How it travels.
+    pub encoding: CutEncoding,
+}
+
+impl Quantised {
+    /// Under which name its scale stands: its own as `uint8`, else with its encoding behind it,
+    /// because a value may travel one hop in fine bytes and the next in coarse ones.
+    pub fn key(&self) -> String {
+        match self.encoding.is_entropy_coded() {
+            true => format!("{}.{}", self.value, self.encoding),
+            false => self.value.clone(),
+        }
+    }
+}
+
+/// What the bytes of each value stand for, by [`Quantised::key`].
 pub type Quantizations = BTreeMap<String, Quantization>;
 
 /// How the values between the parts travel.
@@ -199,7 +278,7 @@ pub type Quantizations = BTreeMap<String, Quantization>;
 pub struct CutCodecs {
     /// By part, for what it sends on; as they are where the list ends early.
     pub stages: Vec<CutEncoding>,
-    /// What the bytes of each value stand for that travels as `uint8`, by its name.
+    /// What the bytes of each value stand for that travels as bytes.
     pub quantizations: Quantizations,
 }
 
@@ -258,12 +337,28 @@ mod tests {
     }
 
     #[test]
+    fn coarser_steps_cover_the_same_range() {
+        let fine = Quantization::of(Range { least: -1.0, largest: 3.0 });
+        assert_eq!(fine.coarser(0), fine);
+        let coarse = fine.coarser(8);
+        assert_eq!(coarse.scale(), 4.0 * fine.scale());
+        assert_eq!(coarse.zero_point(), 16);
+        let values = [-1.0, 0.0, 3.0, -9.0, 99.0, f32::NAN, f32::INFINITY, 0.5 * coarse.scale()];
+        assert_eq!(coarse.bytes_of(&values), [0, 16, 64, 0, 255, 16, 255, 16], "half to even");
+        assert_eq!(fine.bytes_of(&values[..5]), [0, 64, 255, 0, 255]);
+        let largest = Quantization::of(Range { least: 0.0, largest: f32::MAX });
+        assert!(largest.coarser(40).scale().is_finite());
+    }
+
+    #[test]
     fn names_round_trip() {
         for encoding in CutEncoding::ALL {
             assert_eq!(encoding.name().parse(), Ok(encoding));
             let declared = Bytes(24);
-            let bytes = encoding.encoded(DType::F32, declared).0;
-            assert_eq!(bytes / 6, encoding.dtype().size().unwrap());
+            if !encoding.is_entropy_coded() {
+                let bytes = encoding.encoded(DType::F32, declared).0;
+                assert_eq!(bytes / 6, encoding.dtype().size().unwrap());
+            }
             assert_eq!(encoding.encoded(DType::I64, declared), declared);
         }
         assert!("int4".parse::<CutEncoding>().unwrap_err().to_string().contains("int4"));

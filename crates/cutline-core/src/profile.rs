@@ -130,7 +130,7 @@ pub struct Profile {
     pub residual_permille: u64,
     /// Picture preparation, by encoding name (`jpeg`, `uint8`, `fp32`); empty when no picture was given.
     pub prepare: BTreeMap<String, PrepareTime>,
-    /// What encoding the values of a cut takes, by name of the codec (`fp16`, `uint8`); a codec that
+    /// What encoding the values of a cut takes, by name of the codec (`fp16`, `uint8`, `bits8` …); a codec that
     /// the engine cannot run is absent.
     #[serde(default)]
     pub coding: BTreeMap<String, CodecTime>,

@@ -24,12 +24,12 @@ mod stages;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
 use crate::{
-    codec::{CutCodecs, CutEncoding},
+    codec::{CutCodecs, CutEncoding, Quantised},
     graph::{Graph, LayerId, ValueId},
     onnx::proto::ModelProto,
     tensor::{DType, Shape},
@@ -180,9 +180,9 @@ pub enum SplitError {
     OtherModel { what: &'static str, name: String },
     /// Nobody said what the bytes of a value stand for.
     #[error(
-        "`{value}` cannot travel as uint8: the range of its elements is not known; give pictures with --calibrate DIR, or use fp16"
+        "`{value}` cannot travel as {encoding}: the range of its elements is not known; give pictures with --calibrate DIR, or use fp16"
     )]
-    NoScale { value: String },
+    NoScale { value: String, encoding: CutEncoding },
     /// External data that nobody can find.
     #[error(
         "weight `{tensor}` says that its data is in another file, but not where; the model file is damaged"
@@ -225,31 +225,34 @@ pub fn split_encoded(
         .collect()
 }
 
-/// Names of the values that travel as `uint8`, ascending: those whose ranges must be known.
+/// The values that travel as bytes, ascending: those whose ranges must be known.
 pub fn quantised_values(
     graph: &Graph,
     stage_of: &[Option<u32>],
     labels: &[StageLabel],
     codecs: &CutCodecs,
-) -> Result<Vec<String>, SplitError> {
+) -> Result<Vec<Quantised>, SplitError> {
     let stages = stages::derive(graph, stage_of, labels)?;
-    // Where nothing is quantised every value is sent, and read, in one form or another.
-    let halves = CutCodecs {
-        stages: (0..stages.len())
-            .map(|at| match codecs.of(at) {
-                CutEncoding::Uint8 => CutEncoding::Fp16,
-                _ => CutEncoding::Fp32,
-            })
-            .collect(),
-        ..CutCodecs::default()
-    };
-    let borders = borders::derive(graph, &stages, &halves)?;
-    let ports = borders.iter().flat_map(|border| &border.outputs);
-    let mut names: Vec<String> = ports
-        .filter(|port| port.encoding == CutEncoding::Fp16)
-        .map(|port| graph.value(port.value).name.clone())
-        .collect();
-    names.sort();
-    names.dedup();
-    Ok(names)
+    let mut found = BTreeSet::new();
+    let used: BTreeSet<CutEncoding> = (0..stages.len()).map(|at| codecs.of(at)).collect();
+    for encoding in used.into_iter().filter(|encoding| encoding.is_quantised()) {
+        // Where nothing is quantised every value is sent, and read, in one form or another.
+        let halves = CutCodecs {
+            stages: (0..stages.len())
+                .map(|at| match codecs.of(at) == encoding {
+                    true => CutEncoding::Fp16,
+                    false => CutEncoding::Fp32,
+                })
+                .collect(),
+            ..CutCodecs::default()
+        };
+        let borders = borders::derive(graph, &stages, &halves)?;
+        let ports = borders.iter().flat_map(|border| &border.outputs);
+        let sent = ports.filter(|port| port.encoding == CutEncoding::Fp16);
+        found.extend(sent.map(|port| {
+            let value = graph.value(port.value).name.clone();
+            Quantised { value, encoding }
+        }));
+    }
+    Ok(found.into_iter().collect())
 }

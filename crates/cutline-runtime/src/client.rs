@@ -19,7 +19,9 @@ use crate::{
             MeasureLinkRequest, MissingRequest, MissingResponse, ProfileEvent, ProfileRequest,
             Progress, RemoveRequest, control_client::ControlClient, link_event, profile_event,
         },
-        inference::grpc_inference_service_client::GrpcInferenceServiceClient,
+        inference::{
+            ServerMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
+        },
     },
 };
 
@@ -245,6 +247,14 @@ impl AgentClient {
         let request = self.timed(DescribeRequest {});
         let answer = self.control.clone().describe(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.failed("Describe", &status))
+    }
+
+    /// What a server understands besides the protocol.
+    pub async fn extensions(&self) -> Result<Vec<String>, ClientError> {
+        let request = self.timed(ServerMetadataRequest {});
+        let answer = self.inference.clone().server_metadata(request).await;
+        let answer = answer.map_err(|status| self.failed("ServerMetadata", &status))?;
+        Ok(answer.into_inner().extensions)
     }
 
     /// A sign of life of the agent at the end of `path`, as each dials the next, asked through this

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, path::Path};
 
 use bytes::{Bytes, BytesMut};
 use cutline_core::{
-    codec::{Quantization, Quantizations, Range},
+    codec::{CutEncoding, Quantised, Quantization, Quantizations, Range},
     split::{DATA_FILE, Piece, SubModel},
 };
 use tempfile::TempDir;
@@ -15,6 +15,7 @@ use crate::{
     engine::{Engine, EngineError, LoadOptions, ModelSource},
     files,
     labels::{self, Labels},
+    stage::code_of,
     tensor::Tensor,
     verify::{Part, VerifyError, run_values},
 };
@@ -112,24 +113,118 @@ impl Ranges {
         parts: &mut [Part],
         inputs: &BTreeMap<String, Tensor>,
     ) -> Result<(), VerifyError> {
-        for (name, tensor) in run_values(parts, inputs)? {
-            let Some(range) = tensor.as_f32().and_then(|elements| Range::of(&elements)) else {
-                continue;
-            };
-            let known = self.0.entry(name).or_insert(range);
-            *known = known.union(range);
-        }
+        self.note(&run_values(parts, inputs)?);
         Ok(())
     }
 
-    /// What the bytes of these values stand for; the first that was not seen as numbers in place of
-    /// that.
-    pub fn quantizations(&self, values: &[String]) -> Result<Quantizations, String> {
-        let quantization = |name: &String| {
-            let range = self.0.get(name).copied().ok_or_else(|| name.clone())?;
-            Ok((name.clone(), Quantization::of(range)))
+    /// The same for values that were made already, by name.
+    pub fn note(&mut self, values: &BTreeMap<String, Tensor>) {
+        for (name, tensor) in values {
+            let Some(range) = tensor.as_f32().and_then(|elements| Range::of(&elements)) else {
+                continue;
+            };
+            let known = self.0.entry(name.clone()).or_insert(range);
+            *known = known.union(range);
+        }
+    }
+
+    /// The finest bytes that reach over the whole range of these values; the first that was not seen
+    /// as numbers in place of that.
+    pub fn quantizations(&self, values: &[Quantised]) -> Result<Quantizations, String> {
+        let quantization = |quantised: &Quantised| {
+            let value = &quantised.value;
+            let range = self.0.get(value).copied().ok_or_else(|| value.clone())?;
+            Ok((quantised.key(), Quantization::of(range)))
         };
         values.iter().map(quantization).collect()
+    }
+}
+
+/// Coarsest step of bytes that is tried: each is coarser than the one before by 2^(1/4).
+const COARSEST: u32 = 31;
+
+/// The search for the finest bytes whose entropy code is short enough, over all inputs together:
+/// each round shows it every input once and halves the steps that are left.
+///
+/// ```text
+/// while !steps.is_done() { for every input { steps.note(values) }  steps.narrow() }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Steps(Vec<Stepped>);
+
+/// The finest step that is short enough is in `least..=most`; the middle one is being tried.
+#[derive(Clone, Debug)]
+struct Stepped {
+    quantised: Quantised,
+    finest: Quantization,
+    least: u32,
+    most: u32,
+    coded: u64,
+    elements: u64,
+}
+
+impl Stepped {
+    fn tried(&self) -> u32 {
+        (self.least + self.most) / 2
+    }
+}
+
+impl Steps {
+    /// For those of the values whose encoding asks for fewer bits than the finest bytes have, given
+    /// what these stand for.
+    pub fn new(values: &[Quantised], finest: &Quantizations) -> Self {
+        let stepped = |quantised: &Quantised| {
+            let coarse = matches!(quantised.encoding, CutEncoding::Bits4 | CutEncoding::Bits2);
+            let finest = *finest.get(&quantised.key()).filter(|_| coarse)?;
+            let (quantised, most) = (quantised.clone(), COARSEST);
+            Some(Stepped { quantised, finest, least: 0, most, coded: 0, elements: 0 })
+        };
+        Self(values.iter().filter_map(stepped).collect())
+    }
+
+    /// Whether there is nothing left to find.
+    pub fn is_done(&self) -> bool {
+        self.0.iter().all(|stepped| stepped.least == stepped.most)
+    }
+
+    /// Runs parts whose values travel as they are, and notes how long their codes would be.
+    pub fn show(
+        &mut self,
+        parts: &mut [Part],
+        inputs: &BTreeMap<String, Tensor>,
+    ) -> Result<(), VerifyError> {
+        self.note(&run_values(parts, inputs)?);
+        Ok(())
+    }
+
+    /// The same for values that were made already, by name.
+    pub fn note(&mut self, values: &BTreeMap<String, Tensor>) {
+        for stepped in self.0.iter_mut().filter(|stepped| stepped.least < stepped.most) {
+            let Some(tensor) = values.get(&stepped.quantised.value) else { continue };
+            let Some(elements) = tensor.as_f32() else { continue };
+            let bytes = stepped.finest.coarser(stepped.tried()).bytes_of(&elements);
+            stepped.coded += code_of(&bytes, tensor.shape()).len() as u64;
+            stepped.elements += elements.len() as u64;
+        }
+    }
+
+    /// Ends a round.
+    pub fn narrow(&mut self) {
+        for stepped in self.0.iter_mut().filter(|stepped| stepped.least < stepped.most) {
+            let tried = stepped.tried();
+            match stepped.coded <= stepped.elements * 4 / stepped.quantised.encoding.ratio() {
+                true => stepped.most = tried,
+                false => stepped.least = tried + 1,
+            }
+            (stepped.coded, stepped.elements) = (0, 0);
+        }
+    }
+
+    /// What the bytes of the values stand for.
+    pub fn quantizations(&self) -> Quantizations {
+        let scale =
+            |stepped: &Stepped| (stepped.quantised.key(), stepped.finest.coarser(stepped.least));
+        self.0.iter().map(scale).collect()
     }
 }
 

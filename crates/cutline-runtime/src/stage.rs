@@ -23,6 +23,7 @@ use cutline_core::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+mod coded;
 pub mod content;
 pub mod execute;
 mod prepare;
@@ -30,8 +31,9 @@ mod prepare;
 mod tests;
 pub mod trace;
 
+pub use coded::{Coded, code_of};
 pub use content::{Content, Named};
-pub use execute::{Executed, StageSession};
+pub use execute::{Executed, Sending, StageSession};
 
 /// Name of the input through which a source stage takes a JPEG or PNG file.
 pub const PICTURE_INPUT: &str = "picture";
@@ -151,6 +153,9 @@ pub struct NextStage {
     pub model_name: String,
     /// Names of the values that it receives: made here, or received here and passed on.
     pub sends: Vec<String>,
+    /// Those of them that are sent in the entropy code, if its agent says that it reads that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entropy_coded: Vec<String>,
 }
 
 /// What is wrong with a stage description, its inputs, or its run.
@@ -252,6 +257,13 @@ fn check(spec: &StageSpec) -> Result<(), String> {
     };
     if let Some(name) = sends.iter().find(|&&name| !inputs.contains(name) && !made.contains(name)) {
         return Err(format!("it sends `{name}`, which it neither receives nor computes"));
+    }
+    if let Some(next) = &spec.next {
+        for name in unique("value in the entropy code", next.entropy_coded.iter())? {
+            if !sends.contains(name) {
+                return Err(format!("it codes `{name}`, which it does not send"));
+            }
+        }
     }
     let mut held = spec.answers.iter().map(|tensor| tensor.name.as_str());
     match held.find(|name| !inputs.contains(name) && !made.contains(name)) {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cutline_core::{
-    codec::{CutCodecs, Quantizations},
+    codec::{CutCodecs, Quantised, Quantizations},
     graph::Graph,
     hex::hex,
     picture::{InputEncoding, PictureSpec},
@@ -17,7 +17,7 @@ use cutline_runtime::{
     engine::{Engine, LoadOptions},
     files,
     model::Model,
-    parts::{self, Ranges},
+    parts::{self, Ranges, Steps},
     tensor::Tensor,
 };
 use sha2::{Digest, Sha256};
@@ -125,11 +125,14 @@ impl Cuts<'_> {
         let values = split::quantised_values(&model.graph, stage_of, labels, codecs)?;
         let Some(gallery) = gallery.filter(|_| !values.is_empty()) else {
             let known = &codecs.quantizations;
-            if let Some(value) = values.iter().find(|value| !known.contains_key(*value)) {
-                return Err(split::SplitError::NoScale { value: value.clone() }.into());
-            }
-            let known = known.iter().filter(|(name, _)| values.contains(name));
-            return Ok(known.map(|(name, scale)| (name.clone(), *scale)).collect());
+            let scale = |quantised: &Quantised| match known.get(&quantised.key()) {
+                Some(&scale) => Ok((quantised.key(), scale)),
+                None => {
+                    let Quantised { value, encoding } = quantised.clone();
+                    Err(split::SplitError::NoScale { value, encoding }.into())
+                }
+            };
+            return values.iter().map(scale).collect();
         };
         let plain = split::split(&model.proto, &model.graph, stage_of, labels)?;
         let mut parts = parts::load(engine, options, &plain, model.folder())?;
@@ -147,10 +150,23 @@ impl Cuts<'_> {
             gallery.len(),
             gallery.folder.display()
         ));
-        ranges.quantizations(&values).map_err(|value| {
+        let mut found = ranges.quantizations(&values).map_err(|value| {
             anyhow::anyhow!(
-                "`{value}` is never a finite number on these pictures, so it cannot travel as uint8; use fp16, or other pictures"
+                "`{value}` is never a finite number on these pictures, so it cannot travel as bytes; use fp16, or other pictures"
             )
-        })
+        })?;
+        let mut steps = Steps::new(&values, &found);
+        while !steps.is_done() {
+            let bar = output.progress("looking for the finest steps", gallery.len() as u64);
+            for file in gallery.files() {
+                let inputs = gallery.inputs(file, &model.graph, InputEncoding::Fp32)?;
+                steps.show(&mut parts, &inputs)?;
+                bar.inc(1);
+            }
+            bar.finish_and_clear();
+            steps.narrow();
+        }
+        found.extend(steps.quantizations());
+        Ok(found)
     }
 }

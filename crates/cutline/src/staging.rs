@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cutline_core::{
+    codec::Quantised,
     graph::{Graph, ValueId},
     hex::hex,
     plan::{Plan, PlannedChoice, PlannedStage},
@@ -43,9 +44,10 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
     let stage_of = stages_of_layers(model, plan, choice)?;
     let (labels, codecs) = (labels(plan, choice), choice.codecs()?);
     let quantised = split::quantised_values(&model.graph, &stage_of, &labels, &codecs)?;
-    if let Some(value) = quantised.iter().find(|value| !codecs.quantizations.contains_key(*value)) {
+    let has_scale = |quantised: &&Quantised| codecs.quantizations.contains_key(&quantised.key());
+    if let Some(Quantised { value, encoding }) = quantised.iter().find(|each| !has_scale(each)) {
         bail!(
-            "the plan sends `{value}` as uint8 but does not say what its bytes stand for; `cutline split MODEL --plan plan.json --calibrate PICTURES -o parts` writes a plan that does, `parts/plan.json`"
+            "the plan sends `{value}` as {encoding} but does not say what its bytes stand for; `cutline split MODEL --plan plan.json --calibrate PICTURES -o parts` writes a plan that does, `parts/plan.json`"
         );
     }
     let sub_models = split::split_encoded(&model.proto, &model.graph, &stage_of, &labels, &codecs)?;
@@ -71,13 +73,16 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
         parts.push(part(&plan.platform, device, from, Some(model)));
     }
     let stem = model.path.file_stem().unwrap_or_default().to_string_lossy();
-    let deployment = Deployment::new(PlanParts {
+    let mut deployment = Deployment::new(PlanParts {
         plan: format!("{stem}-{}", choice.id),
         inputs: specs(&model.graph, model.graph.inputs())?,
         outputs: specs(&model.graph, model.graph.outputs())?,
         picture: picture(&model.graph, plan, choice)?,
         parts,
     })?;
+    let sent = sub_models.iter().flat_map(|sub_model| &sub_model.outputs);
+    let coded = sent.filter(|port| port.encoding.is_entropy_coded());
+    deployment.send_entropy_coded(&coded.map(|port| port.name.clone()).collect());
     Ok(Staged { deployment, _folder: folder })
 }
 

@@ -89,7 +89,13 @@ fn compressed_parts_answer_nearly_as_the_whole() {
     let folder = Folder::new();
     let calibrate = ["--calibrate", "pictures"];
     // Codec, its arguments, and how far the outputs may move, relative to the largest.
-    let cases: [(&str, &[&str], f64); 2] = [("fp16", &[], 2e-3), ("uint8", &calibrate, 5e-2)];
+    let cases: [(&str, &[&str], f64); 5] = [
+        ("fp16", &[], 2e-3),
+        ("uint8", &calibrate, 5e-2),
+        ("bits8", &calibrate, 5e-2),
+        ("bits4", &calibrate, 0.3),
+        ("bits2", &calibrate, 1.0),
+    ];
     for (codec, arguments, tolerance) in cases {
         let report = folder.split(&[&["--codec", codec][..], arguments].concat());
         let sent = report["parts"][0]["outputs"][0].as_str().unwrap();
@@ -174,10 +180,32 @@ fn compressed_plans_run_here_and_on_agents() {
         assert!(off > 0.0 && off < tolerance, "{codec:?}: {off}");
         assert_eq!(answers(codec, &[]), here, "{codec:?} on agents");
     }
+    // In the entropy code the same bytes come out: exact here and there, and coarser ones take less.
+    let fine = ["--codec", "bits8", "--calibrate", "pictures"];
+    assert_eq!(answers(&fine, &[]), answers(&uint8, &["--local"]));
+    let sent = |codec: &[&str], place: &[&str]| {
+        folder.split(&[&["--platform", "platform.toml"][..], codec].concat());
+        let run = [&["--plan", "parts/plan.json"][..], &input, place].concat();
+        folder.run("run", &run)[0]["trace"]["stages"][1]["bytes_in"].as_u64().unwrap()
+    };
+    let uncoded = sent(&uint8, &[]);
+    // Fine bytes of noise are not shortened, and have one byte in front.
+    let mut most = uncoded + 2;
+    for codec in ["bits8", "bits4", "bits2"] {
+        let arguments = ["--codec", codec, "--calibrate", "pictures"];
+        let here = answers(&arguments, &["--local"]);
+        assert_eq!(answers(&arguments, &[]), here, "{codec} on agents");
+        let bytes = sent(&arguments, &[]);
+        assert_eq!(bytes, sent(&arguments, &["--local"]), "{codec}");
+        assert!(bytes < most, "{codec}: {bytes} after {most}");
+        most = bytes;
+    }
+    assert!(most * 3 < uncoded, "2 bits a value on average: {most} of {uncoded}");
     // The parts in the folder are those that are run.
+    let off = distance(&plain, &answers(&uint8, &["--local"]));
     let verify = folder.run("verify", &[&["parts"][..], &input].concat()).remove(0);
     let written = verify["outputs"][0]["max_abs_diff"].as_f64().unwrap();
-    assert!((written - distance(&plain, &answers(&uint8, &["--local"]))).abs() < 1e-5);
+    assert!((written - off).abs() < 1e-5);
 }
 
 #[test]
@@ -186,8 +214,9 @@ fn what_a_codec_lacks_is_named() {
     fs::create_dir(folder.path("empty")).unwrap();
     let inspected = folder.run("inspect", &[]).remove(0);
     let at = inspected["cuts"][1]["values"][0].as_str().unwrap().to_owned();
-    let cases: [(&[&str], &[&str]); 5] = [
+    let cases: [(&[&str], &[&str]); 6] = [
         (&["--codec", "uint8"], &["cannot travel as uint8", "--calibrate"]),
+        (&["--codec", "bits2"], &["cannot travel as bits2", "--calibrate"]),
         (&["--codec", "int4"], &["unknown cut encoding `int4`", "fp16"]),
         (&["--codec", "uint8", "--calibrate", "empty"], &["no picture", "empty"]),
         (&["--codec", "uint8", "--calibrate", "net.onnx"], &["is not a folder"]),

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use cutline_core::{
     autodice::{self, MappingFile},
     cost::{Costs, table},
-    cut, group, onnx,
+    cut, entropy, group, onnx,
     onnx::proto::ModelProto,
     picture::{InputEncoding, PictureSpec},
     plan::Plan,
@@ -40,7 +40,7 @@ use cutline_core::{
 use cutline_runtime::{
     link::schedule::{parse_command, parse_schedule},
     mjpeg, picture,
-    stage::Stage,
+    stage::{Content, Stage},
     verify::parse_npy,
     wire::{contents::request_values, inference::ModelInferRequest, rest},
 };
@@ -162,7 +162,26 @@ fn inference_requests() {
     let seeds = seeds::requests();
     fuzz("inference-request", damaged_bytes(&seeds), |bytes| {
         if let Ok(mut request) = ModelInferRequest::decode(Bytes::copy_from_slice(bytes)) {
-            let _ = request_values(&mut request);
+            for (_, content) in request_values(&mut request).unwrap_or_default() {
+                // Only the declared shape is ever decoded.
+                if let Content::Coded(coded) = content
+                    && coded.shape().0 == [1, 20, 30]
+                {
+                    let _ = coded.tensor();
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn entropy_codes() {
+    let seeds = seeds::entropy_codes();
+    fuzz("entropy-code", damaged_bytes(&seeds), |bytes| {
+        let Some((&[low, high, row], code)) = bytes.split_first_chunk() else { return };
+        let len = usize::from(u16::from_le_bytes([low, high]));
+        if let Ok(found) = entropy::decode(code, len, usize::from(row)) {
+            assert_eq!(found.len(), len);
         }
     });
 }
@@ -336,6 +355,10 @@ fn undamaged_seeds_are_accepted() {
             rest::read(&Bytes::copy_from_slice(body), Some(length)).unwrap().inputs.len(),
             2
         );
+    }
+    for code in seeds::entropy_codes() {
+        let len = usize::from(u16::from_le_bytes([code[0], code[1]]));
+        entropy::decode(&code[3..], len, usize::from(code[2])).unwrap();
     }
     for file in seeds::tensor_files() {
         parse_npy(file.into()).unwrap();

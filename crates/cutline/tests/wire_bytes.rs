@@ -47,7 +47,9 @@ fn check(model: &Model) {
         if !mapping.0.contains(&DeviceId::SOURCE) {
             continue;
         }
-        for (codec, encoding) in CutEncoding::ALL.into_iter().enumerate() {
+        // What the entropy code makes of a picture is not known before; presets do not offer it.
+        let plain = CutEncoding::ALL.into_iter().filter(|encoding| !encoding.is_entropy_coded());
+        for (codec, encoding) in plain.enumerate() {
             assert_eq!(costs.codecs()[codec].name, encoding.name());
             let setting = Setting { codecs: vec![codec; 2], ..Setting::first(&costs) };
             let evaluation = evaluate(dag, &costs, &mapping, &setting).unwrap();

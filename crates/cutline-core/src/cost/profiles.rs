@@ -78,14 +78,16 @@ impl Costs {
     }
 }
 
-/// The codecs whose times are known of every engine that a device may use; the identity first.
+/// The codecs whose times are known of every engine that a device may use; the identity first. What
+/// the entropy code takes is nothing that published figures tell, so it needs profiles everywhere.
 fn offered(platform: &Platform, profiles: &[Vec<Profile>]) -> Vec<CutEncoding> {
     let known = |encoding: &CutEncoding| {
         let knows = |profile: &Profile| profile.coding.contains_key(encoding.name());
         let mut used = platform.devices().iter().zip(profiles).flat_map(|(device, profiles)| {
             profiles.iter().filter(|profile| wanted(device, profile))
         });
-        !encoding.is_lossy() || used.all(knows)
+        let is_profiled = profiles.iter().all(|profiles| !profiles.is_empty());
+        !encoding.is_lossy() || used.all(knows) && (is_profiled || !encoding.is_entropy_coded())
     };
     CutEncoding::ALL.into_iter().filter(known).collect()
 }

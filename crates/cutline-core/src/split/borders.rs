@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{Port, SplitError, stages::Stage};
 use crate::{
-    codec::{CutCodecs, CutEncoding, Quantization, is_encodable},
+    codec::{CutCodecs, CutEncoding, Quantised, Quantization, is_encodable},
     graph::{Graph, ValueId},
     onnx::proto::{
         AttributeProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType,
@@ -144,14 +144,15 @@ impl Ways<'_> {
     }
 
     fn coding(&self, plain: &Port, form: &Port) -> Result<Coding, SplitError> {
-        let quantization = match form.encoding {
-            CutEncoding::Uint8 => {
-                let known = self.codecs.quantizations.get(&plain.name).copied();
-                Some(known.ok_or_else(|| SplitError::NoScale { value: plain.name.clone() })?)
-            }
-            CutEncoding::Fp32 | CutEncoding::Fp16 => None,
-        };
         let (value, wire, encoding) = (plain.name.clone(), form.name.clone(), form.encoding);
+        let quantization = match encoding.is_quantised() {
+            true => {
+                let quantised = Quantised { value: value.clone(), encoding };
+                let known = self.codecs.quantizations.get(&quantised.key()).copied();
+                Some(known.ok_or(SplitError::NoScale { value: value.clone(), encoding })?)
+            }
+            false => None,
+        };
         Ok(Coding { value, wire, encoding, quantization })
     }
 }
@@ -198,11 +199,11 @@ impl Coding {
         match encoding {
             CutEncoding::Fp32 => vec![last("Identity", &[value])],
             CutEncoding::Fp16 => vec![cast(last("Cast", &[value]), DType::F16)],
-            CutEncoding::Uint8 if opset >= QUANTIZE_OPSET => {
+            _ if opset >= QUANTIZE_OPSET => {
                 vec![last("QuantizeLinear", &[value, scale, zero])]
             }
             // Cast cuts off what follows the point, so the half that rounds is part of the offset.
-            CutEncoding::Uint8 => {
+            CutEncoding::Uint8 | CutEncoding::Bits8 | CutEncoding::Bits4 | CutEncoding::Bits2 => {
                 let scaled = step("Div", &[value, scale], "scaled");
                 let shifted = step("Add", &[&scaled.output[0], &self.offset()], "shifted");
                 let mut clipped = step("Clip", &[&shifted.output[0]], "clipped");
@@ -220,10 +221,10 @@ impl Coding {
         match encoding {
             CutEncoding::Fp32 => vec![last("Identity", &[wire])],
             CutEncoding::Fp16 => vec![cast(last("Cast", &[wire]), DType::F32)],
-            CutEncoding::Uint8 if opset >= QUANTIZE_OPSET => {
+            _ if opset >= QUANTIZE_OPSET => {
                 vec![last("DequantizeLinear", &[wire, scale, zero])]
             }
-            CutEncoding::Uint8 => {
+            CutEncoding::Uint8 | CutEncoding::Bits8 | CutEncoding::Bits4 | CutEncoding::Bits2 => {
                 let float = cast(self.step("Cast", &[wire], "float"), DType::F32);
                 let centred = self.step("Sub", &[&float.output[0], zero], "centred");
                 let decoded = last("Mul", &[&centred.output[0], scale]);

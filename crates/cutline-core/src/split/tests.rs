@@ -505,7 +505,7 @@ fn split_as(model: &ModelProto, cuts: &[&str], stages: &[CutEncoding]) -> Vec<Su
     for value in &values {
         let bare = split_encoded(model, &graph, &placed, &labels, &codecs).unwrap_err();
         assert!(matches!(bare, SplitError::NoScale { .. }), "{bare}");
-        codecs.quantizations.insert(value.clone(), Quantization::of(range));
+        codecs.quantizations.insert(value.key(), Quantization::of(range));
     }
     split_encoded(model, &graph, &placed, &labels, &codecs).unwrap()
 }

@@ -13,7 +13,7 @@ use crate::{
     client::clock::unix_nanos,
     engine::{LoadOptions, MAX_THREADS, ModelSource, SharedEngine},
     stage::{
-        ModelSpec, Named, NextStage, Stage, StageError, StageSession, chain,
+        ModelSpec, Named, NextStage, Sending, Stage, StageError, StageSession, chain,
         content::total_bytes,
         trace::{HopTrace, StageTrace, Trace},
     },
@@ -120,7 +120,9 @@ impl Deployed {
     ) -> Result<Answer, Status> {
         let bytes_in = total_bytes(&values);
         let inputs = self.stage.bind(values).map_err(|error| status(&self.stage, &error))?;
-        let (result, queued) = self.worker.run(inputs, call.came.from).await.map_err(|_| {
+        let sending = self.sending(state).await;
+        let ran = self.worker.run(inputs, sending, call.came.from).await;
+        let (result, queued) = ran.map_err(|_| {
             let name = &self.stage.spec().name;
             Status::internal(format!("stage `{name}` crashed earlier; deploy it again"))
         })?;
@@ -155,6 +157,18 @@ impl Deployed {
             }
         });
         Ok((answers, trace))
+    }
+
+    /// How values go to the next stage; as they are where its agent cannot be asked.
+    async fn sending(&self, state: &State) -> Sending {
+        let next = self.stage.spec().next.as_ref();
+        let Some(next) = next.filter(|next| !next.entropy_coded.is_empty()) else {
+            return Sending::Plain;
+        };
+        match state.peers.get(&next.device, &next.address).await {
+            Ok(peer) if peer.reads_entropy_code().await => Sending::EntropyCoded,
+            _ => Sending::Plain,
+        }
     }
 
     /// Calls the next stage and takes the time of both ways.

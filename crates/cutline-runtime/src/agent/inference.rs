@@ -68,7 +68,11 @@ impl GrpcInferenceService for State {
         Ok(Response::new(ServerMetadataResponse {
             name: "cutline".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+            extensions: EXTENSIONS
+                .into_iter()
+                .chain([contents::ENTROPY_CODE])
+                .map(str::to_owned)
+                .collect(),
         }))
     }
 

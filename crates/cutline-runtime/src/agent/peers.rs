@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client::{AgentClient, ClientError, ClientOptions, clock::Offset};
+use crate::{
+    client::{AgentClient, ClientError, ClientOptions, clock::Offset},
+    wire::contents::ENTROPY_CODE,
+};
 
-/// How long a comparison of clocks holds.
+/// How long a comparison of clocks holds, and what a peer says of itself.
 const FRESH: Duration = Duration::from_secs(60);
 
 /// Connections by address.
@@ -23,6 +26,7 @@ pub(super) struct Peers {
 pub(super) struct Peer {
     pub(super) client: AgentClient,
     offset: Mutex<Option<(Offset, Instant)>>,
+    reads_entropy_code: Mutex<Option<(bool, Instant)>>,
 }
 
 impl Peers {
@@ -40,7 +44,11 @@ impl Peers {
         }
         // The lock is not held while dialling: a dead peer must not hold up the others.
         let client = AgentClient::connect(device, address, self.options.clone()).await?;
-        let peer = Arc::new(Peer { client, offset: Mutex::default() });
+        let peer = Arc::new(Peer {
+            client,
+            offset: Mutex::default(),
+            reads_entropy_code: Mutex::default(),
+        });
         Ok(Arc::clone(self.known.lock().await.entry(key).or_insert(peer)))
     }
 
@@ -73,6 +81,21 @@ impl Peer {
             tokio::spawn(async move { peer.compare().await });
         }
         Some(offset)
+    }
+
+    /// Whether the other lists the entropy code among its extensions. What it said is asked again
+    /// from time to time, since another program may listen there by then; no answer is a no.
+    pub(super) async fn reads_entropy_code(&self) -> bool {
+        let known = *self.reads_entropy_code.lock().unwrap_or_else(PoisonError::into_inner);
+        match known {
+            Some((reads, at)) if at.elapsed() < FRESH => return reads,
+            _ => {}
+        }
+        let Ok(extensions) = self.client.extensions().await else { return false };
+        let reads = extensions.iter().any(|extension| extension == ENTROPY_CODE);
+        let kept = Some((reads, Instant::now()));
+        *self.reads_entropy_code.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        reads
     }
 
     async fn compare(&self) -> Option<Offset> {

@@ -22,7 +22,7 @@ use super::{admission::Caller, turns::Turns};
 use crate::{
     engine::EngineError,
     pace::timer,
-    stage::{Executed, Named, Stage, StageError, StageSession},
+    stage::{Executed, Named, Sending, Stage, StageError, StageSession},
 };
 
 /// A handle to the thread, which ends when the handle is dropped.
@@ -51,6 +51,7 @@ impl Drop for Open {
 #[derive(Debug)]
 struct Job {
     inputs: Vec<Named>,
+    sending: Sending,
     asked: Instant,
     reply: oneshot::Sender<Done>,
 }
@@ -97,9 +98,14 @@ impl Worker {
     }
 
     /// Waits for the device, runs the stage, and says how long it waited.
-    pub(super) async fn run(&self, inputs: Vec<Named>, caller: Caller) -> Result<Done, Gone> {
+    pub(super) async fn run(
+        &self,
+        inputs: Vec<Named>,
+        sending: Sending,
+        caller: Caller,
+    ) -> Result<Done, Gone> {
         let (reply, done) = oneshot::channel();
-        let job = Job { inputs, asked: Instant::now(), reply };
+        let job = Job { inputs, sending, asked: Instant::now(), reply };
         self.jobs.push(caller, job).map_err(|_| Gone)?;
         done.await.map_err(|_| Gone)
     }
@@ -112,14 +118,14 @@ fn work<S>(
     queue: &Turns<Caller, Job>,
     take_slot: impl Fn() -> Option<S>,
 ) {
-    while let Some(Job { inputs, asked, reply }) = queue.pop() {
+    while let Some(Job { inputs, sending, asked, reply }) = queue.pop() {
         let Some(slot) = take_slot() else { return };
         // A caller that has gone away needs no answer, and the device is free for the next.
         if reply.is_closed() {
             continue;
         }
         let waited = asked.elapsed();
-        let result = session.execute(stage, inputs);
+        let result = session.execute(stage, inputs, sending);
         drop(slot);
         let _ = reply.send((result, waited));
     }

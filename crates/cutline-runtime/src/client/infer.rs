@@ -75,6 +75,7 @@ impl AgentClient {
         let outputs = values.into_iter().map(|(name, content)| match content {
             Content::Tensor(tensor) => Ok((name, tensor)),
             Content::Bytes(_) => Err(self.nonsense(&call(), format!("`{name}` is BYTES"))),
+            Content::Coded(_) => Err(self.nonsense(&call(), format!("`{name}` is coded"))),
         });
         Ok(InferAnswer { outputs: outputs.collect::<Result<_, _>>()?, trace })
     }

@@ -3,17 +3,19 @@
 //! A small network is split as the real one would be, with and without a codec, and the parts of
 //! both are run in turn: what a codec adds to a stage is the difference. Two sizes give the part
 //! that grows with the size and the part that does not. Values as they are travel through the same
-//! stages, so that what the engine saves by handing over fewer bytes counts too.
+//! stages, so that what the engine saves by handing over fewer bytes counts too. What the entropy
+//! code takes besides is measured on its own.
 //!
 //! ```text
 //! x ─ Relu ─ a ─ Cast ─ a.fp16 ──► a.fp16 ─ Cast ─ a ─ Relu ─ b     against   x ─ Relu ─ a ──► a ─ Relu ─ b
 //! ```
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, hint::black_box, path::Path, time::Instant};
 
 use cutline_core::{
     codec::{CutCodecs, CutEncoding, Quantization, Range},
     cut::stages_at,
+    entropy,
     onnx::{
         self, ImportOptions,
         proto::{
@@ -34,7 +36,7 @@ use super::{
     machine::slowed,
     parts::{Ready, stage},
 };
-use crate::{engine::Engine, parts::source, tensor::Tensor};
+use crate::{engine::Engine, parts::source, stats, tensor::Tensor};
 
 /// Elements of the values that are sent: 100 kB and 1 MB as declared.
 const SIZES: [u64; 2] = [25_000, 250_000];
@@ -44,6 +46,9 @@ const RUNS: u32 = 7;
 
 /// Runs in all: two parts of each size and encoding.
 const ALL_RUNS: u32 = 2 * 2 * 3 * (RUNS + 1);
+
+/// Size of the last axis where bytes are coded: what stands above what.
+const ROW: usize = 28;
 
 /// The runs are spent only if they are at most this share of those allowed.
 const SHARE: u32 = 3;
@@ -62,13 +67,14 @@ pub(super) fn times(
     for elements in SIZES {
         let mut lanes: Vec<Lane> = CutEncoding::ALL
             .into_iter()
+            .filter(|encoding| !encoding.is_entropy_coded())
             .filter_map(|encoding| Lane::load(run, model, engine, encoding, elements))
             .collect();
         for counted in (0..=RUNS).map(|round| round > 0) {
             lanes.retain_mut(|lane| lane.turn(run, counted));
         }
         for mut lane in lanes {
-            let median = |times: &mut Vec<Nanos>| crate::stats::median(times).unwrap_or_default();
+            let median = |times: &mut Vec<Nanos>| stats::median(times).unwrap_or_default();
             let both = [median(&mut lane.times[0]), median(&mut lane.times[1])];
             medians.insert((lane.encoding, elements), both);
         }
@@ -83,7 +89,50 @@ pub(super) fn times(
         let time = CodecTime { encode: half(0)?, decode: half(1)? };
         Some((encoding.name().to_owned(), time))
     };
-    CutEncoding::LOSSY.into_iter().filter_map(time).collect()
+    let mut times: BTreeMap<String, CodecTime> =
+        CutEncoding::LOSSY.into_iter().filter_map(time).collect();
+    // What the engine does for bytes is the same however coarse they are.
+    if let Some(&bytes) = times.get(CutEncoding::Uint8.name()) {
+        for encoding in CutEncoding::ENTROPY_CODED {
+            let [encode, decode] = entropy_times(run, encoding);
+            let sum = |a: CodingTime, b: CodingTime| CodingTime {
+                fixed_ns: a.fixed_ns + b.fixed_ns,
+                per_kb_ns: a.per_kb_ns + b.per_kb_ns,
+            };
+            let (encode, decode) = (sum(bytes.encode, encode), sum(bytes.decode, decode));
+            times.insert(encoding.name().to_owned(), CodecTime { encode, decode });
+        }
+    }
+    times
+}
+
+/// What the entropy code takes to write and to read, for bytes as coarse as the encoding makes them.
+fn entropy_times(run: &Run, encoding: CutEncoding) -> [CodingTime; 2] {
+    let quarters = match encoding {
+        CutEncoding::Bits4 => 8,
+        CutEncoding::Bits2 => 16,
+        _ => 0,
+    };
+    let quantization = Quantization::of(Range { least: 0.0, largest: 4.0 }).coarser(quarters);
+    let times = SIZES.map(|elements| {
+        let mut random = Random::new(run.job.seed);
+        let values: Vec<f32> = (0..elements).map(|_| random.float().max(0.0)).collect();
+        let bytes = quantization.bytes_of(&values);
+        let mut times: [Vec<Nanos>; 2] = Default::default();
+        for _ in 0..RUNS {
+            let start = Instant::now();
+            let code = black_box(entropy::encode(&bytes, ROW));
+            let encoded = Instant::now();
+            let decoded = black_box(entropy::decode(&code, bytes.len(), ROW));
+            times[0].push(stats::nanos(encoded - start));
+            times[1].push(stats::nanos(encoded.elapsed()));
+            debug_assert!(decoded.is_ok_and(|decoded| decoded == bytes));
+        }
+        times.map(|mut times| {
+            slowed(stats::median(&mut times).unwrap_or_default(), run.job.slowdown_permille)
+        })
+    });
+    [0, 1].map(|half| affine([times[0][half], times[1][half]]))
 }
 
 /// The line through both points, neither part of it negative.

@@ -89,7 +89,7 @@ impl Random {
     }
 
     /// Uniform in -1..1.
-    fn float(&mut self) -> f32 {
+    pub(super) fn float(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 

@@ -108,6 +108,14 @@ impl Deployment {
         }
     }
 
+    /// Has these values sent in the entropy code wherever they cross between agents that read it.
+    pub fn send_entropy_coded(&mut self, names: &BTreeSet<String>) {
+        for next in self.stages.iter_mut().filter_map(|stage| stage.spec.next.as_mut()) {
+            let coded = next.sends.iter().filter(|name| names.contains(*name));
+            next.entropy_coded = coded.cloned().collect();
+        }
+    }
+
     /// Name that clients of the first agent call to run the whole plan.
     pub fn model_name(&self) -> &str {
         self.stages.first().map_or("", |stage| &stage.model_name)
@@ -183,6 +191,7 @@ fn next(
         address,
         model_name: model_name(plan, index + 1),
         sends: receives.iter().map(|tensor| tensor.name.clone()).collect(),
+        entropy_coded: Vec::new(),
     }))
 }
 

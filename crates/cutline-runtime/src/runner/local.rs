@@ -10,7 +10,7 @@ use crate::{
     engine::{EngineError, LoadOptions, ModelSource, SharedEngine},
     pace::Slowdown,
     stage::{
-        ModelSpec, Stage, StageSession,
+        ModelSpec, Sending, Stage, StageSession,
         content::total_bytes,
         trace::{StageTrace, Trace},
     },
@@ -63,7 +63,7 @@ impl LocalRunner {
         let began = Instant::now();
         for (stage, session) in &mut self.stages {
             let (received_unix_ns, bytes_in) = (unix_nanos(), total_bytes(&values));
-            let done = session.execute(stage, stage.bind(values)?)?;
+            let done = session.execute(stage, stage.bind(values)?, Sending::EntropyCoded)?;
             values = done.sends;
             trace.stages.push(StageTrace {
                 name: stage.spec().name.clone(),

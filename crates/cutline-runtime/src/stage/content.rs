@@ -1,10 +1,10 @@
 //! What a named tensor of a request holds: numbers, or the bytes of a picture.
 
 use bytes::Bytes;
-use cutline_core::tensor::Shape;
+use cutline_core::tensor::{DType, Shape};
 
 use crate::{
-    stage::{Stage, StageError, TensorSpec},
+    stage::{Coded, Stage, StageError, TensorSpec},
     tensor::Tensor,
 };
 
@@ -15,14 +15,17 @@ pub enum Content {
     Tensor(Tensor),
     /// One element of type BYTES: a picture file.
     Bytes(Bytes),
+    /// A dense tensor in the entropy code.
+    Coded(Coded),
 }
 
 impl Content {
-    /// The data itself.
+    /// The data itself, as it travels.
     pub fn data(&self) -> &Bytes {
         match self {
             Content::Tensor(tensor) => tensor.data(),
             Content::Bytes(bytes) => bytes,
+            Content::Coded(coded) => coded.code(),
         }
     }
 
@@ -54,6 +57,12 @@ impl TensorSpec {
         }
     }
 
+    /// Whether a coded tensor has this type. The shape must be declared, since memory is reserved
+    /// for it.
+    pub fn admits_coded(&self, coded: &Coded) -> bool {
+        self.dtype == DType::U8 && self.shape.as_ref() == Some(coded.shape())
+    }
+
     /// Whether a tensor has this type.
     pub fn admits(&self, tensor: &Tensor) -> bool {
         self.dtype == tensor.dtype()
@@ -62,7 +71,7 @@ impl TensorSpec {
 }
 
 /// A tensor's type, for messages.
-pub(crate) fn describe(dtype: cutline_core::tensor::DType, shape: &Shape) -> String {
+pub(crate) fn describe(dtype: DType, shape: &Shape) -> String {
     format!("{dtype} {shape}")
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cutline_core::tensor::DType;
 
-use super::{Content, Named, PICTURE_INPUT, Stage, StageError, content, prepare};
+use super::{Coded, Content, Named, PICTURE_INPUT, Stage, StageError, content, prepare};
 use crate::{
     engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
     pace::{Pacer, Slowdown},
@@ -28,6 +28,15 @@ pub struct Executed {
     pub prepare: Duration,
     /// Time of the engine's call, pacing included.
     pub compute: Duration,
+}
+
+/// How values go to the next stage that are meant to be sent in the entropy code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// As they are: the next stage's agent does not say that it reads the code.
+    Plain,
+    /// In the code.
+    EntropyCoded,
 }
 
 /// The values that a stage has, by name.
@@ -63,8 +72,15 @@ impl StageSession {
     }
 
     /// Runs the stage on inputs that [`Stage::bind`] accepted.
-    pub fn execute(&mut self, stage: &Stage, inputs: Vec<Named>) -> Result<Executed, StageError> {
+    pub fn execute(
+        &mut self,
+        stage: &Stage,
+        inputs: Vec<Named>,
+        sending: Sending,
+    ) -> Result<Executed, StageError> {
         let mut values: Values = inputs.into_iter().collect();
+        let (arrived, decoding) = self.pacer.pace(|| decode(stage, &mut values, sending));
+        let arrived = arrived?;
         let mut prepare = Duration::ZERO;
         let mut encoded = None;
         if let Some(picture) = &stage.spec().picture {
@@ -72,16 +88,21 @@ impl StageSession {
             encoded = result?;
             prepare = took;
         }
-        let compute = self.compute(stage, &mut values)?;
+        let mut compute = self.compute(stage, &mut values)?;
         let answers =
             stage.spec().answers.iter().filter_map(|answer| match values.get(&answer.name)? {
                 Content::Tensor(tensor) => Some((answer.name.clone(), tensor.clone())),
-                Content::Bytes(_) => None,
+                Content::Bytes(_) | Content::Coded(_) => None,
             });
         let answers = answers.collect();
         if let Some((name, content)) = encoded {
             values.insert(name, content);
         }
+        if sending == Sending::EntropyCoded && codes_any(stage) {
+            let ((), encoding) = self.pacer.pace(|| encode(stage, &mut values, arrived));
+            compute += encoding;
+        }
+        compute += decoding;
         let sends = stage.spec().next.iter().flat_map(|next| &next.sends);
         let sends = sends
             .map(|name| match values.get(name) {
@@ -124,6 +145,49 @@ impl StageSession {
             values.insert(declared.name.clone(), Content::Tensor(tensor));
         }
         Ok(took)
+    }
+}
+
+/// Whether anything that a stage sends is meant to be coded.
+fn codes_any(stage: &Stage) -> bool {
+    stage.spec().next.as_ref().is_some_and(|next| !next.entropy_coded.is_empty())
+}
+
+/// Decodes the values that are needed as tensors here, or that go on as they are; returns the codes
+/// that came of those that go on in the code, so that they are not made again.
+fn decode(
+    stage: &Stage,
+    values: &mut Values,
+    sending: Sending,
+) -> Result<BTreeMap<String, Coded>, StageError> {
+    let mut arrived = BTreeMap::new();
+    for (name, content) in values {
+        let Content::Coded(coded) = content else { continue };
+        let next = stage.spec().next.as_ref();
+        let goes_on = next.is_some_and(|next| next.sends.contains(name));
+        let as_code = sending == Sending::EntropyCoded
+            && next.is_some_and(|next| next.entropy_coded.contains(name));
+        if as_code {
+            arrived.insert(name.clone(), coded.clone());
+        }
+        if stage.needs_tensor(name) || goes_on && !as_code {
+            let tensor =
+                coded.tensor().map_err(|error| stage.input_error(format!("`{name}`: {error}")))?;
+            *content = Content::Tensor(tensor);
+        }
+    }
+    Ok(arrived)
+}
+
+/// Codes what is to be sent so.
+fn encode(stage: &Stage, values: &mut Values, mut arrived: BTreeMap<String, Coded>) {
+    for name in stage.spec().next.iter().flat_map(|next| &next.entropy_coded) {
+        let Some(content) = values.get_mut(name) else { continue };
+        let Content::Tensor(tensor) = &*content else { continue };
+        // What is not made of bytes is sent as it is, and read as such.
+        if let Some(coded) = arrived.remove(name).or_else(|| Coded::of(tensor)) {
+            *content = Content::Coded(coded);
+        }
     }
 }
 
@@ -193,11 +257,25 @@ impl Stage {
                     content::describe(tensor.dtype(), tensor.shape())
                 )))
             }
+            Content::Coded(_) => Err(self.input_error(format!(
+                "`{PICTURE_INPUT}` is in the entropy code, expected a JPEG or PNG file"
+            ))),
             _ => Ok(()),
         }
     }
 
     fn check_input(&self, input: &super::TensorSpec, content: &Content) -> Result<(), StageError> {
+        if let Content::Coded(coded) = content {
+            return match input.admits_coded(coded) {
+                true => Ok(()),
+                false => Err(self.input_error(format!(
+                    "`{}` is {} in the entropy code, expected {}",
+                    input.name,
+                    content::describe(DType::U8, coded.shape()),
+                    input.describe()
+                ))),
+            };
+        }
         let pictured = self.spec().picture.as_ref().filter(|picture| picture.input == input.name);
         if let Some(picture) = pictured {
             return prepare::check(picture, input, content)

@@ -68,6 +68,7 @@ fn arrived(content: &Content, picture: &PictureInput) -> Option<Payload> {
             let encoding = encoding(tensor, &picture.spec)?;
             Some(Payload { encoding, tensor: tensor.clone() })
         }
+        Content::Coded(_) => None,
     }
 }
 

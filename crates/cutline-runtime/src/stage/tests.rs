@@ -40,6 +40,7 @@ fn spec() -> StageSpec {
             address: "127.0.0.1:9002".into(),
             model_name: "net-1a2b.1".into(),
             sends: vec!["a".into(), "z".into()],
+            entropy_coded: vec!["a".into()],
         }),
     }
 }
@@ -66,6 +67,8 @@ fn contradictions_are_refused_with_the_name_of_what_is_wrong() {
         (|s| model(s).files[0].name = "..".into(), "`..` is not a plain file name"),
         (|s| model(s).files[0].sha256 = "A".repeat(64), "has no SHA-256"),
         (|s| s.next.as_mut().unwrap().sends.push("y".into()), "it sends `y`"),
+        (|s| s.next.as_mut().unwrap().entropy_coded.push("x".into()), "it codes `x`"),
+        (|s| s.next.as_mut().unwrap().entropy_coded.push("a".into()), "`a` stands twice"),
         (|s| s.next = None, "it answers `y`"),
         (|s| s.picture.as_mut().unwrap().input = "w".into(), "becomes `w`, which is no input"),
         (|s| s.picture.as_mut().unwrap().spec.width = 0, "is not 1 to 16384 a side"),

@@ -9,13 +9,19 @@ use prost::Message;
 use thiserror::Error;
 
 use super::inference::{
-    InferTensorContents, ModelInferRequest, ModelInferResponse,
-    model_infer_request::InferInputTensor, model_infer_response::InferOutputTensor,
+    InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
+    infer_parameter::ParameterChoice, model_infer_request::InferInputTensor,
+    model_infer_response::InferOutputTensor,
 };
 use crate::{
-    stage::{Content, Named, clip},
+    stage::{Coded, Content, Named, clip},
     tensor::Tensor,
 };
+
+/// Extension of a server that reads tensors in the entropy code, and the parameter that marks such a
+/// tensor of a request. Its datatype is UINT8, its shape that of the tensor; its raw content is the
+/// code. Another code would have another name.
+pub const ENTROPY_CODE: &str = "cutline.entropy_code.1";
 
 /// What the first value of a request is aligned to: the widest element.
 const ALIGNMENT: usize = 8;
@@ -55,8 +61,9 @@ pub fn request_values(request: &mut ModelInferRequest) -> Result<Vec<Named>, Con
     let tensors = std::mem::take(&mut request.inputs);
     let raw = std::mem::take(&mut request.raw_input_contents);
     let fields = tensors.into_iter().map(|tensor| {
-        let InferInputTensor { name, datatype, shape, contents, .. } = tensor;
-        Field { name, datatype, shape, contents }
+        let InferInputTensor { name, datatype, shape, contents, parameters } = tensor;
+        let is_coded = parameters.contains_key(ENTROPY_CODE);
+        Field { name, datatype, shape, contents, is_coded }
     });
     values(fields.collect(), raw)
 }
@@ -67,7 +74,7 @@ pub fn response_values(response: &mut ModelInferResponse) -> Result<Vec<Named>, 
     let raw = std::mem::take(&mut response.raw_output_contents);
     let fields = tensors.into_iter().map(|tensor| {
         let InferOutputTensor { name, datatype, shape, contents, .. } = tensor;
-        Field { name, datatype, shape, contents }
+        Field { name, datatype, shape, contents, is_coded: false }
     });
     values(fields.collect(), raw)
 }
@@ -83,8 +90,14 @@ pub fn response_values(response: &mut ModelInferResponse) -> Result<Vec<Named>, 
 pub fn fill_request(request: &mut ModelInferRequest, values: Vec<Named>) {
     let mut raws = Vec::with_capacity(values.len());
     for (name, content) in values {
+        let mut tensor = InferInputTensor { name, ..Default::default() };
+        if let Content::Coded(_) = content {
+            let parameter_choice = Some(ParameterChoice::BoolParam(true));
+            let parameter = InferParameter { parameter_choice };
+            tensor.parameters.insert(ENTROPY_CODE.to_owned(), parameter);
+        }
         let (datatype, shape, raw) = encode(content);
-        request.inputs.push(InferInputTensor { name, datatype, shape, ..Default::default() });
+        request.inputs.push(InferInputTensor { datatype, shape, ..tensor });
         raws.push(raw);
     }
     if let Some(first) = raws.first() {
@@ -118,7 +131,7 @@ pub(super) fn named(
     shape: Vec<i64>,
     raw: Bytes,
 ) -> Result<Named, ContentsError> {
-    let field = Field { name, datatype, shape, contents: None };
+    let field = Field { name, datatype, shape, contents: None, is_coded: false };
     match decode(&field, Some(raw)) {
         Ok(content) => Ok((field.name, content)),
         Err(reason) => Err(ContentsError::Tensor { name: clip(&field.name), reason }),
@@ -131,6 +144,7 @@ struct Field {
     datatype: String,
     shape: Vec<i64>,
     contents: Option<InferTensorContents>,
+    is_coded: bool,
 }
 
 fn values(fields: Vec<Field>, raw: Vec<Bytes>) -> Result<Vec<Named>, ContentsError> {
@@ -155,6 +169,9 @@ fn decode(field: &Field, raw: Option<Bytes>) -> Result<Content, String> {
     if dtype == DType::String {
         return file(&shape, field.contents.as_ref(), raw).map(Content::Bytes);
     }
+    if field.is_coded {
+        return coded(dtype, shape, raw);
+    }
     let data = match (&field.contents, raw) {
         (Some(contents), Some(_)) if !is_empty(contents) => {
             return Err("it has raw and typed contents".to_owned());
@@ -164,6 +181,15 @@ fn decode(field: &Field, raw: Option<Bytes>) -> Result<Content, String> {
         (None, None) => Bytes::new(),
     };
     Tensor::new(dtype, shape, data).map(Content::Tensor).map_err(|error| error.to_string())
+}
+
+/// A tensor in the entropy code, which stays one until its shape is found to be the declared one.
+fn coded(dtype: DType, shape: Shape, raw: Option<Bytes>) -> Result<Content, String> {
+    match (dtype, raw) {
+        (DType::U8, Some(code)) => Ok(Content::Coded(Coded::new(shape, code))),
+        (DType::U8, None) => Err("it is in the entropy code but has no raw content".to_owned()),
+        _ => Err(format!("{dtype} in the entropy code; only UINT8 can be")),
+    }
 }
 
 fn shape(axes: &[i64]) -> Result<Shape, String> {
@@ -249,6 +275,10 @@ fn encode(content: Content) -> (String, Vec<i64>, Bytes) {
             raw.put_slice(&file);
             (DType::String.oip().to_owned(), vec![1], raw.freeze())
         }
+        Content::Coded(coded) => {
+            let shape = wire_shape(coded.shape());
+            (DType::U8.oip().to_owned(), shape, coded.code().clone())
+        }
     }
 }
 
@@ -284,7 +314,25 @@ mod tests {
             datatype: datatype.into(),
             shape: shape.to_vec(),
             contents: Some(contents),
+            is_coded: false,
         }
+    }
+
+    #[test]
+    fn a_tensor_in_the_entropy_code_arrives_as_one() {
+        let data: Vec<u8> = (0..3000u32).map(|i| (i % 7 / 5) as u8).collect();
+        let tensor = Tensor::new(DType::U8, Shape(vec![1, 30, 100]), data).unwrap();
+        let coded = Coded::of(&tensor).unwrap();
+        let mut request = ModelInferRequest::default();
+        let content = Content::Coded(coded.clone());
+        fill_request(&mut request, vec![("x.bits2".to_owned(), content.clone())]);
+        assert!(request.raw_input_contents[0].len() < 1000);
+        let mut plain = request.clone();
+        assert_eq!(request_values(&mut request), Ok(vec![("x.bits2".to_owned(), content)]));
+        assert_eq!(coded.tensor(), Ok(tensor));
+        // A server that does not know the mark sees a tensor of the wrong length, and refuses it.
+        plain.inputs[0].parameters.clear();
+        assert!(request_values(&mut plain).unwrap_err().to_string().contains("3000 bytes"));
     }
 
     #[test]
@@ -347,7 +395,8 @@ mod tests {
             let field = field(datatype, &shape, contents);
             if let Ok(content) = decode(&field, raw.map(Bytes::from)) {
                 let (datatype, shape, raw) = encode(content.clone());
-                let plain = Field { name: "x".into(), datatype, shape, contents: None };
+                let plain =
+                    Field { name: "x".into(), datatype, shape, contents: None, is_coded: false };
                 prop_assert_eq!(decode(&plain, Some(raw)), Ok(content));
             }
         }

@@ -58,11 +58,11 @@ pub(crate) struct Args {
     /// With --mapping: the hosts that it may use, a platform file of AutoDiCE.
     #[arg(long, value_name = "FILE", requires = "mapping")]
     autodice_platform: Option<PathBuf>,
-    /// How the fp32 values at the cuts travel: fp32, fp16, or uint8, which needs --calibrate
-    /// [default: with --plan as it says, else fp32].
+    /// How the fp32 values at the cuts travel: fp32, fp16, or with --calibrate as bytes: uint8, or
+    /// between agents in an entropy code: bits8, bits4, bits2 [default: with --plan as it says, else fp32].
     #[arg(long, value_name = "CODEC", conflicts_with = "plan")]
     codec: Option<CutEncoding>,
-    /// Pictures (or .npy tensors) whose values give the range of what travels as uint8.
+    /// Pictures (or .npy tensors) whose values give the range of what travels as bytes.
     #[arg(long, value_name = "DIR")]
     calibrate: Option<PathBuf>,
     /// With --calibrate: the engine that runs the network on them.

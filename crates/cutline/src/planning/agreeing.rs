@@ -89,7 +89,7 @@ impl<'a> Judge<'a> {
         let mut codecs = planned.codecs()?;
         codecs.quantizations = self.scales.clone();
         let values = split::quantised_values(&self.model.graph, &stage_of, &labels, &codecs)?;
-        let is_known = values.iter().all(|value| self.scales.contains_key(value));
+        let is_known = values.iter().all(|value| self.scales.contains_key(&value.key()));
         let gallery = (!is_known).then_some(&self.gallery);
         let with = (self.engine.as_ref(), options());
         let found = cuts.quantizations(&codecs, gallery, with, self.output)?;

@@ -2,12 +2,17 @@
 
 use bytes::Bytes;
 use cutline_core::{
+    entropy,
     onnx::{self, proto::ModelProto},
     tensor::DType,
     zoo::{self, ZooOptions},
 };
-use cutline_runtime::wire::inference::{
-    InferTensorContents, ModelInferRequest, model_infer_request::InferInputTensor,
+use cutline_runtime::wire::{
+    contents::ENTROPY_CODE,
+    inference::{
+        InferParameter, InferTensorContents, ModelInferRequest, infer_parameter::ParameterChoice,
+        model_infer_request::InferInputTensor,
+    },
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -48,7 +53,14 @@ pub(crate) fn requests() -> Vec<Vec<u8>> {
         ModelInferRequest { model_name, inputs, raw_input_contents, ..Default::default() }
     };
     let raw = Bytes::from(vec![0_u8; 24]);
+    let [code, ..] = &entropy_codes()[..] else { panic!("there are seeds") };
+    let mark = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+    let coded = InferInputTensor {
+        parameters: [(ENTROPY_CODE.to_owned(), mark)].into(),
+        ..tensor(DType::U8, vec![1, 20, 30], None)
+    };
     [
+        request(vec![coded], vec![Bytes::copy_from_slice(&code[3..])]),
         request(vec![tensor(DType::F32, vec![2, 3], None)], vec![raw]),
         request(vec![tensor(DType::F32, vec![2, 3], Some(typed))], Vec::new()),
         request(vec![tensor(DType::String, vec![1], Some(files))], Vec::new()),
@@ -85,6 +97,22 @@ pub(crate) fn rest_requests() -> Vec<Vec<u8>> {
         [&length, json.as_bytes(), tail].concat()
     };
     requests.iter().map(request).collect()
+}
+
+/// Length and row, then the code: of few values, of signed ones, of noise.
+pub(crate) fn entropy_codes() -> Vec<Vec<u8>> {
+    let code = |len: u16, row: u8, value: fn(u32) -> u8| {
+        let bytes: Vec<u8> = (0..u32::from(len)).map(value).collect();
+        let [low, high] = len.to_le_bytes();
+        [vec![low, high, row], entropy::encode(&bytes, row.into())].concat()
+    };
+    let noise = |i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8;
+    vec![
+        code(600, 30, |i| (i.wrapping_mul(2_654_435_761) >> 30) as u8 / 2),
+        code(5000, 28, |i| 128 + (i % 19) as u8 - (i % 7) as u8),
+        code(3001, 1, |i| if i % 11 == 0 { (i % 256) as u8 } else { 0 }),
+        code(300, 10, noise),
+    ]
 }
 
 pub(crate) fn stages() -> Vec<Value> {
