@@ -81,7 +81,7 @@ fn logits(images: &Path) -> anyhow::Result<Verdict> {
 }
 
 /// Picture `row` as ResNet takes it: (x - mean) / deviation, planes.
-fn cifar(pixels: &[f32], row: usize) -> anyhow::Result<Tensor> {
+pub(crate) fn cifar(pixels: &[f32], row: usize) -> anyhow::Result<Tensor> {
     let (mean, deviation) = ([0.485f32, 0.456, 0.406], [0.229f32, 0.224, 0.225]);
     let picture = pixels.get(row * 3072..(row + 1) * 3072).context("no such picture")?;
     let value = |i: usize| {

@@ -6,6 +6,7 @@
 mod adaptation;
 mod agent;
 mod answers;
+mod compression;
 mod cut_cost;
 mod equality;
 mod failure;
@@ -53,9 +54,10 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 15] = [
+const SECTIONS: [(&str, Section); 16] = [
     ("equality", equality::run),
     ("answers", answers::run),
+    ("compression", compression::run),
     ("splitting", splitting::run),
     ("cut-cost", cut_cost::run),
     ("agent", agent::run),
