@@ -59,7 +59,7 @@ fn codecs_are_timed_where_there_are_runs_to_spend() {
     assert!(last.done <= 400, "{last:?}");
     assert_eq!(result.version, 2);
     let names: Vec<&String> = result.coding.keys().collect();
-    assert_eq!(names, ["fp16", "uint8"]);
+    assert_eq!(names, ["bits2", "bits4", "bits8", "fp16", "uint8"]);
     // A codec reads or writes every byte: neither half takes no time for a megabyte, nor a second.
     for (name, time) in &result.coding {
         for half in [time.encode, time.decode] {
