@@ -95,7 +95,9 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
         .iter()
         .map(|camera| {
             let staged = split(&model, &platform(camera, &cloud)?)?;
-            let deploy = Runner::deploy(staged.deployment, RunOptions::default(), |_| {});
+            // The files of the parts live as long as `staged`, and an agent takes them here.
+            let deployment = staged.deployment.clone();
+            let deploy = Runner::deploy(deployment, RunOptions::default(), |_| {});
             Ok(runtime.block_on(deploy)?)
         })
         .collect::<anyhow::Result<_>>()?;
@@ -151,7 +153,8 @@ fn capacity(
         ..AgentOptions::default()
     };
     let near = AgentProcess::start(Path::new(BINARY), &options)?;
-    let mut deployment = split(model, &platform(&near, cloud)?)?.deployment;
+    let staged = split(model, &platform(&near, cloud)?)?;
+    let mut deployment = staged.deployment.clone();
     // The near agent is not to bound it: what the cloud gets is made once, and sent again and again.
     let received = runtime.block_on(async {
         let mut first = deployment.clone();
