@@ -17,7 +17,7 @@ use crate::{
     labels::{self, Labels},
     stage::code_of,
     tensor::Tensor,
-    verify::{Part, VerifyError, run_values},
+    verify::Part,
 };
 
 /// Why parts cannot be run here.
@@ -107,17 +107,7 @@ pub fn load(
 pub struct Ranges(BTreeMap<String, Range>);
 
 impl Ranges {
-    /// Runs parts whose values travel as they are, and notes what these are.
-    pub fn show(
-        &mut self,
-        parts: &mut [Part],
-        inputs: &BTreeMap<String, Tensor>,
-    ) -> Result<(), VerifyError> {
-        self.note(&run_values(parts, inputs)?);
-        Ok(())
-    }
-
-    /// The same for values that were made already, by name.
+    /// Takes notes of values, by name.
     pub fn note(&mut self, values: &BTreeMap<String, Tensor>) {
         for (name, tensor) in values {
             let Some(range) = tensor.as_f32().and_then(|elements| Range::of(&elements)) else {
@@ -187,17 +177,7 @@ impl Steps {
         self.0.iter().all(|stepped| stepped.least == stepped.most)
     }
 
-    /// Runs parts whose values travel as they are, and notes how long their codes would be.
-    pub fn show(
-        &mut self,
-        parts: &mut [Part],
-        inputs: &BTreeMap<String, Tensor>,
-    ) -> Result<(), VerifyError> {
-        self.note(&run_values(parts, inputs)?);
-        Ok(())
-    }
-
-    /// The same for values that were made already, by name.
+    /// Notes how long the codes of values would be, by name.
     pub fn note(&mut self, values: &BTreeMap<String, Tensor>) {
         for stepped in self.0.iter_mut().filter(|stepped| stepped.least < stepped.most) {
             let Some(tensor) = values.get(&stepped.quantised.value) else { continue };

@@ -19,6 +19,7 @@ use cutline_runtime::{
     model::Model,
     parts::{self, Ranges, Steps},
     tensor::Tensor,
+    verify::{check_inputs, run_values},
 };
 use sha2::{Digest, Sha256};
 
@@ -84,7 +85,7 @@ impl Gallery {
             .with_context(|| format!("cannot use input `{}`", file.display()))?;
         let names = graph.inputs().iter().map(|&id| graph.value(id).name.clone());
         let inputs: BTreeMap<String, Tensor> = names.map(|name| (name, tensor.clone())).collect();
-        cutline_runtime::verify::check_inputs(graph, &inputs)
+        check_inputs(graph, &inputs)
             .with_context(|| format!("cannot use input `{}`", file.display()))?;
         Ok(inputs)
     }
@@ -140,7 +141,7 @@ impl Cuts<'_> {
         let bar = output.progress("calibrating", gallery.len() as u64);
         for file in gallery.files() {
             let inputs = gallery.inputs(file, &model.graph, InputEncoding::Fp32)?;
-            ranges.show(&mut parts, &inputs)?;
+            ranges.note(&run_values(&mut parts, &inputs)?);
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -160,7 +161,7 @@ impl Cuts<'_> {
             let bar = output.progress("looking for the finest steps", gallery.len() as u64);
             for file in gallery.files() {
                 let inputs = gallery.inputs(file, &model.graph, InputEncoding::Fp32)?;
-                steps.show(&mut parts, &inputs)?;
+                steps.note(&run_values(&mut parts, &inputs)?);
                 bar.inc(1);
             }
             bar.finish_and_clear();
