@@ -83,19 +83,29 @@ impl Peer {
         Some(offset)
     }
 
-    /// Whether the other lists the entropy code among its extensions. What it said is asked again
-    /// from time to time, since another program may listen there by then; no answer is a no.
-    pub(super) async fn reads_entropy_code(&self) -> bool {
+    /// Whether the other lists the entropy code among its extensions; no answer is a no. An old answer
+    /// is used once more while it is asked again, since another program may listen there by then.
+    pub(super) async fn reads_entropy_code(self: &Arc<Self>) -> bool {
         let known = *self.reads_entropy_code.lock().unwrap_or_else(PoisonError::into_inner);
-        match known {
-            Some((reads, at)) if at.elapsed() < FRESH => return reads,
-            _ => {}
+        let Some((reads, at)) = known else { return self.ask_for_entropy_code().await };
+        if at.elapsed() > FRESH {
+            self.keep_entropy_code(reads);
+            let peer = Arc::clone(self);
+            tokio::spawn(async move { peer.ask_for_entropy_code().await });
         }
+        reads
+    }
+
+    async fn ask_for_entropy_code(&self) -> bool {
         let Ok(extensions) = self.client.extensions().await else { return false };
         let reads = extensions.iter().any(|extension| extension == ENTROPY_CODE);
+        self.keep_entropy_code(reads);
+        reads
+    }
+
+    fn keep_entropy_code(&self, reads: bool) {
         let kept = Some((reads, Instant::now()));
         *self.reads_entropy_code.lock().unwrap_or_else(PoisonError::into_inner) = kept;
-        reads
     }
 
     async fn compare(&self) -> Option<Offset> {
