@@ -28,7 +28,10 @@ use tonic::Code;
 use crate::{
     client::{AgentClient, ClientError, ClientOptions},
     engine::EngineError,
-    stage::{Content, Named, PICTURE_INPUT, StageError, trace::Trace},
+    stage::{
+        Content, Named, PICTURE_INPUT, StageError,
+        trace::{HopTrace, Trace},
+    },
     tensor::Tensor,
 };
 
@@ -81,7 +84,8 @@ pub struct Answer {
     pub route: Option<Arc<str>>,
 }
 
-/// A frame's time in the parts that plans predict; they add up to the latency.
+/// A frame's time in the parts that plans predict; they add up to the latency. Of branches that run at
+/// the same time the slowest counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     /// From the whole frame at the source to the whole answer there.
@@ -99,12 +103,17 @@ pub struct Measured {
 impl From<&Trace> for Measured {
     fn from(trace: &Trace) -> Self {
         let Some(source) = trace.stages.first() else { return Self::default() };
+        let beside = trace.beside();
         let compute = |on_source: bool| -> Nanos {
-            let there = trace.stages.iter().filter(|s| (s.device == source.device) == on_source);
-            there.map(|stage| stage.compute_ns).sum()
+            let waited = trace.stages.iter().enumerate().filter(|(at, _)| !beside.contains(at));
+            let there = waited.filter(|(_, stage)| (stage.device == source.device) == on_source);
+            there.map(|(_, stage)| stage.compute_ns).sum()
         };
         let (edge, cloud) = (compute(true), compute(false));
-        let upload = trace.hops.iter().map(|hop| hop.upload_ns).sum();
+        let waited = trace.hops.iter().filter(|hop| !beside.contains(&hop.into));
+        // What a branch makes is a message on its way to where the frame goes on.
+        let both = |hop: &HopTrace| if hop.branch { hop.download_ns } else { Nanos::ZERO };
+        let upload = waited.map(|hop| hop.upload_ns + both(hop)).sum();
         let latency = source.total_ns();
         Self {
             latency_ns: latency,
@@ -327,7 +336,7 @@ async fn place(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::trace::{HopTrace, StageTrace};
+    use crate::stage::trace::StageTrace;
 
     #[test]
     fn the_parts_of_a_frame_add_up_to_its_latency() {
@@ -338,7 +347,7 @@ mod tests {
             compute_ns: Nanos(compute),
             ..StageTrace::default()
         };
-        let hop = HopTrace { upload_ns: Nanos(30), ..HopTrace::default() };
+        let hop = HopTrace { into: 1, upload_ns: Nanos(30), ..HopTrace::default() };
         let trace = Trace {
             stages: vec![stage("pi", 1000, 1200, 50), stage("cloud", 7, 80, 60)],
             hops: vec![hop],

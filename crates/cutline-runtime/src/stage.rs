@@ -4,11 +4,13 @@
 //! A stage receives named tensors, or a picture in place of the network's input; it computes its
 //! model on some of them, sends what the rest of the plan still needs to the next stage, and
 //! answers with the network's outputs in their declared order: its own and those that came back.
+//! Where branches of the network run at the same time, their stages are called first, all at once,
+//! and what they answer joins what goes on.
 //!
 //! ```text
-//!           inputs                  sends
-//! caller ────────────▶ [ model ] ────────────▶ next stage
-//!        ◀──────────── answers ◀──────────────
+//!           inputs              ┌─▶ [ branch ] ─┐
+//! caller ────────────▶ [ model ]┼─▶ [ branch ] ─┼────────────▶ next stage
+//!        ◀──────────── answers ◀───────────────────────────────
 //! ```
 //!
 //! The same type drives agents ([`agent`](crate::agent)) and runs without any
@@ -33,13 +35,16 @@ pub mod trace;
 
 pub use coded::{Coded, code_of};
 pub use content::{Content, Named};
-pub use execute::{Executed, Sending, StageSession};
+pub use execute::{Executed, Made, Sending, StageSession};
 
 /// Name of the input through which a source stage takes a JPEG or PNG file.
 pub const PICTURE_INPUT: &str = "picture";
 
 /// Most tensors that a stage may receive, make, send or answer.
 const MAX_TENSORS: usize = 4096;
+
+/// Most branches that a stage may call at the same time.
+const MAX_BRANCHES: usize = 64;
 
 /// Longest name of anything in a stage description, in bytes.
 const MAX_NAME: usize = 1024;
@@ -61,8 +66,12 @@ pub struct StageSpec {
     /// What it computes; absent where it only prepares and forwards.
     #[serde(default)]
     pub model: Option<ModelSpec>,
-    /// Outputs of the network that it answers, in declared order: its own and those of later stages.
+    /// Tensors that it answers, in declared order: outputs of the network, its own and those of later
+    /// stages; of a branch, what it makes.
     pub answers: Vec<TensorSpec>,
+    /// Branches that run at the same time once this stage has computed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<Branch>,
     /// Who goes on; absent for the last stage.
     #[serde(default)]
     pub next: Option<NextStage>,
@@ -140,6 +149,15 @@ impl MemoryEstimate {
     }
 }
 
+/// A stage that is called beside others, and answers to the one that called it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    /// Who runs it, and what it is sent.
+    pub stage: NextStage,
+    /// What it answers.
+    pub brings: Vec<TensorSpec>,
+}
+
 /// Who goes on after a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextStage {
@@ -149,6 +167,9 @@ pub struct NextStage {
     pub device: String,
     /// Address to dial: the device's own, or that of the link in front of it.
     pub address: String,
+    /// Whether it is on this stage's own agent, which then calls it without a message.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub here: bool,
     /// Name under which it is deployed there.
     pub model_name: String,
     /// Names of the values that it receives: made here, or received here and passed on.
@@ -230,6 +251,23 @@ impl Stage {
     pub fn spec(&self) -> &StageSpec {
         &self.0
     }
+
+    /// Stages that this one calls: branches, then the next one.
+    pub fn calls(&self) -> impl Iterator<Item = &NextStage> {
+        self.0.calls()
+    }
+}
+
+impl StageSpec {
+    /// Stages that this one calls: branches, then the next one.
+    pub fn calls(&self) -> impl Iterator<Item = &NextStage> {
+        self.branches.iter().map(|branch| &branch.stage).chain(&self.next)
+    }
+
+    /// The same, to be changed.
+    pub fn calls_mut(&mut self) -> impl Iterator<Item = &mut NextStage> {
+        self.branches.iter_mut().map(|branch| &mut branch.stage).chain(&mut self.next)
+    }
 }
 
 fn check(spec: &StageSpec) -> Result<(), String> {
@@ -251,27 +289,44 @@ fn check(spec: &StageSpec) -> Result<(), String> {
     if let Some(picture) = &spec.picture {
         check_picture(picture, &spec.inputs)?;
     }
-    let sends = match &spec.next {
-        Some(next) => unique("value to send", next.sends.iter())?,
-        None => BTreeSet::new(),
-    };
-    if let Some(name) = sends.iter().find(|&&name| !inputs.contains(name) && !made.contains(name)) {
-        return Err(format!("it sends `{name}`, which it neither receives nor computes"));
+    if spec.branches.len() > MAX_BRANCHES {
+        return Err(format!("it calls {} branches, more than {MAX_BRANCHES}", spec.branches.len()));
     }
-    if let Some(next) = &spec.next {
-        for name in unique("value in the entropy code", next.entropy_coded.iter())? {
-            if !sends.contains(name) {
-                return Err(format!("it codes `{name}`, which it does not send"));
+    let mut has: BTreeSet<&str> = inputs.union(&made).copied().collect();
+    for branch in &spec.branches {
+        check_sends(&branch.stage, &has)?;
+    }
+    for branch in &spec.branches {
+        for name in unique("value of a branch", branch.brings.iter().map(|tensor| &tensor.name))? {
+            if !has.insert(name) {
+                return Err(format!(
+                    "branch `{}` brings `{name}`, which is here",
+                    branch.stage.stage
+                ));
             }
         }
     }
-    let mut held = spec.answers.iter().map(|tensor| tensor.name.as_str());
-    match held.find(|name| !inputs.contains(name) && !made.contains(name)) {
-        Some(name) if spec.next.is_none() => {
-            Err(format!("it answers `{name}`, which it neither receives nor computes"))
-        }
-        _ => Ok(()),
+    if let Some(next) = &spec.next {
+        return check_sends(next, &has);
     }
+    let mut held = spec.answers.iter().map(|tensor| tensor.name.as_str());
+    match held.find(|name| !has.contains(name)) {
+        Some(name) => Err(format!("it answers `{name}`, which it neither receives nor computes")),
+        None => Ok(()),
+    }
+}
+
+fn check_sends(next: &NextStage, has: &BTreeSet<&str>) -> Result<(), String> {
+    let sends = unique("value to send", next.sends.iter())?;
+    if let Some(name) = sends.iter().find(|name| !has.contains(*name)) {
+        return Err(format!("it sends `{name}`, which it neither receives nor computes"));
+    }
+    for name in unique("value in the entropy code", next.entropy_coded.iter())? {
+        if !sends.contains(name) {
+            return Err(format!("it codes `{name}`, which it does not send"));
+        }
+    }
+    Ok(())
 }
 
 fn check_files(files: &[FileSpec]) -> Result<(), String> {

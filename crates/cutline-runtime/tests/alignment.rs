@@ -75,6 +75,7 @@ fn tensors_of_every_size_arrive_aligned() {
                 device: "pi".to_owned(),
                 address: None,
                 via: None,
+                branch: false,
                 model: Some(PartModel {
                     files: vec![store(&folder, "model.onnx", &model)],
                     engine: None,

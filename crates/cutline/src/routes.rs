@@ -170,10 +170,8 @@ fn links(
 ) -> anyhow::Result<(Vec<Link>, Vec<usize>)> {
     let partition = choice.resolve(&model.grouping.dag, &plan.platform)?.partition;
     let mut links: Vec<Link> = Vec::new();
-    let source = (partition.stages.first()).filter(|first| first.device != DeviceId::SOURCE);
-    let enters = source.map(|first| (DeviceId::SOURCE, first.device));
-    let pairs = partition.stages.windows(2).map(|pair| (pair[0].device, pair[1].device));
-    for (from, to) in enters.into_iter().chain(pairs) {
+    let calls = (0..partition.stages.len()).filter_map(|stage| partition.hop_into(stage));
+    for (from, to) in calls.map(|hop| (hop.from, hop.to)) {
         if !links.iter().any(|link| (link.from, link.to) == (from, to)) {
             links.push(Link { from, to, base: base(&plan.platform, from, to) });
         }

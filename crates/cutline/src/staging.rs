@@ -1,13 +1,14 @@
 //! From a planned choice to what agents are given: sub-model files, and a description per stage.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
 use cutline_core::{
-    codec::Quantised,
+    codec::{CutCodecs, CutEncoding, Quantised},
     graph::{Graph, ValueId},
     hex::hex,
     plan::{Plan, PlannedChoice, PlannedStage},
@@ -31,18 +32,9 @@ pub struct Staged {
 
 /// Splits the model as `choice` says and derives what every agent is told.
 pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Result<Staged> {
-    if let Some((stage, joiner)) =
-        choice.stages.iter().find_map(|stage| Some((stage, stage.joined_by.as_ref()?)))
-    {
-        bail!(
-            "in this plan `{}` runs branches of a block for `{joiner}` at the same time; running such scatter groups is not supported yet, plan without --scatter (`cutline split` writes their parts)",
-            stage.device
-        );
-    }
     let partition = choice.resolve(&model.grouping.dag, &plan.platform)?.partition;
-    let devices: Vec<DeviceId> = partition.stages.iter().map(|stage| stage.device).collect();
     let stage_of = stages_of_layers(model, plan, choice)?;
-    let (labels, codecs) = (labels(plan, choice), choice.codecs()?);
+    let (labels, codecs) = (labels(plan, choice), codecs(choice)?);
     let quantised = split::quantised_values(&model.graph, &stage_of, &labels, &codecs)?;
     let has_scale = |quantised: &&Quantised| codecs.quantizations.contains_key(&quantised.key());
     if let Some(Quantised { value, encoding }) = quantised.iter().find(|each| !has_scale(each)) {
@@ -53,24 +45,34 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
     let sub_models = split::split_encoded(&model.proto, &model.graph, &stage_of, &labels, &codecs)?;
 
     let folder = tempfile::tempdir().context("cannot make a folder for the parts")?;
-    let mut parts = Vec::new();
-    if devices.first() != Some(&DeviceId::SOURCE) {
-        // Frames enter at the source even where it computes nothing.
-        parts.push(part(&plan.platform, DeviceId::SOURCE, None, None));
+    let mut parts: Vec<Part> = Vec::new();
+    // Who calls the next stage.
+    let mut at = DeviceId::SOURCE;
+    let is_branch = |index: usize| partition.scatter_of(index).is_some();
+    let first = partition.stages.first();
+    if first.is_none_or(|stage| stage.device != at) || is_branch(0) {
+        // Frames enter at the source even where it computes nothing, or branches at once.
+        parts.push(part(&plan.platform, at, None, None));
     }
-    for (index, (sub_model, &device)) in sub_models.iter().zip(&devices).enumerate() {
+    let mut memory = Memory::new(choice, &sub_models);
+    for (index, (sub_model, stage)) in sub_models.iter().zip(&partition.stages).enumerate() {
         let files = write_files(sub_model, &folder.path().join(index.to_string()), model.folder())?;
-        let stage = &choice.stages[index];
-        let from = parts.last().map(|_| previous(&devices, index));
+        let planned = &choice.stages[index];
         let model = PartModel {
             files,
-            engine: (!stage.engine.is_empty()).then(|| stage.engine.clone()),
-            threads: (stage.threads > 0).then_some(stage.threads),
+            engine: (!planned.engine.is_empty()).then(|| planned.engine.clone()),
+            threads: (planned.threads > 0).then_some(planned.threads),
             inputs: port_specs(&sub_model.inputs)?,
             outputs: port_specs(&sub_model.outputs)?,
-            memory: memory(choice, &stage.device, sub_model),
+            memory: memory.of(&planned.device, sub_model),
         };
-        parts.push(part(&plan.platform, device, from, Some(model)));
+        let from = parts.last().map(|_| at);
+        let branch = is_branch(index);
+        let part = part(&plan.platform, stage.device, from, Some(model));
+        parts.push(Part { branch, ..part });
+        if !branch {
+            at = stage.device;
+        }
     }
     let stem = model.path.file_stem().unwrap_or_default().to_string_lossy();
     let mut deployment = Deployment::new(PlanParts {
@@ -86,9 +88,17 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
     Ok(Staged { deployment, _folder: folder })
 }
 
-/// The device before the stage at `index`; the source, which forwards, before the first.
-fn previous(devices: &[DeviceId], index: usize) -> DeviceId {
-    index.checked_sub(1).map_or(DeviceId::SOURCE, |before| devices[before])
+/// How what the parts of a choice send on travels.
+pub(crate) fn codecs(choice: &PlannedChoice) -> anyhow::Result<CutCodecs> {
+    let codecs = choice.codecs()?;
+    if codecs.stages.iter().any(|encoding| *encoding != CutEncoding::Fp32)
+        && choice.stages.iter().any(|stage| stage.joined_by.is_some())
+    {
+        bail!(
+            "this plan encodes cuts and has branches on several devices at the same time; parts of both kinds at once are not written yet: plan without --scatter, or with --cut-encoding fp32"
+        );
+    }
+    Ok(codecs)
 }
 
 /// The stage of each layer under a choice; `None` for layers that go wherever they are needed.
@@ -125,7 +135,8 @@ fn part(
         (link.between[1] == device).then(|| link.via.clone()).flatten()
     });
     let device = platform.device(device);
-    Part { device: device.name.clone(), address: device.address.clone(), via, model }
+    let (address, device) = (device.address.clone(), device.name.clone());
+    Part { device, address, via, model, branch: false }
 }
 
 fn specs(graph: &Graph, ids: &[ValueId]) -> anyhow::Result<Vec<TensorSpec>> {
@@ -153,12 +164,31 @@ fn picture(
     Ok(Some(PictureInput { input: graph.value(*input).name.clone(), spec: spec.clone(), encoding }))
 }
 
-/// Memory as the plan predicts it for the device, less the weights, which the file itself tells.
-fn memory(choice: &PlannedChoice, device: &str, sub_model: &SubModel) -> MemoryEstimate {
-    let parameter_bytes = sub_model.files().bytes();
-    let predicted = choice.memory.get(device).map_or(0, |bytes| bytes.0);
-    let activation_bytes = predicted.saturating_sub(parameter_bytes);
-    MemoryEstimate { parameter_bytes, activation_bytes, engine_bytes: 0 }
+/// Memory as the plan predicts it for each device, to be shared out among its stages: the weights of
+/// each, which its file itself tells, and with the first what the device needs besides, since it runs
+/// one stage at a time.
+struct Memory {
+    besides: BTreeMap<String, u64>,
+}
+
+impl Memory {
+    fn new(choice: &PlannedChoice, sub_models: &[SubModel]) -> Self {
+        let predicted = choice.memory.iter();
+        let mut besides: BTreeMap<String, u64> =
+            predicted.map(|(device, bytes)| (device.clone(), bytes.0)).collect();
+        for (stage, sub_model) in choice.stages.iter().zip(sub_models) {
+            if let Some(left) = besides.get_mut(&stage.device) {
+                *left = left.saturating_sub(sub_model.files().bytes());
+            }
+        }
+        Self { besides }
+    }
+
+    fn of(&mut self, device: &str, sub_model: &SubModel) -> MemoryEstimate {
+        let parameter_bytes = sub_model.files().bytes();
+        let activation_bytes = self.besides.remove(device).unwrap_or_default();
+        MemoryEstimate { parameter_bytes, activation_bytes, engine_bytes: 0 }
+    }
 }
 
 /// Writes a sub-model's files and tells what they are.

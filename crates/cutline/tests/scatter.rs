@@ -1,13 +1,10 @@
-//! A plan with a scatter group is split and verified, and not run.
+//! A plan with a scatter group is split, verified, and run on agents.
 #![allow(clippy::unwrap_used)]
 
 use std::{fs, path::Path, process::Command};
 
+use cutline::fleet::{AgentOptions, AgentProcess};
 use serde_json::{Value, json};
-
-const PLATFORM: &str = "version = 1\n[[device]]\nname = \"pi\"\naddress = \"127.0.0.1:9001\"\n\
-                        [[device]]\nname = \"cloud\"\naddress = \"127.0.0.1:9002\"\n\
-                        [[link]]\nbetween = [\"pi\", \"cloud\"]\nup = \"20mbit\"\n";
 
 /// Whether it ended well, and all that it said.
 fn cutline(folder: &Path, line: &str) -> (bool, String) {
@@ -33,11 +30,22 @@ fn give_branch_away(plan: &mut Value) {
 }
 
 #[test]
-fn parts_of_a_scatter_group_are_the_whole() {
+fn branches_on_two_devices_are_the_whole() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let run = |line: &str| cutline(folder, line);
-    fs::write(folder.join("platform.toml"), PLATFORM).unwrap();
+    let agents = ["pi", "cloud"].map(|name| {
+        let (engine, store) = (Some("rten".to_owned()), folder.join(name));
+        let options = AgentOptions { engine, threads: Some(1), store, ..AgentOptions::default() };
+        AgentProcess::start(Path::new(env!("CARGO_BIN_EXE_cutline")), &options).unwrap()
+    });
+    let [pi, cloud] = agents.each_ref().map(|agent| agent.address.to_string());
+    let platform = format!(
+        "version = 1\n[[device]]\nname = \"pi\"\naddress = \"{pi}\"\n\
+         [[device]]\nname = \"cloud\"\naddress = \"{cloud}\"\n\
+         [[link]]\nbetween = [\"pi\", \"cloud\"]\nup = \"20mbit\"\n"
+    );
+    fs::write(folder.join("platform.toml"), platform).unwrap();
     let (made, said) = run("zoo write squeezenet -o net.onnx --input-size 64");
     assert!(made, "{said}");
     let (_, layers) = run("inspect net.onnx --json");
@@ -68,9 +76,25 @@ fn parts_of_a_scatter_group_are_the_whole() {
     let (same, said) = run("verify net.onnx parts");
     assert!(same, "{said}");
 
-    let (ran, said) = run("run net.onnx --plan plan.json --input x.npy");
-    assert!(
-        !ran && said.contains("scatter groups is not supported yet, plan without --scatter"),
-        "{said}"
-    );
+    let picture = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8, y as u8, 99]));
+    picture.save(folder.join("x.png")).unwrap();
+    let answer = |plan: &str, more: &str| -> Value {
+        let line = format!("run net.onnx --plan {plan} --input x.png --json{more}");
+        let (ran, said) = run(&line);
+        assert!(ran, "{said}");
+        serde_json::from_str(said.lines().next().unwrap()).unwrap()
+    };
+    let whole = answer("chain/plan.json", " --local");
+    assert!(whole["outputs"][0]["values"].is_array(), "{whole}");
+    for plan in ["plan.json", "parts/plan.json"] {
+        let (here, there) = (answer(plan, " --local"), answer(plan, ""));
+        assert_eq!(here["outputs"], whole["outputs"], "{plan}");
+        assert_eq!(there["outputs"], whole["outputs"], "{plan}");
+        // The branch on the cloud is waited for, or the one beside it on the pi.
+        let part = |name: &str| there[name].as_u64().unwrap();
+        let parts = ["edge_compute_ns", "upload_ns", "cloud_compute_ns", "rest_ns"].map(part);
+        assert_eq!(parts.iter().sum::<u64>(), part("latency_ns"));
+    }
+    let (measured, said) = run("bench net.onnx --plan parts/plan.json --frames 3 --input x.png");
+    assert!(measured, "{said}");
 }

@@ -155,8 +155,8 @@ impl Control for State {
             "" => self.stages.remove(&model_name)?,
             holder => self.stages.release(&model_name, holder),
         };
-        if let Some(next) = removed.as_ref().and_then(|stage| stage.spec().next.as_ref()) {
-            self.peers.forget(&next.device, &next.address).await;
+        for call in removed.iter().flat_map(Stage::calls).filter(|call| !call.here) {
+            self.peers.forget(&call.device, &call.address).await;
         }
         Ok(Response::new(RemoveResponse { removed: removed.is_some() }))
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use cutline_core::units::Nanos;
+use futures_util::future::try_join_all;
 use tonic::{Code, Status};
 
 use super::{State, admission::Caller, memory::Reservation, meter::Meter, worker::Worker};
@@ -13,7 +14,8 @@ use crate::{
     client::clock::unix_nanos,
     engine::{LoadOptions, MAX_THREADS, ModelSource, SharedEngine},
     stage::{
-        ModelSpec, Named, NextStage, Sending, Stage, StageError, StageSession, chain,
+        Executed, Made, ModelSpec, Named, NextStage, Sending, Stage, StageError, StageSession,
+        chain,
         content::total_bytes,
         trace::{HopTrace, StageTrace, Trace},
     },
@@ -122,63 +124,88 @@ impl Deployed {
         let inputs = self.stage.bind(values).map_err(|error| status(&self.stage, &error))?;
         let sending = self.sending(state).await;
         let ran = self.worker.run(inputs, sending, call.came.from).await;
+        let spec = self.stage.spec();
         let (result, queued) = ran.map_err(|_| {
-            let name = &self.stage.spec().name;
-            Status::internal(format!("stage `{name}` crashed earlier; deploy it again"))
+            Status::internal(format!("stage `{}` crashed earlier; deploy it again", spec.name))
         })?;
         let done = result.map_err(|error| status(&self.stage, &error))?;
         self.meter.computed(queued, &done, bytes_in);
-        let mut downstream = (Vec::new(), None);
-        let mut hop = None;
-        if let Some(next) = &self.stage.spec().next {
-            let (answer, trace) = self.go_on(state, next, done.sends, call).await?;
-            downstream = answer;
-            hop = trace;
+        let Executed { mut made, answers: mut pool, prepare, compute } = done;
+        let mut calls = Vec::new();
+        let branches =
+            spec.branches.iter().map(|branch| self.go_on(state, &branch.stage, &made, call));
+        let called = try_join_all(branches).await?;
+        for (branch, (answers, trace)) in spec.branches.iter().zip(called) {
+            let brought = self.stage.brought(branch, answers);
+            let brought = brought.map_err(|error| status(&self.stage, &error))?;
+            // Answers of the network that a branch makes are brought like the rest.
+            pool.extend(brought.iter().cloned());
+            made.add(brought);
+            calls.extend(trace.map(|(trace, hop)| (trace, HopTrace { branch: true, ..hop })));
         }
-        let answers = self.stage.join(done.answers, downstream.0);
-        let answers = answers.map_err(|error| status(&self.stage, &error))?;
+        if let Some(next) = &spec.next {
+            let (answers, trace) = self.go_on(state, next, &made, call).await?;
+            pool.extend(answers);
+            calls.extend(trace);
+        }
+        drop(made);
+        let answers = self.stage.join(pool).map_err(|error| status(&self.stage, &error))?;
         let trace = call.trace.then(|| {
-            let spec = self.stage.spec();
             let stage = StageTrace {
                 name: spec.name.clone(),
                 device: spec.device.clone(),
                 received_unix_ns: call.came.unix_ns,
                 queue_ns: nanos(queued),
-                prepare_ns: nanos(done.prepare),
-                compute_ns: nanos(done.compute),
+                prepare_ns: nanos(prepare),
+                compute_ns: nanos(compute),
                 sent_unix_ns: unix_nanos(),
                 bytes_in,
                 bytes_out: tensor_bytes(&answers),
             };
-            let rest = downstream.1.unwrap_or_default();
-            Trace {
-                stages: std::iter::once(stage).chain(rest.stages).collect(),
-                hops: hop.into_iter().chain(rest.hops).collect(),
-            }
+            let mut trace = Trace { stages: vec![stage], hops: Vec::new() };
+            calls.into_iter().for_each(|(called, hop)| trace.add(called, hop));
+            trace
         });
         Ok((answers, trace))
     }
 
-    /// How values go to the next stage; as they are where its agent cannot be asked.
+    /// How values go to other stages; as they are where an agent that should get them in the code
+    /// cannot be asked.
     async fn sending(&self, state: &State) -> Sending {
-        let next = self.stage.spec().next.as_ref();
-        let Some(next) = next.filter(|next| !next.entropy_coded.is_empty()) else {
-            return Sending::Plain;
-        };
-        match state.peers.get(&next.device, &next.address).await {
-            Ok(peer) if peer.reads_entropy_code().await => Sending::EntropyCoded,
-            _ => Sending::Plain,
+        let mut sending = Sending::Plain;
+        for call in self.stage.calls().filter(|call| !call.entropy_coded.is_empty()) {
+            match state.peers.get(&call.device, &call.address).await {
+                Ok(peer) if peer.reads_entropy_code().await => sending = Sending::EntropyCoded,
+                _ => return Sending::Plain,
+            }
         }
+        sending
     }
 
-    /// Calls the next stage and takes the time of both ways.
+    /// Calls another stage with what it needs, and takes the time of both ways.
     async fn go_on(
         &self,
         state: &State,
         next: &NextStage,
-        sends: Vec<Named>,
+        made: &Made,
         call: Call,
-    ) -> Result<(Answer, Option<HopTrace>), Status> {
+    ) -> Result<(Vec<(String, Tensor)>, Option<(Trace, HopTrace)>), Status> {
+        let timeout = timeout(call.deadline).ok_or_else(|| {
+            let name = &self.stage.spec().name;
+            Status::deadline_exceeded(format!("no time was left after stage `{name}`"))
+        })?;
+        let sends = made.of(&self.stage, next).map_err(|error| status(&self.stage, &error))?;
+        let (began_unix_ns, started) = (unix_nanos(), Instant::now());
+        if next.here {
+            let stage = state.ready(&next.model_name)?;
+            let came = Came { unix_ns: began_unix_ns, ..call.came };
+            // A call within a call: its size is known only behind a pointer.
+            let (answers, trace) =
+                Box::pin(stage.infer(state, sends, Call { came, ..call })).await?;
+            let round_trip_ns = nanos(started.elapsed());
+            let hop = HopTrace { began_unix_ns, round_trip_ns, ..HopTrace::default() };
+            return Ok((answers, trace.map(|trace| (trace, hop))));
+        }
         let failed = |error: crate::client::ClientError| {
             let code = match error.code() {
                 // What is wrong with this stage's request is not the fault of who sent the frame.
@@ -187,10 +214,6 @@ impl Deployed {
             };
             Status::new(code, format!("stage `{}`: {error}", next.stage))
         };
-        let timeout = timeout(call.deadline).ok_or_else(|| {
-            let name = &self.stage.spec().name;
-            Status::deadline_exceeded(format!("no time was left after stage `{name}`"))
-        })?;
         let peer = state.peers.get(&next.device, &next.address).await.map_err(failed)?;
         let offset = if call.trace { peer.offset().await } else { None };
         let bytes_up = total_bytes(&sends);
@@ -199,7 +222,7 @@ impl Deployed {
         let answer = answer.map_err(failed)?;
         let (ended, round_trip) = (unix_nanos(), started.elapsed());
         self.meter.came_back(round_trip);
-        let hop = call.trace.then(|| {
+        let trace = call.trace.then(|| {
             let far = answer.trace.as_ref().and_then(|trace| trace.stages.first());
             let (upload, download) = match (far, offset) {
                 (Some(far), Some(offset)) => (
@@ -208,16 +231,18 @@ impl Deployed {
                 ),
                 _ => (0, 0),
             };
-            HopTrace {
+            let hop = HopTrace {
                 began_unix_ns: began,
                 round_trip_ns: nanos(round_trip),
                 upload_ns: Nanos(upload),
                 download_ns: Nanos(download),
                 bytes_up,
                 bytes_down: tensor_bytes(&answer.outputs),
-            }
+                ..HopTrace::default()
+            };
+            (answer.trace.unwrap_or_default(), hop)
         });
-        Ok(((answer.outputs, answer.trace), hop))
+        Ok((answer.outputs, trace))
     }
 }
 

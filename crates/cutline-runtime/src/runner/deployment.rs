@@ -7,7 +7,8 @@ use std::{
 
 use super::RunError;
 use crate::stage::{
-    FileSpec, MemoryEstimate, ModelSpec, NextStage, PictureInput, Stage, StageSpec, TensorSpec,
+    Branch, FileSpec, MemoryEstimate, ModelSpec, NextStage, PictureInput, Stage, StageSpec,
+    TensorSpec,
 };
 
 /// A plan as the runtime carries it out.
@@ -56,6 +57,9 @@ pub struct Part {
     pub via: Option<String>,
     /// What it computes; absent where it only prepares and forwards.
     pub model: Option<PartModel>,
+    /// Whether it is a branch: called by the last part before it that is none, at the same time as the
+    /// branches beside it, for the next part that is none.
+    pub branch: bool,
 }
 
 /// A part's model.
@@ -77,9 +81,17 @@ pub struct PartModel {
 
 impl Deployment {
     /// Derives the stages: what each receives, passes on and answers. A value travels every hop
-    /// from where it is made to the last part that reads it; an output of the network returns over
-    /// every hop to the source. O(parts x values).
+    /// from where it is made to the last part that reads it, and what a branch makes to the part that
+    /// called it; an output of the network returns over every hop to the source. O(parts^2 x values).
     pub fn new(plan: PlanParts) -> Result<Self, RunError> {
+        match [plan.parts.first(), plan.parts.last()] {
+            [Some(first), Some(last)] if !first.branch && !last.branch => {}
+            [None, _] | [_, None] => return Err(RunError::Plan("it has no stage".to_owned())),
+            _ => {
+                let reason = "it begins or ends with branches that nothing calls or joins";
+                return Err(RunError::Plan(reason.to_owned()));
+            }
+        }
         let received = received(&plan)?;
         let mut files = BTreeMap::new();
         let mut stages: Vec<Placement> = Vec::with_capacity(plan.parts.len());
@@ -88,6 +100,11 @@ impl Deployment {
                 let places = model.files.iter();
                 files.extend(places.map(|(file, path)| (file.sha256.clone(), path.clone())));
             }
+            let call = |into: usize| call(&plan, &received, index, into);
+            let behind = index + 1..plan.parts.len();
+            let branches = behind.clone().take_while(|&at| !part.branch && plan.parts[at].branch);
+            let next = behind.clone().find(|&at| !part.branch && !plan.parts[at].branch);
+            let brings = |at: usize| made(&plan.parts[at]).cloned().collect();
             let spec = StageSpec {
                 plan: plan.plan.clone(),
                 name: format!("{index}-{}", part.device),
@@ -96,23 +113,23 @@ impl Deployment {
                 picture: picture(&plan, &received[index]),
                 model: part.model.as_ref().map(model_spec),
                 answers: answers(&plan, index),
-                next: next(&plan, &received, index)?,
+                branches: branches
+                    .map(|at| Branch { stage: call(at), brings: brings(at) })
+                    .collect(),
+                next: next.map(call),
             };
             let spec = Stage::new(spec)?.spec().clone();
             let (model_name, address) = (model_name(&plan, index), part.address.clone());
             stages.push(Placement { spec, model_name, address });
         }
-        match stages.is_empty() {
-            true => Err(RunError::Plan("it has no stage".to_owned())),
-            false => Ok(Self { stages, files }),
-        }
+        Ok(Self { stages, files })
     }
 
     /// Has these values sent in the entropy code wherever they cross between agents that read it.
     pub fn send_entropy_coded(&mut self, names: &BTreeSet<String>) {
-        for next in self.stages.iter_mut().filter_map(|stage| stage.spec.next.as_mut()) {
-            let coded = next.sends.iter().filter(|name| names.contains(*name));
-            next.entropy_coded = coded.cloned().collect();
+        for call in self.stages.iter_mut().flat_map(|stage| stage.spec.calls_mut()) {
+            let coded = call.sends.iter().filter(|name| names.contains(*name));
+            call.entropy_coded = coded.cloned().collect();
         }
     }
 
@@ -122,18 +139,25 @@ impl Deployment {
     }
 }
 
-/// What each part receives: what it or a later part reads and no part from it on makes.
+/// What each part receives: what it or a later part reads and no part from it on makes; a branch, what
+/// it reads itself.
 fn received(plan: &PlanParts) -> Result<Vec<Vec<TensorSpec>>, RunError> {
-    let mut made: BTreeMap<&str, &TensorSpec> =
+    let mut known: BTreeMap<&str, &TensorSpec> =
         plan.inputs.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     let mut received = Vec::with_capacity(plan.parts.len());
+    // What branches make is there for the part that joins them.
+    let mut beside: Vec<&TensorSpec> = Vec::new();
     for (index, part) in plan.parts.iter().enumerate() {
+        if !part.branch {
+            known.extend(beside.drain(..).map(|tensor| (tensor.name.as_str(), tensor)));
+        }
+        let behind = if part.branch { index + 1 } else { plan.parts.len() };
         // The source takes every input of the network, whoever reads it.
         let needed: Vec<TensorSpec> = match index {
             0 => plan.inputs.clone(),
             _ => {
-                let names = reads(&plan.parts[index..]).into_iter();
-                names.filter_map(|name| made.get(name)).map(|&tensor| tensor.clone()).collect()
+                let names = reads(&plan.parts[index..behind]).into_iter();
+                names.filter_map(|name| known.get(name)).map(|&tensor| tensor.clone()).collect()
             }
         };
         for name in part.model.iter().flat_map(|model| &model.inputs).map(|input| &input.name) {
@@ -145,10 +169,16 @@ fn received(plan: &PlanParts) -> Result<Vec<Vec<TensorSpec>>, RunError> {
             }
         }
         received.push(needed);
-        let outputs = part.model.iter().flat_map(|model| &model.outputs);
-        made.extend(outputs.map(|tensor| (tensor.name.as_str(), tensor)));
+        match part.branch {
+            true => beside.extend(made(part)),
+            false => known.extend(made(part).map(|tensor| (tensor.name.as_str(), tensor))),
+        }
     }
     Ok(received)
+}
+
+fn made(part: &Part) -> impl Iterator<Item = &TensorSpec> {
+    part.model.iter().flat_map(|model| &model.outputs)
 }
 
 /// Names that these parts read, each once, in order of the first reading.
@@ -159,11 +189,13 @@ fn reads(parts: &[Part]) -> Vec<&str> {
 }
 
 /// Outputs of the network that a part answers: those made here or later, and at the source those
-/// that are inputs at the same time.
+/// that are inputs at the same time. A branch answers all that it makes.
 fn answers(plan: &PlanParts, index: usize) -> Vec<TensorSpec> {
+    if plan.parts[index].branch {
+        return made(&plan.parts[index]).cloned().collect();
+    }
     let made_here_or_later = |name: &str| {
-        let models = plan.parts[index..].iter().flat_map(|part| &part.model);
-        models.flat_map(|model| &model.outputs).any(|output| output.name == name)
+        plan.parts[index..].iter().flat_map(made).any(|output| output.name == name)
             || index == 0 && plan.inputs.iter().any(|input| input.name == name)
     };
     plan.outputs.iter().filter(|output| made_here_or_later(&output.name)).cloned().collect()
@@ -175,24 +207,20 @@ fn picture(plan: &PlanParts, received: &[TensorSpec]) -> Option<PictureInput> {
     received.iter().any(|tensor| tensor.name == picture.input).then_some(picture)
 }
 
-fn next(
-    plan: &PlanParts,
-    received: &[Vec<TensorSpec>],
-    index: usize,
-) -> Result<Option<NextStage>, RunError> {
-    let (Some(part), Some(receives)) = (plan.parts.get(index + 1), received.get(index + 1)) else {
-        return Ok(None);
-    };
+/// How one part calls another.
+fn call(plan: &PlanParts, received: &[Vec<TensorSpec>], from: usize, into: usize) -> NextStage {
+    let part = &plan.parts[into];
     // A plan without addresses runs locally; an agent would refuse to dial this one.
     let address = part.via.clone().or_else(|| part.address.clone()).unwrap_or_default();
-    Ok(Some(NextStage {
-        stage: format!("{}-{}", index + 1, part.device),
+    NextStage {
+        stage: format!("{into}-{}", part.device),
         device: part.device.clone(),
         address,
-        model_name: model_name(plan, index + 1),
-        sends: receives.iter().map(|tensor| tensor.name.clone()).collect(),
+        here: part.device == plan.parts[from].device,
+        model_name: model_name(plan, into),
+        sends: received[into].iter().map(|tensor| tensor.name.clone()).collect(),
         entropy_coded: Vec::new(),
-    }))
+    }
 }
 
 fn model_spec(model: &PartModel) -> ModelSpec {
@@ -235,7 +263,7 @@ mod tests {
             memory: MemoryEstimate::default(),
         };
         let model = (!outputs.is_empty()).then_some(model);
-        Part { device: device.into(), address: None, via: None, model }
+        Part { device: device.into(), address: None, via: None, model, branch: false }
     }
 
     fn plan(parts: Vec<Part>, outputs: &[&str]) -> PlanParts {

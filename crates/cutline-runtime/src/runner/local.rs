@@ -1,6 +1,9 @@
 //! A plan in one process: every stage in turn, no network, no pacing unless asked for.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use cutline_core::units::Nanos;
 
@@ -10,7 +13,7 @@ use crate::{
     engine::{EngineError, LoadOptions, ModelSource, SharedEngine},
     pace::Slowdown,
     stage::{
-        ModelSpec, Sending, Stage, StageSession,
+        Content, ModelSpec, Sending, Stage, StageSession, TensorSpec,
         content::total_bytes,
         trace::{StageTrace, Trace},
     },
@@ -58,13 +61,31 @@ impl LocalRunner {
     /// Runs one frame through every stage.
     pub fn infer(&mut self, frame: Frame) -> Result<Answer, RunError> {
         let mut values = frame.into_values();
+        // What later stages may read, and what is answered in the end.
+        let mut sent: BTreeMap<String, Content> = BTreeMap::new();
         let mut outputs: Vec<(String, Tensor)> = Vec::new();
         let mut trace = Trace::default();
         let began = Instant::now();
         for (stage, session) in &mut self.stages {
+            if !trace.stages.is_empty() {
+                let inputs = stage.spec().inputs.iter();
+                let known =
+                    |input: &TensorSpec| Some((input.name.clone(), sent.get(&input.name)?.clone()));
+                values = inputs.filter_map(known).collect();
+            }
             let (received_unix_ns, bytes_in) = (unix_nanos(), total_bytes(&values));
-            let done = session.execute(stage, stage.bind(values)?, Sending::EntropyCoded)?;
-            values = done.sends;
+            let bound = stage.bind(std::mem::take(&mut values))?;
+            let done = session.execute(stage, bound, Sending::EntropyCoded)?;
+            let mut bytes_out = 0;
+            for call in stage.calls() {
+                let sends = done.made.known(call);
+                bytes_out += total_bytes(&sends);
+                sent.extend(sends);
+            }
+            // What a branch makes goes on from the stage that called it.
+            for (name, tensor) in &done.answers {
+                sent.entry(name.clone()).or_insert_with(|| Content::Tensor(tensor.clone()));
+            }
             trace.stages.push(StageTrace {
                 name: stage.spec().name.clone(),
                 device: stage.spec().device.clone(),
@@ -73,13 +94,13 @@ impl LocalRunner {
                 compute_ns: nanos(done.compute),
                 sent_unix_ns: unix_nanos(),
                 bytes_in,
-                bytes_out: total_bytes(&values),
+                bytes_out,
                 ..StageTrace::default()
             });
             outputs.extend(done.answers);
         }
         let (first, _) = self.stages.first().expect("a deployment has at least one stage");
-        let outputs = first.join(outputs, Vec::new())?;
+        let outputs = first.join(outputs)?;
         let mut measured = Measured::from(&trace);
         measured.latency_ns = nanos(began.elapsed());
         measured.rest_ns =

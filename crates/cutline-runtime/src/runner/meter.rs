@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Answer;
 use crate::{
-    stage::trace::Trace,
+    stage::trace::{StageTrace, Trace},
     stats::{Histogram, nanos},
 };
 
@@ -18,8 +18,8 @@ pub struct Meter {
     answered: u64,
     failed: u64,
     latencies: Histogram,
-    stages: Vec<(String, String, Nanos)>,
-    hops: Vec<Covered>,
+    stages: Vec<(String, Nanos)>,
+    hops: Vec<(String, Covered)>,
 }
 
 /// Time that is covered by spans which come roughly in order, overlaps counted once.
@@ -107,14 +107,33 @@ impl Meter {
         for (at, stage) in trace.stages.iter().enumerate() {
             let busy = stage.prepare_ns + stage.compute_ns;
             match self.stages.get_mut(at) {
-                Some((.., total)) => *total += busy,
-                None => self.stages.push((stage.name.clone(), stage.device.clone(), busy)),
+                Some((_, total)) => *total += busy,
+                None => self.stages.push((stage.name.clone(), busy)),
             }
         }
-        self.hops.resize(self.hops.len().max(trace.hops.len()), Covered::default());
-        for (hop, covered) in trace.hops.iter().zip(&mut self.hops) {
-            covered.add(hop.began_unix_ns, hop.upload_ns.0);
+        let mut at = 0;
+        for hop in &trace.hops {
+            let Some((from, into)) = trace.ends(hop) else { continue };
+            if from.device == into.device {
+                continue;
+            }
+            self.message(at, [from, into], hop.began_unix_ns, hop.upload_ns);
+            at += 1;
+            if hop.branch {
+                let back = hop.began_unix_ns + (hop.round_trip_ns - hop.download_ns).0;
+                self.message(at, [into, from], back, hop.download_ns);
+                at += 1;
+            }
         }
+    }
+
+    /// The message of a frame that is the `at`-th of each.
+    fn message(&mut self, at: usize, [from, to]: [&StageTrace; 2], began: u64, took: Nanos) {
+        if at == self.hops.len() {
+            let name = format!("{} to {}", from.device, to.device);
+            self.hops.push((name, Covered::default()));
+        }
+        self.hops[at].1.add(began, took.0);
     }
 
     /// The run until now, of whose frames so many were dropped before they were sent.
@@ -130,10 +149,8 @@ impl Meter {
         };
         let latency = |permille| self.latencies.percentile(permille);
         let stages = self.stages.iter();
-        let hops = self.hops.iter().zip(self.stages.windows(2)).map(|(hop, ends)| Busy {
-            name: format!("{} to {}", ends[0].1, ends[1].1),
-            busy: share(hop.total),
-        });
+        let hops = self.hops.iter();
+        let hops = hops.map(|(name, hop)| Busy { name: name.clone(), busy: share(hop.total) });
         Summary {
             answered: self.answered,
             dropped,
@@ -150,7 +167,7 @@ impl Meter {
                 max_ns: latency(1000).unwrap_or(p50_ns),
             }),
             stages: stages
-                .map(|(name, _, busy)| Busy { name: name.clone(), busy: share(busy.0) })
+                .map(|(name, busy)| Busy { name: name.clone(), busy: share(busy.0) })
                 .collect(),
             hops: hops.collect(),
         }
@@ -168,7 +185,7 @@ impl Covered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::trace::{HopTrace, StageTrace};
+    use crate::stage::trace::HopTrace;
 
     fn answer(began: u64, upload: u64, compute: u64) -> Answer {
         let stage = |name: &str, device: &str| StageTrace {
@@ -178,8 +195,12 @@ mod tests {
             compute_ns: Nanos(compute),
             ..StageTrace::default()
         };
-        let hop =
-            HopTrace { began_unix_ns: began, upload_ns: Nanos(upload), ..HopTrace::default() };
+        let hop = HopTrace {
+            into: 1,
+            began_unix_ns: began,
+            upload_ns: Nanos(upload),
+            ..HopTrace::default()
+        };
         let trace =
             Trace { stages: vec![stage("0-pi", "pi"), stage("1-hub", "hub")], hops: vec![hop] };
         Answer { outputs: Vec::new(), trace, measured: Default::default(), route: None }

@@ -129,10 +129,37 @@ fn slices(index: u64, name: &str, route: Option<&str>, trace: &Trace) -> Vec<Sli
         length: source.total_ns().0,
         about,
     }];
-    // When the stage had the whole request.
-    let mut received = source.received_unix_ns;
+    // When each stage had the whole request.
+    let mut received = vec![source.received_unix_ns; trace.stages.len()];
     for (at, stage) in trace.stages.iter().enumerate() {
-        let prepare = received.saturating_add(stage.queue_ns.0);
+        let called = trace.hops.iter().find(|hop| hop.into == at);
+        match called.and_then(|hop| Some((hop, trace.ends(hop)?.0))) {
+            Some((hop, caller)) => {
+                // The caller's clock, put on the source's like everything that this stage tells.
+                let since = hop.began_unix_ns.saturating_sub(caller.received_unix_ns);
+                let began = received[hop.from].saturating_add(since);
+                received[at] = began.saturating_add(hop.upload_ns.0);
+                let end = began.saturating_add(hop.round_trip_ns.0);
+                let back = end.saturating_sub(hop.download_ns.0);
+                for (before, what, from, to, start, length, bytes) in [
+                    (2, "send", caller, stage, began, hop.upload_ns.0, hop.bytes_up),
+                    (1, "answer", stage, caller, back, hop.download_ns.0, hop.bytes_down),
+                ] {
+                    if from.device != to.device {
+                        let row = format!("{} to {}", from.device, to.device);
+                        let (place, about) = (1 + 3 * at - before, json!({ "bytes": bytes }));
+                        slices.push(Slice { place, row, what, start, length, about });
+                    }
+                }
+            }
+            // Stages without hops between them ran one after another in one process.
+            None if at > 0 => {
+                let before = trace.stages[at - 1].total_ns().0;
+                received[at] = received[at - 1].saturating_add(before);
+            }
+            None => {}
+        }
+        let prepare = received[at].saturating_add(stage.queue_ns.0);
         let compute = prepare.saturating_add(stage.prepare_ns.0);
         for (what, start, length) in
             [("prepare", prepare, stage.prepare_ns.0), ("compute", compute, stage.compute_ns.0)]
@@ -141,33 +168,10 @@ fn slices(index: u64, name: &str, route: Option<&str>, trace: &Trace) -> Vec<Sli
             if length > 0 {
                 let about =
                     json!({"device": stage.device, "waited_us": stage.queue_ns.0 as f64 / 1e3});
-                slices.push(Slice {
-                    place: 1 + 3 * at,
-                    row: stage.name.clone(),
-                    what,
-                    start,
-                    length,
-                    about,
-                });
+                let (place, row) = (1 + 3 * at, stage.name.clone());
+                slices.push(Slice { place, row, what, start, length, about });
             }
         }
-        let (Some(hop), Some(next)) = (trace.hops.get(at), trace.stages.get(at + 1)) else {
-            // Stages without hops between them ran one after another in one process.
-            received = received.saturating_add(stage.total_ns().0);
-            continue;
-        };
-        // The caller's clock, put on the source's like everything that this stage tells.
-        let began =
-            hop.began_unix_ns.saturating_sub(stage.received_unix_ns).saturating_add(received);
-        let back = began.saturating_add(hop.round_trip_ns.0).saturating_sub(hop.download_ns.0);
-        for (place, what, from, to, start, length, bytes) in [
-            (2, "send", &stage.device, &next.device, began, hop.upload_ns.0, hop.bytes_up),
-            (3, "answer", &next.device, &stage.device, back, hop.download_ns.0, hop.bytes_down),
-        ] {
-            let (row, about) = (format!("{from} to {to}"), json!({ "bytes": bytes }));
-            slices.push(Slice { place: place + 3 * at, row, what, start, length, about });
-        }
-        received = began.saturating_add(hop.upload_ns.0);
     }
     slices
 }
@@ -195,6 +199,9 @@ mod tests {
             };
         let hour = 3_600_000_000_000;
         let hop = HopTrace {
+            from: 0,
+            into: 1,
+            branch: false,
             began_unix_ns: began + 6_000,
             round_trip_ns: Nanos(15_000),
             upload_ns: Nanos(4_000),
@@ -243,6 +250,49 @@ mod tests {
             .map(|(row, what, at, long)| (row.to_owned(), what.to_owned(), at, long))
             .into();
         assert_eq!(drawn(&events), expected);
+    }
+
+    #[test]
+    fn branches_are_drawn_beside_each_other() {
+        let mut trace = trace(1_000_000);
+        let [pi, cloud] = &trace.stages[..] else { panic!("two stages") };
+        // The pi's own branch and what joins, on its clock; the cloud is one branch.
+        let at = |name: &str, received: u64, compute: u64| StageTrace {
+            name: name.to_owned(),
+            received_unix_ns: 1_000_000 + received,
+            sent_unix_ns: 1_000_000 + received + compute,
+            compute_ns: Nanos(compute),
+            ..pi.clone()
+        };
+        let (own, join) = (at("2-pi", 6_000, 9_000), at("3-pi", 21_000, 1_000));
+        let quiet =
+            |stage: StageTrace| StageTrace { queue_ns: Nanos(0), prepare_ns: Nanos(0), ..stage };
+        let stages = vec![pi.clone(), cloud.clone(), quiet(own), quiet(join)];
+        let here = |into, began: u64, took| HopTrace {
+            into,
+            began_unix_ns: 1_000_000 + began,
+            round_trip_ns: Nanos(took),
+            ..HopTrace::default()
+        };
+        let branch = |hop: HopTrace| HopTrace { branch: true, ..hop };
+        let hops = vec![
+            branch(trace.hops.remove(0)),
+            branch(here(2, 6_000, 9_000)),
+            here(3, 21_000, 1_000),
+        ];
+        let trace = Trace { stages, hops };
+        assert_eq!(trace.beside().into_iter().collect::<Vec<_>>(), [2], "the cloud took 15 us");
+        let events = Timeline::new().frame(7, "a.jpg", None, &trace);
+        let computes: Vec<_> = drawn(&events)
+            .into_iter()
+            .filter(|(_, what, ..)| what.starts_with("compute"))
+            .map(|(row, _, at, long)| (row, at, long))
+            .collect();
+        let expected =
+            [("0-pi", 3.0, 3.0), ("1-cloud", 10.0, 5.0), ("2-pi", 6.0, 9.0), ("3-pi", 21.0, 1.0)];
+        assert_eq!(computes, expected.map(|(row, at, long)| (row.to_owned(), at, long)));
+        let messages = drawn(&events).into_iter().filter(|(row, ..)| row.contains(" to "));
+        assert_eq!(messages.count(), 2, "what stays on a device crosses no link");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use cutline_core::tensor::{DType, Shape};
 
 use crate::{
-    stage::{Coded, Stage, StageError, TensorSpec},
+    stage::{Branch, Coded, Stage, StageError, TensorSpec},
     tensor::Tensor,
 };
 
@@ -86,18 +86,31 @@ impl Stage {
         StageError::Result { stage: self.spec().name.clone(), reason: reason.into() }
     }
 
-    /// Puts this stage's own answers and those of the next stage into declared order.
-    pub fn join(
+    /// Picks what a stage answers, in declared order, from what it has of its own and what others
+    /// answered.
+    pub fn join(&self, pool: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, StageError> {
+        self.pick(&self.spec().answers, pool, "no stage")
+    }
+
+    /// What a branch was called for, from what it answered.
+    pub fn brought(
         &self,
-        own: Vec<(String, Tensor)>,
-        downstream: Vec<(String, Tensor)>,
+        branch: &Branch,
+        answers: Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Tensor)>, StageError> {
-        let mut pool = own;
-        pool.extend(downstream);
-        let mut answers = Vec::with_capacity(self.spec().answers.len());
-        for wanted in &self.spec().answers {
+        self.pick(&branch.brings, answers, &format!("stage `{}` has not", branch.stage.stage))
+    }
+
+    fn pick(
+        &self,
+        wanted: &[TensorSpec],
+        mut pool: Vec<(String, Tensor)>,
+        nobody: &str,
+    ) -> Result<Vec<(String, Tensor)>, StageError> {
+        let mut picked = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
             let Some(position) = pool.iter().position(|(name, _)| *name == wanted.name) else {
-                return Err(self.result_error(format!("no stage answered `{}`", wanted.name)));
+                return Err(self.result_error(format!("{nobody} answered `{}`", wanted.name)));
             };
             let (name, tensor) = pool.swap_remove(position);
             if !wanted.admits(&tensor) {
@@ -107,8 +120,8 @@ impl Stage {
                     wanted.describe()
                 )));
             }
-            answers.push((name, tensor));
+            picked.push((name, tensor));
         }
-        Ok(answers)
+        Ok(picked)
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cutline_core::tensor::DType;
 
-use super::{Coded, Content, Named, PICTURE_INPUT, Stage, StageError, content, prepare};
+use super::{Coded, Content, Named, NextStage, PICTURE_INPUT, Stage, StageError, content, prepare};
 use crate::{
     engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
     pace::{Pacer, Slowdown},
@@ -20,14 +20,50 @@ pub struct StageSession {
 /// What a stage made of a frame.
 #[derive(Debug)]
 pub struct Executed {
-    /// For the next stage, in the order of [`NextStage::sends`](super::NextStage::sends).
-    pub sends: Vec<Named>,
-    /// Outputs of the network that exist here.
+    /// What is there to be sent on.
+    pub made: Made,
+    /// Values that the stage answers and that exist here.
     pub answers: Vec<(String, Tensor)>,
     /// Time of picture preparation, pacing included.
     pub prepare: Duration,
     /// Time of the engine's call, pacing included.
     pub compute: Duration,
+}
+
+/// Values that a stage has once it has computed, by name.
+#[derive(Debug, Default)]
+pub struct Made {
+    values: Values,
+    /// The network's input in the form in which it travels, where that is another one.
+    encoded: Option<Named>,
+}
+
+impl Made {
+    /// Adds what branches made.
+    pub fn add(&mut self, values: impl IntoIterator<Item = (String, Tensor)>) {
+        let values = values.into_iter();
+        self.values.extend(values.map(|(name, tensor)| (name, Content::Tensor(tensor))));
+    }
+
+    /// What a stage is called with, in the order of [`NextStage::sends`].
+    pub fn of(&self, stage: &Stage, call: &NextStage) -> Result<Vec<Named>, StageError> {
+        let missing = |name: &&String| self.get(name, call.here).is_none();
+        match call.sends.iter().find(missing) {
+            Some(name) => Err(stage.result_error(format!("`{name}` was not made"))),
+            None => Ok(self.known(call)),
+        }
+    }
+
+    /// As much of that as is there.
+    pub fn known(&self, call: &NextStage) -> Vec<Named> {
+        let known = |name: &String| Some((name.clone(), self.get(name, call.here)?.clone()));
+        call.sends.iter().filter_map(known).collect()
+    }
+
+    fn get(&self, name: &String, here: bool) -> Option<&Content> {
+        let encoded = self.encoded.as_ref().filter(|(encoded, _)| encoded == name && !here);
+        encoded.map(|(_, content)| content).or_else(|| self.values.get(name))
+    }
 }
 
 /// How values go to the next stage that are meant to be sent in the entropy code.
@@ -95,22 +131,13 @@ impl StageSession {
                 Content::Bytes(_) | Content::Coded(_) => None,
             });
         let answers = answers.collect();
-        if let Some((name, content)) = encoded {
-            values.insert(name, content);
-        }
         if sending == Sending::EntropyCoded && codes_any(stage) {
             let ((), encoding) = self.pacer.pace(|| encode(stage, &mut values, arrived));
             compute += encoding;
         }
         compute += decoding;
-        let sends = stage.spec().next.iter().flat_map(|next| &next.sends);
-        let sends = sends
-            .map(|name| match values.get(name) {
-                Some(content) => Ok((name.clone(), content.clone())),
-                None => Err(stage.result_error(format!("`{name}` was not made"))),
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Executed { sends, answers, prepare, compute })
+        values.retain(|name, _| stage.calls().any(|call| call.sends.contains(name)));
+        Ok(Executed { made: Made { values, encoded }, answers, prepare, compute })
     }
 
     /// Runs the model on the values and adds what it made.
@@ -150,7 +177,7 @@ impl StageSession {
 
 /// Whether anything that a stage sends is meant to be coded.
 fn codes_any(stage: &Stage) -> bool {
-    stage.spec().next.as_ref().is_some_and(|next| !next.entropy_coded.is_empty())
+    stage.calls().any(|call| !call.entropy_coded.is_empty())
 }
 
 /// Decodes the values that are needed as tensors here, or that go on as they are; returns the codes
@@ -163,10 +190,9 @@ fn decode(
     let mut arrived = BTreeMap::new();
     for (name, content) in values {
         let Content::Coded(coded) = content else { continue };
-        let next = stage.spec().next.as_ref();
-        let goes_on = next.is_some_and(|next| next.sends.contains(name));
+        let goes_on = stage.calls().any(|call| call.sends.contains(name));
         let as_code = sending == Sending::EntropyCoded
-            && next.is_some_and(|next| next.entropy_coded.contains(name));
+            && stage.calls().any(|call| call.entropy_coded.contains(name));
         if as_code {
             arrived.insert(name.clone(), coded.clone());
         }
@@ -181,7 +207,7 @@ fn decode(
 
 /// Codes what is to be sent so.
 fn encode(stage: &Stage, values: &mut Values, mut arrived: BTreeMap<String, Coded>) {
-    for name in stage.spec().next.iter().flat_map(|next| &next.entropy_coded) {
+    for name in stage.calls().flat_map(|call| &call.entropy_coded) {
         let Some(content) = values.get_mut(name) else { continue };
         let Content::Tensor(tensor) = &*content else { continue };
         // What is not made of bytes is sent as it is, and read as such.
@@ -201,11 +227,14 @@ fn run(
 }
 
 impl Stage {
-    /// Whether the model reads this input, or the stage answers it as it is.
+    /// Whether this input is needed as a tensor: the model reads it, the stage answers it as it is, or
+    /// a stage on the same agent is called with it.
     pub(super) fn needs_tensor(&self, name: &str) -> bool {
         let spec = self.spec();
-        spec.model.iter().flat_map(|model| &model.inputs).any(|input| input == name)
+        let is = |known: &String| known == name;
+        spec.model.iter().flat_map(|model| &model.inputs).any(is)
             || spec.answers.iter().any(|answer| answer.name == name)
+            || self.calls().filter(|call| call.here).any(|call| call.sends.iter().any(is))
     }
 
     /// Checks that the values are exactly the stage's inputs, or its picture in place of one.

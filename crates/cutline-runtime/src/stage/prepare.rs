@@ -28,7 +28,8 @@ pub(super) fn prepare(
         stage: stage.spec().name.clone(),
         reason: chain(&error),
     };
-    let sent = stage.spec().next.iter().flat_map(|next| &next.sends).any(|n| *n == picture.input);
+    let mut calls = stage.calls().filter(|call| !call.here);
+    let sent = calls.any(|call| call.sends.contains(&picture.input));
     let payload = match values.remove(PICTURE_INPUT) {
         Some(file) => {
             let encoding = if sent { travels_as(picture) } else { InputEncoding::Fp32 };

@@ -34,12 +34,25 @@ fn spec() -> StageSpec {
             memory: MemoryEstimate { parameter_bytes: 1, activation_bytes: 2, engine_bytes: 3 },
         }),
         answers: vec![tensor("a"), tensor("y")],
+        branches: vec![Branch {
+            stage: NextStage {
+                stage: "1-hub".into(),
+                device: "hub".into(),
+                address: "127.0.0.1:9003".into(),
+                here: false,
+                model_name: "net-1a2b.1".into(),
+                sends: vec!["a".into()],
+                entropy_coded: Vec::new(),
+            },
+            brings: vec![tensor("b")],
+        }],
         next: Some(NextStage {
-            stage: "1-cloud".into(),
+            stage: "2-cloud".into(),
             device: "cloud".into(),
             address: "127.0.0.1:9002".into(),
-            model_name: "net-1a2b.1".into(),
-            sends: vec!["a".into(), "z".into()],
+            here: false,
+            model_name: "net-1a2b.2".into(),
+            sends: vec!["a".into(), "b".into(), "z".into()],
             entropy_coded: vec!["a".into()],
         }),
     }
@@ -70,6 +83,11 @@ fn contradictions_are_refused_with_the_name_of_what_is_wrong() {
         (|s| s.next.as_mut().unwrap().entropy_coded.push("x".into()), "it codes `x`"),
         (|s| s.next.as_mut().unwrap().entropy_coded.push("a".into()), "`a` stands twice"),
         (|s| s.next = None, "it answers `y`"),
+        (|s| s.branches[0].stage.sends.push("b".into()), "it sends `b`"),
+        (|s| s.branches[0].brings.push(tensor("z")), "branch `1-hub` brings `z`, which is here"),
+        (|s| s.branches.push(s.branches[0].clone()), "branch `1-hub` brings `b`, which is here"),
+        (|s| s.branches.clear(), "it sends `b`"),
+        (|s| s.branches = vec![s.branches[0].clone(); 65], "it calls 65 branches, more than 64"),
         (|s| s.picture.as_mut().unwrap().input = "w".into(), "becomes `w`, which is no input"),
         (|s| s.picture.as_mut().unwrap().spec.width = 0, "is not 1 to 16384 a side"),
         (|s| s.picture.as_mut().unwrap().spec.layout = Layout::Nhwc, "becomes FP32 1x8x8x3"),
@@ -98,13 +116,15 @@ fn answers_join_in_declared_order_and_type() {
         (name.to_owned(), crate::tensor::Tensor::new(dtype, shape, vec![0; bytes]).unwrap())
     };
     let (a, y) = (value("a", DType::F32, 768), value("y", DType::F32, 768));
-    let joined = stage.join(vec![a.clone()], vec![y.clone()]).unwrap();
-    assert_eq!(joined, [a.clone(), y]);
-    let error = stage.join(vec![a.clone()], Vec::new()).unwrap_err().to_string();
+    let joined = stage.join(vec![y.clone(), a.clone()]).unwrap();
+    assert_eq!(joined, [a.clone(), y.clone()]);
+    let error = stage.join(vec![a.clone()]).unwrap_err().to_string();
     assert!(error.contains("no stage answered `y`"), "{error}");
     let wrong = value("y", DType::I8, 192);
-    let error = stage.join(vec![a], vec![wrong]).unwrap_err().to_string();
+    let error = stage.join(vec![a, wrong]).unwrap_err().to_string();
     assert!(error.contains("`y` is INT8 1x3x8x8, declared is FP32 1x3x8x8"), "{error}");
+    let error = stage.brought(&spec().branches[0], vec![y]).unwrap_err().to_string();
+    assert!(error.contains("stage `1-hub` has not answered `b`"), "{error}");
 }
 
 proptest! {

@@ -196,14 +196,7 @@ fn planned(model: &Model, plan: Plan, best_split: bool) -> anyhow::Result<Placem
     let choice = planning::choice(&plan, best_split)?;
     let stage_of = staging::stages_of_layers(model, &plan, choice)?;
     let labels = staging::labels(&plan, choice);
-    let codecs = choice.codecs()?;
-    if codecs.stages.iter().any(|encoding| encoding.is_lossy())
-        && choice.stages.iter().any(|stage| stage.joined_by.is_some())
-    {
-        bail!(
-            "this plan compresses cuts and has branches on several devices at the same time; parts of both kinds at once are not written yet: plan without --scatter, or with --cut-encoding fp32"
-        );
-    }
+    let codecs = staging::codecs(choice)?;
     Ok(Placement { stage_of, labels, codecs, decision: Decision::Plan(Box::new(plan)) })
 }
 

@@ -67,8 +67,8 @@ pub(crate) struct ProblemArgs {
     /// frames are searched for.
     #[arg(long)]
     include_idle: bool,
-    /// Let branches of a block run on several devices at once. Such plans can be split and compared,
-    /// but not run yet; the best plans over the bandwidth are still searched for without.
+    /// Let branches of a block run on several devices at once. The search takes longer; the best plans
+    /// over the bandwidth are still searched for without.
     #[arg(long)]
     scatter: bool,
     /// Search for plans that return to a device, too. All that was found without is kept; where not

@@ -319,17 +319,19 @@ impl Holder {
         let is = |name: &str, id: DeviceId| {
             self.devices.get(id.index()).is_some_and(|known| known == name)
         };
-        let mut behind = Nanos::ZERO;
+        let mut behind = vec![Nanos::ZERO; trace.stages.len()];
         let mut events = Vec::new();
-        for (stages, hop) in trace.stages.windows(2).zip(&trace.hops) {
+        for hop in &trace.hops {
+            let Some((caller, called)) = trace.ends(hop) else { continue };
+            let after = behind[hop.from];
+            behind[hop.into] = after + hop.download_ns;
             let told = hop.began_unix_ns > 0 && hop.upload_ns > Nanos::ZERO;
-            if told && is(&stages[0].device, ends.from) && is(&stages[1].device, ends.to) {
-                let since = Nanos(stages[0].sent_unix_ns.saturating_sub(hop.began_unix_ns));
-                let began = now - behind - since;
+            if told && is(&caller.device, ends.from) && is(&called.device, ends.to) {
+                let since = Nanos(caller.sent_unix_ns.saturating_sub(hop.began_unix_ns));
+                let began = now - after - since;
                 let (bytes, ended) = (Bytes(hop.bytes_up), began + hop.upload_ns);
                 events.push(Event::Transferred { link, bytes, began, ended });
             }
-            behind += hop.download_ns;
         }
         events
     }
