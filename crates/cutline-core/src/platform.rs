@@ -63,6 +63,8 @@ pub struct Device {
     pub preset: Option<String>,
     /// Where its agent listens; absent: planning only.
     pub address: Option<String>,
+    /// Where further agents listen that are such a device: frames are shared out among them all.
+    pub replicas: Vec<String>,
     /// What stages may occupy together; absent: unlimited.
     pub memory: Option<Bytes>,
     /// The only engine to consider; absent: every profiled one.
@@ -159,6 +161,12 @@ pub enum PlatformError {
     HostName(String),
     #[error("device `{0}`: purchase without life (in months), or a life of 0")]
     NoLife(String),
+    #[error("device `{0}` has replicas but no address; give the first of its agents as `address`")]
+    NoFirst(String),
+    #[error("device `{0}` is the source, where frames enter; it cannot have replicas")]
+    SourceReplicas(String),
+    #[error("device `{0}` has the address `{1}` twice")]
+    DuplicateAddress(String, String),
     #[error("device `{0}`: users_per_instance = 0; give 1 or more, or leave it out")]
     NoUsers(String),
     #[error("[workload]: {key}: {cause}")]
@@ -312,6 +320,19 @@ mod tests {
             ),
             (json!({ "version": 1, "device": [{ "name": "a", "memory": "much" }] }), "`a`: memory"),
             (json!({ "version": 1, "device": [{ "name": "a", "color": 1 }] }), "color"),
+            (
+                json!({ "version": 1, "device": [{ "name": "a", "address": "x:1", "replicas": ["x:2"] }] }),
+                "`a` is the source, where frames enter",
+            ),
+            (
+                json!({ "version": 1, "device": [{ "name": "a" }, { "name": "b", "replicas": ["x:2"] }] }),
+                "`b` has replicas but no address",
+            ),
+            (
+                json!({ "version": 1, "device": [{ "name": "a" },
+                    { "name": "b", "address": "x:1", "replicas": ["x:2", "x:1"] }] }),
+                "`b` has the address `x:1` twice",
+            ),
             (
                 pi_and_cloud(json!({ "between": ["pi", "moon"], "up": "1mbit" })),
                 "`moon` is not declared",

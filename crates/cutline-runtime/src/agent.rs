@@ -53,6 +53,7 @@ mod meter;
 mod metrics;
 mod peers;
 mod profile;
+mod replicas;
 mod repository;
 pub mod store;
 mod triton;
@@ -207,6 +208,8 @@ struct State {
     requests: Admission,
     stages: Repository,
     peers: peers::Peers,
+    /// How busy agents are that share a stage.
+    replicas: Arc<replicas::Replicas>,
     /// Names this start of the process.
     boot: u64,
 }
@@ -245,6 +248,7 @@ impl Agent {
             requests: Admission::default(),
             stages,
             peers: peers::Peers::new(config.client.clone()),
+            replicas: Arc::default(),
             boot: unix_nanos(),
             config,
         });

@@ -29,7 +29,7 @@ use crate::{
     client::{AgentClient, ClientError, ClientOptions},
     engine::EngineError,
     stage::{
-        Content, Named, PICTURE_INPUT, StageError,
+        Content, Named, PICTURE_INPUT, StageError, chain,
         trace::{HopTrace, Trace},
     },
     tensor::Tensor,
@@ -226,7 +226,11 @@ impl RunError {
 #[derive(Clone, Debug)]
 pub struct Runner {
     deployment: Arc<Deployment>,
-    agents: Arc<[AgentClient]>,
+    /// Agents with the positions of their stages, ascending; where a stage has replicas, those that
+    /// could be reached.
+    agents: Arc<[(usize, AgentClient)]>,
+    /// Why the others could not, in words.
+    absent: Arc<[String]>,
     options: RunOptions,
     /// What it is called by the agents whose stages it needs.
     holder: Arc<str>,
@@ -234,7 +238,8 @@ pub struct Runner {
 
 impl Runner {
     /// Connects to every device of the plan and deploys their stages, all at the same time; each
-    /// agent is sent only the files that it lacks. `done` is told of each stage that is ready.
+    /// agent is sent only the files that it lacks. Of the agents that share a stage one is enough.
+    /// `done` is told of each stage that is ready.
     pub async fn deploy(
         deployment: Deployment,
         options: RunOptions,
@@ -244,25 +249,50 @@ impl Runner {
         let random = getrandom::u64().map_err(|error| RunError::Plan(error.to_string()))?;
         let holder: Arc<str> = format!("{random:016x}").into();
         let mut tasks = JoinSet::new();
-        for index in 0..deployment.stages.len() {
-            let (deployment, client) = (Arc::clone(&deployment), options.client.clone());
-            let holder = Arc::clone(&holder);
-            tasks.spawn(async move {
-                let agent = place(&deployment, index, client, &holder).await?;
-                Ok::<_, RunError>((index, agent))
-            });
+        for (index, placement) in deployment.stages.iter().enumerate() {
+            if placement.address.is_none() {
+                return Err(RunError::NoAddress { device: placement.spec.device.clone() });
+            }
+            for address in placement.addresses().map(str::to_owned) {
+                let (deployment, client) = (Arc::clone(&deployment), options.client.clone());
+                let holder = Arc::clone(&holder);
+                tasks.spawn(async move {
+                    (index, place(&deployment, (index, &address), client, &holder).await)
+                });
+            }
         }
-        let mut agents: Vec<Option<AgentClient>> = vec![None; deployment.stages.len()];
+        let mut waiting: Vec<usize> =
+            deployment.stages.iter().map(|placement| placement.addresses().count()).collect();
+        let mut agents: Vec<(usize, AgentClient)> = Vec::new();
+        let mut absent = Vec::new();
         while let Some(task) = tasks.join_next().await {
-            let (index, agent) = task.map_err(|error| RunError::Task(error.to_string()))??;
-            done(&deployment.stages[index]);
-            agents[index] = Some(agent);
+            let (index, placed) = task.map_err(|error| RunError::Task(error.to_string()))?;
+            waiting[index] -= 1;
+            let first = agents.iter().all(|(at, _)| *at != index);
+            match placed {
+                Ok(agent) => {
+                    if first {
+                        done(&deployment.stages[index]);
+                    }
+                    agents.push((index, agent));
+                }
+                Err(error) if first && waiting[index] == 0 => return Err(error),
+                Err(error) => absent.push(chain(&error)),
+            }
         }
-        let agents: Vec<AgentClient> = agents.into_iter().flatten().collect();
+        agents.sort_by_key(|(index, _)| *index);
         match agents.is_empty() {
             true => Err(RunError::Plan("it has no stage".to_owned())),
-            false => Ok(Self { deployment, agents: agents.into(), options, holder }),
+            false => {
+                let (agents, absent) = (agents.into(), absent.into());
+                Ok(Self { deployment, agents, absent, options, holder })
+            }
         }
+    }
+
+    /// Why agents that were to share a stage with others do not.
+    pub fn absent(&self) -> &[String] {
+        &self.absent
     }
 
     /// What is deployed.
@@ -279,7 +309,7 @@ impl Runner {
     async fn infer_as(&self, id: &str, frame: Frame, time: Duration) -> Result<Answer, RunError> {
         let first = &self.deployment.stages[0];
         let values = frame.into_values();
-        let answer = self.agents[0].infer_as(id, &first.model_name, values, true, time).await;
+        let answer = self.agents[0].1.infer_as(id, &first.model_name, values, true, time).await;
         let answer = answer.map_err(|error| RunError::Frame {
             stage: first.spec.name.clone(),
             device: first.spec.device.clone(),
@@ -292,7 +322,8 @@ impl Runner {
 
     /// Has the plan's stages stay on their agents, also when these are started again.
     pub async fn keep(&self) -> Result<(), RunError> {
-        for (agent, placement) in self.agents.iter().zip(&self.deployment.stages) {
+        for (index, agent) in self.agents.iter() {
+            let placement = &self.deployment.stages[*index];
             let kept = agent.keep(&placement.model_name).await;
             kept.map_err(|error| RunError::Deploy {
                 stage: placement.spec.name.clone(),
@@ -306,7 +337,8 @@ impl Runner {
     /// Says that it needs the plan's stages no more: agents on which nobody else does remove them.
     /// Those that cannot be reached are left alone.
     pub async fn remove(self) {
-        for (agent, placement) in self.agents.iter().zip(&self.deployment.stages) {
+        for (index, agent) in self.agents.iter() {
+            let placement = &self.deployment.stages[*index];
             let _ = agent.release(&placement.model_name, &self.holder).await;
         }
     }
@@ -314,15 +346,12 @@ impl Runner {
 
 async fn place(
     deployment: &Deployment,
-    index: usize,
+    (index, address): (usize, &str),
     options: ClientOptions,
     holder: &str,
 ) -> Result<AgentClient, RunError> {
-    let Placement { spec, model_name, address } = &deployment.stages[index];
+    let Placement { spec, model_name, .. } = &deployment.stages[index];
     let device = &spec.device;
-    let Some(address) = address else {
-        return Err(RunError::NoAddress { device: device.clone() });
-    };
     let failed = |error| RunError::Deploy {
         stage: spec.name.clone(),
         device: device.clone(),

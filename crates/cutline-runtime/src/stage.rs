@@ -46,6 +46,9 @@ const MAX_TENSORS: usize = 4096;
 /// Most branches that a stage may call at the same time.
 const MAX_BRANCHES: usize = 64;
 
+/// Most agents that may share one stage.
+const MAX_REPLICAS: usize = 64;
+
 /// Longest name of anything in a stage description, in bytes.
 const MAX_NAME: usize = 1024;
 
@@ -167,6 +170,9 @@ pub struct NextStage {
     pub device: String,
     /// Address to dial: the device's own, or that of the link in front of it.
     pub address: String,
+    /// Addresses of further agents that do the same: each frame goes to one of them all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<String>,
     /// Whether it is on this stage's own agent, which then calls it without a message.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub here: bool,
@@ -258,6 +264,13 @@ impl Stage {
     }
 }
 
+impl NextStage {
+    /// Where it may be called.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.address).chain(&self.replicas).map(String::as_str)
+    }
+}
+
 impl StageSpec {
     /// Stages that this one calls: branches, then the next one.
     pub fn calls(&self) -> impl Iterator<Item = &NextStage> {
@@ -317,6 +330,14 @@ fn check(spec: &StageSpec) -> Result<(), String> {
 }
 
 fn check_sends(next: &NextStage, has: &BTreeSet<&str>) -> Result<(), String> {
+    unique(
+        "address",
+        std::iter::once(&next.address).filter(|a| !a.is_empty()).chain(&next.replicas),
+    )?;
+    if next.replicas.len() >= MAX_REPLICAS {
+        let count = 1 + next.replicas.len();
+        return Err(format!("`{}` is on {count} agents, more than {MAX_REPLICAS}", next.stage));
+    }
     let sends = unique("value to send", next.sends.iter())?;
     if let Some(name) = sends.iter().find(|name| !has.contains(*name)) {
         return Err(format!("it sends `{name}`, which it neither receives nor computes"));

@@ -74,6 +74,7 @@ fn tensors_of_every_size_arrive_aligned() {
             let part = Part {
                 device: "pi".to_owned(),
                 address: None,
+                replicas: Vec::new(),
                 via: None,
                 branch: false,
                 model: Some(PartModel {

@@ -83,6 +83,7 @@ impl Net {
                 let source = Part {
                     device: "pi".into(),
                     address: pi.clone(),
+                    replicas: Vec::new(),
                     via: None,
                     model: None,
                     branch: false,

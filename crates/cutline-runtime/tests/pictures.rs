@@ -65,6 +65,7 @@ fn deployment(
     let part = |device: &str, model| Part {
         device: device.to_owned(),
         address: if device == "pi" { pi.clone() } else { cloud.clone() },
+        replicas: Vec::new(),
         via: None,
         model,
         branch: false,

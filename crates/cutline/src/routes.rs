@@ -194,24 +194,30 @@ fn complete(table: Table, ways: Vec<Way>, platform: &Platform) -> anyhow::Result
     Ok(Routes { table, ways, devices, paths })
 }
 
-/// Addresses from the source to the far end of a link, over links that frames take.
-fn path(table: &Table, link: &Link, platform: &Platform) -> anyhow::Result<Vec<String>> {
+/// Addresses from the source to the far end of a link, over links that frames take. Where devices on
+/// the way have replicas, as many ways as meet each of them.
+fn path(table: &Table, link: &Link, platform: &Platform) -> anyhow::Result<Vec<Vec<String>>> {
     let mut hops = vec![link];
     while let Some(&first) = hops.first().filter(|first| first.from != DeviceId::SOURCE) {
         let before = |known: &&Link| known.to == first.from && !hops.contains(known);
         let before = table.links().iter().find(before);
         hops.insert(0, before.context("the plan has a stage that no frame reaches")?);
     }
-    hops.iter().map(|hop| address(platform, hop)).collect()
+    let hops = hops.iter().map(|hop| addresses(platform, hop));
+    let hops = hops.collect::<anyhow::Result<Vec<_>>>()?;
+    let ways = hops.iter().map(Vec::len).max().unwrap_or_default();
+    let way = |at: usize| hops.iter().map(|hop| hop[at % hop.len()].clone()).collect();
+    Ok((0..ways).map(way).collect())
 }
 
-/// What a device dials for another.
-fn address(platform: &Platform, link: &Link) -> anyhow::Result<String> {
+/// What a device dials for another: at least one address.
+fn addresses(platform: &Platform, link: &Link) -> anyhow::Result<Vec<String>> {
     let to = platform.device(link.to);
     let declared = platform.find_link(link.from, link.to).map(|at| &platform.links()[at]);
     // `via` stands in front of the second end of the link.
     let via = declared.filter(|declared| declared.between[1] == link.to);
     let via = via.and_then(|declared| declared.via.clone());
-    via.or_else(|| to.address.clone())
-        .with_context(|| format!("device `{}` has no address", to.name))
+    let first = via.or_else(|| to.address.clone());
+    let first = first.with_context(|| format!("device `{}` has no address", to.name))?;
+    Ok(std::iter::once(first).chain(to.replicas.iter().cloned()).collect())
 }

@@ -135,8 +135,14 @@ fn part(
         (link.between[1] == device).then(|| link.via.clone()).flatten()
     });
     let device = platform.device(device);
-    let (address, device) = (device.address.clone(), device.name.clone());
-    Part { device, address, via, model, branch: false }
+    Part {
+        device: device.name.clone(),
+        address: device.address.clone(),
+        replicas: device.replicas.clone(),
+        via,
+        model,
+        branch: false,
+    }
 }
 
 fn specs(graph: &Graph, ids: &[ValueId]) -> anyhow::Result<Vec<TensorSpec>> {

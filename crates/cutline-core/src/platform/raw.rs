@@ -2,7 +2,7 @@
 //!
 //! Private to [`platform`](super): nothing outside sees a platform that has not been checked.
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,8 @@ struct RawDevice {
     preset: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     address: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    replicas: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     memory: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,6 +119,9 @@ impl TryFrom<Platform> for super::Platform {
             if platform.find_device(&device.name).is_some() {
                 return Err(PlatformError::DuplicateDevice(device.name));
             }
+            if platform.devices.is_empty() && !device.replicas.is_empty() {
+                return Err(PlatformError::SourceReplicas(device.name));
+            }
             platform.devices.push(parse_device(device)?);
         }
         check_hosts(&platform)?;
@@ -155,6 +160,14 @@ fn parse_device(raw: RawDevice) -> Result<Device, PlatformError> {
     if raw.users_per_instance == Some(0) {
         return Err(PlatformError::NoUsers(raw.name));
     }
+    if raw.address.is_none() && !raw.replicas.is_empty() {
+        return Err(PlatformError::NoFirst(raw.name));
+    }
+    let mut addresses = BTreeSet::new();
+    let twice = raw.address.iter().chain(&raw.replicas).find(|address| !addresses.insert(*address));
+    if let Some(address) = twice {
+        return Err(PlatformError::DuplicateAddress(raw.name, address.clone()));
+    }
     if raw.purchase.is_some() && raw.life_months.unwrap_or(0) == 0 {
         return Err(PlatformError::NoLife(raw.name));
     }
@@ -174,6 +187,7 @@ fn parse_device(raw: RawDevice) -> Result<Device, PlatformError> {
         profiles: raw.profiles,
         preset: raw.preset,
         address: raw.address,
+        replicas: raw.replicas,
         memory,
         engine: raw.engine,
         threads: raw.threads,
@@ -308,6 +322,7 @@ impl From<super::Platform> for Platform {
             profiles: device.profiles,
             preset: device.preset,
             address: device.address,
+            replicas: device.replicas,
             memory: device.memory.map(|Bytes(bytes)| bytes.to_string()),
             engine: device.engine,
             threads: device.threads,

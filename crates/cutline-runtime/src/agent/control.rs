@@ -156,7 +156,10 @@ impl Control for State {
             holder => self.stages.release(&model_name, holder),
         };
         for call in removed.iter().flat_map(Stage::calls).filter(|call| !call.here) {
-            self.peers.forget(&call.device, &call.address).await;
+            for address in call.addresses() {
+                self.peers.forget(&call.device, address).await;
+                self.replicas.forget(address);
+            }
         }
         Ok(Response::new(RemoveResponse { removed: removed.is_some() }))
     }

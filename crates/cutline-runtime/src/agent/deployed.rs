@@ -57,6 +57,9 @@ pub(super) struct Call {
 /// Answered tensors, and where the time went.
 pub(super) type Answer = (Vec<(String, Tensor)>, Option<Trace>);
 
+/// What another stage answered, and how it was called.
+type Called = (Vec<(String, Tensor)>, Option<(Trace, HopTrace)>);
+
 impl Deployed {
     /// Loads a stage whose files are all here, within the device's memory.
     pub(super) async fn load(state: &State, stage: Stage) -> Result<Self, Status> {
@@ -189,7 +192,7 @@ impl Deployed {
         next: &NextStage,
         made: &Made,
         call: Call,
-    ) -> Result<(Vec<(String, Tensor)>, Option<(Trace, HopTrace)>), Status> {
+    ) -> Result<Called, Status> {
         let timeout = timeout(call.deadline).ok_or_else(|| {
             let name = &self.stage.spec().name;
             Status::deadline_exceeded(format!("no time was left after stage `{name}`"))
@@ -206,6 +209,38 @@ impl Deployed {
             let hop = HopTrace { began_unix_ns, round_trip_ns, ..HopTrace::default() };
             return Ok((answers, trace.map(|trace| (trace, hop))));
         }
+        let addresses: Vec<&str> = next.addresses().collect();
+        if let [address] = addresses[..] {
+            return self.send(state, (next, address), sends, call, timeout).await;
+        }
+        let mut tried: Vec<&str> = Vec::new();
+        let mut last = None;
+        while let Some(under_way) = state.replicas.choose(&addresses, &tried, Instant::now()) {
+            let at = addresses.iter().find(|address| **address == under_way.address());
+            let address = *at.expect("one of these was chosen");
+            let result = self.send(state, (next, address), sends.clone(), call, timeout).await;
+            match result {
+                // It is not there, does not have the stage, or has too much to do: another may.
+                Err(error) if is_the_agents(error.code()) => last = Some(error),
+                result => {
+                    under_way.answered();
+                    return result;
+                }
+            }
+            tried.push(address);
+        }
+        Err(last.unwrap_or_else(|| Status::internal("a stage has no address")))
+    }
+
+    /// Calls another stage at one address.
+    async fn send(
+        &self,
+        state: &State,
+        (next, address): (&NextStage, &str),
+        sends: Vec<Named>,
+        call: Call,
+        timeout: Duration,
+    ) -> Result<Called, Status> {
         let failed = |error: crate::client::ClientError| {
             let code = match error.code() {
                 // What is wrong with this stage's request is not the fault of who sent the frame.
@@ -214,7 +249,7 @@ impl Deployed {
             };
             Status::new(code, format!("stage `{}`: {error}", next.stage))
         };
-        let peer = state.peers.get(&next.device, &next.address).await.map_err(failed)?;
+        let peer = state.peers.get(&next.device, address).await.map_err(failed)?;
         let offset = if call.trace { peer.offset().await } else { None };
         let bytes_up = total_bytes(&sends);
         let (began, started) = (unix_nanos(), Instant::now());
@@ -244,6 +279,11 @@ impl Deployed {
         });
         Ok((answer.outputs, trace))
     }
+}
+
+/// Whether an error says that another agent may do better.
+fn is_the_agents(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::FailedPrecondition | Code::ResourceExhausted)
 }
 
 impl State {

@@ -29,6 +29,15 @@ pub struct Placement {
     pub model_name: String,
     /// Where its agent listens; absent: it can only be run locally.
     pub address: Option<String>,
+    /// Where further agents listen that serve it, too.
+    pub replicas: Vec<String>,
+}
+
+impl Placement {
+    /// Where its agents listen.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.address.iter().chain(&self.replicas).map(String::as_str)
+    }
 }
 
 /// The parts of a plan, in the order of a frame's way.
@@ -53,7 +62,9 @@ pub struct Part {
     pub device: String,
     /// Where its agent listens.
     pub address: Option<String>,
-    /// What the part before dials in place of that address.
+    /// Where further agents listen that are this device, too; each frame goes to one of them all.
+    pub replicas: Vec<String>,
+    /// What the part before dials in place of the first address.
     pub via: Option<String>,
     /// What it computes; absent where it only prepares and forwards.
     pub model: Option<PartModel>,
@@ -120,7 +131,7 @@ impl Deployment {
             };
             let spec = Stage::new(spec)?.spec().clone();
             let (model_name, address) = (model_name(&plan, index), part.address.clone());
-            stages.push(Placement { spec, model_name, address });
+            stages.push(Placement { spec, model_name, address, replicas: part.replicas.clone() });
         }
         Ok(Self { stages, files })
     }
@@ -216,6 +227,7 @@ fn call(plan: &PlanParts, received: &[Vec<TensorSpec>], from: usize, into: usize
         stage: format!("{into}-{}", part.device),
         device: part.device.clone(),
         address,
+        replicas: part.replicas.clone(),
         here: part.device == plan.parts[from].device,
         model_name: model_name(plan, into),
         sends: received[into].iter().map(|tensor| tensor.name.clone()).collect(),
@@ -263,7 +275,8 @@ mod tests {
             memory: MemoryEstimate::default(),
         };
         let model = (!outputs.is_empty()).then_some(model);
-        Part { device: device.into(), address: None, via: None, model, branch: false }
+        let (device, replicas) = (device.into(), Vec::new());
+        Part { device, address: None, replicas, via: None, model, branch: false }
     }
 
     fn plan(parts: Vec<Part>, outputs: &[&str]) -> PlanParts {

@@ -59,9 +59,9 @@ pub struct Routes {
     pub ways: Vec<Way>,
     /// Names of the devices, by their numbers.
     pub devices: Vec<String>,
-    /// Whom to ask for a sign of life over each of the table's links: addresses of agents, as each
-    /// dials the next.
-    pub paths: Vec<Vec<String>>,
+    /// Whom to ask for a sign of life over each of the table's links: for each of the agents at its end,
+    /// of which there is at least one, addresses as each agent dials the next.
+    pub paths: Vec<Vec<Vec<String>>>,
 }
 
 /// How a route is run.

@@ -39,6 +39,7 @@ fn spec() -> StageSpec {
                 stage: "1-hub".into(),
                 device: "hub".into(),
                 address: "127.0.0.1:9003".into(),
+                replicas: Vec::new(),
                 here: false,
                 model_name: "net-1a2b.1".into(),
                 sends: vec!["a".into()],
@@ -50,6 +51,7 @@ fn spec() -> StageSpec {
             stage: "2-cloud".into(),
             device: "cloud".into(),
             address: "127.0.0.1:9002".into(),
+            replicas: Vec::new(),
             here: false,
             model_name: "net-1a2b.2".into(),
             sends: vec!["a".into(), "b".into(), "z".into()],
@@ -69,6 +71,9 @@ fn contradictions_are_refused_with_the_name_of_what_is_wrong() {
     fn model(spec: &mut StageSpec) -> &mut ModelSpec {
         spec.model.as_mut().unwrap()
     }
+    fn next(spec: &mut StageSpec) -> &mut NextStage {
+        spec.next.as_mut().unwrap()
+    }
     type Change = fn(&mut StageSpec);
     let cases: &[(Change, &str)] = &[
         (|s| s.inputs.push(tensor("x")), "input `x` stands twice"),
@@ -87,6 +92,11 @@ fn contradictions_are_refused_with_the_name_of_what_is_wrong() {
         (|s| s.branches[0].brings.push(tensor("z")), "branch `1-hub` brings `z`, which is here"),
         (|s| s.branches.push(s.branches[0].clone()), "branch `1-hub` brings `b`, which is here"),
         (|s| s.branches.clear(), "it sends `b`"),
+        (
+            |s| next(s).replicas = vec!["127.0.0.1:9002".into()],
+            "address `127.0.0.1:9002` stands twice",
+        ),
+        (|s| next(s).replicas = (0..64).map(|n| format!("a:{n}")).collect(), "is on 65 agents"),
         (|s| s.branches = vec![s.branches[0].clone(); 65], "it calls 65 branches, more than 64"),
         (|s| s.picture.as_mut().unwrap().input = "w".into(), "becomes `w`, which is no input"),
         (|s| s.picture.as_mut().unwrap().spec.width = 0, "is not 1 to 16384 a side"),

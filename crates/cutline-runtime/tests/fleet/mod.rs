@@ -180,7 +180,14 @@ pub(crate) fn part(
         outputs: outputs.iter().map(|name| vector_spec(name)).collect(),
         memory: MemoryEstimate::default(),
     };
-    Part { device: device.to_owned(), address, via: None, model: Some(model), branch: false }
+    Part {
+        device: device.to_owned(),
+        address,
+        replicas: Vec::new(),
+        via: None,
+        model: Some(model),
+        branch: false,
+    }
 }
 
 pub(crate) fn plan(parts: Vec<Part>, outputs: &[&str]) -> PlanParts {

@@ -49,6 +49,8 @@ struct Place<'a> {
     stage: &'a str,
     device: &'a str,
     address: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    replicas: &'a [String],
     model: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<bool>,
@@ -74,6 +76,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         stage: &placement.spec.name,
         device: &placement.spec.device,
         address: placement.address.as_deref(),
+        replicas: &placement.replicas,
         model: &placement.model_name,
         removed: removed.as_ref().map(|removed| removed[index]),
     });
@@ -85,8 +88,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
                 Some(true) => "removed",
                 Some(false) => "was not there",
             };
-            let address = place.address.unwrap_or_default();
-            [place.stage, address, place.model, state].map(str::to_owned)
+            let replicas = place.replicas.iter().map(String::as_str);
+            let addresses: Vec<&str> = place.address.into_iter().chain(replicas).collect();
+            [place.stage, &addresses.join(", "), place.model, state].map(str::to_owned)
         });
         writeln!(out, "{}", table(["stage", "agent", "model", ""], rows))
     })?;
@@ -103,7 +107,11 @@ pub(super) fn on_agents(
     let bar = output.progress("deploying", deployment.stages.len() as u64);
     let deployed = runtime.block_on(Runner::deploy(deployment.clone(), options, |_| bar.inc(1)));
     bar.finish_and_clear();
-    Ok(deployed?)
+    let runner = deployed?;
+    for reason in runner.absent() {
+        output.note(format!("going on without one of the agents that share a stage: {reason}"));
+    }
+    Ok(runner)
 }
 
 /// Removes the stages; says of each whether it was there.
@@ -116,11 +124,15 @@ fn remove(
         let mut removed = Vec::with_capacity(deployment.stages.len());
         for placement in &deployment.stages {
             let device = &placement.spec.device;
-            let address = placement.address.as_deref().ok_or_else(|| {
-                anyhow::anyhow!("device `{device}` has no address; give it one in the platform file and plan again")
-            })?;
-            let agent = AgentClient::connect(device, address, options.client.clone()).await?;
-            removed.push(agent.remove(&placement.model_name).await?);
+            if placement.address.is_none() {
+                anyhow::bail!("device `{device}` has no address; give it one in the platform file and plan again");
+            }
+            let mut was_there = false;
+            for address in placement.addresses() {
+                let agent = AgentClient::connect(device, address, options.client.clone()).await?;
+                was_there |= agent.remove(&placement.model_name).await?;
+            }
+            removed.push(was_there);
         }
         Ok(removed)
     })

@@ -4,7 +4,7 @@
 
 mod scene;
 
-use scene::{Link, Planned, Scene};
+use scene::{Hub, Link, Planned, Scene};
 use serde_json::Value;
 
 fn why(summary: &Value) -> &str {
@@ -13,7 +13,7 @@ fn why(summary: &Value) -> &str {
 
 #[test]
 fn a_killed_cloud_costs_no_frame_and_is_used_again_once_it_is_back() {
-    let summary = Scene::start(Planned::ByHand, false)
+    let summary = Scene::start(Planned::ByHand, Hub::Absent)
         .survive(|scene| scene.cloud.kill(), |scene| scene.cloud.restart());
     assert_eq!(why(&summary), "it can be used again", "{summary}");
     assert!(summary["routing"]["by_fallback"].as_u64().unwrap() >= 4, "{summary}");
@@ -21,7 +21,7 @@ fn a_killed_cloud_costs_no_frame_and_is_used_again_once_it_is_back() {
 
 #[test]
 fn a_killed_agent_of_the_source_itself_costs_no_frame() {
-    Scene::start(Planned::ByHand, false)
+    Scene::start(Planned::ByHand, Hub::Absent)
         .survive(|scene| scene.edge.kill(), |scene| scene.edge.restart());
 }
 
@@ -31,18 +31,18 @@ fn an_agent_that_is_started_again_at_once_gets_its_stages_again() {
         scene.cloud.kill();
         scene.cloud.restart();
     };
-    Scene::start(Planned::ByHand, false).survive(again, |_| {});
+    Scene::start(Planned::ByHand, Hub::Absent).survive(again, |_| {});
 }
 
 #[test]
 fn a_stopped_cloud_which_still_accepts_connections_costs_no_frame() {
-    Scene::start(Planned::ByHand, false)
+    Scene::start(Planned::ByHand, Hub::Absent)
         .survive(|scene| scene.cloud.signal("-STOP"), |scene| scene.cloud.signal("-CONT"));
 }
 
 #[test]
 fn a_stopped_agent_of_the_source_costs_no_frame() {
-    Scene::start(Planned::ByHand, false)
+    Scene::start(Planned::ByHand, Hub::Absent)
         .survive(|scene| scene.edge.signal("-STOP"), |scene| scene.edge.signal("-CONT"));
 }
 
@@ -51,7 +51,7 @@ fn a_stalled_link_costs_no_frame() {
     let order = |command: &'static str| {
         move |scene: &mut Scene| scene.link.as_ref().unwrap().order(command)
     };
-    Scene::start(Planned::ByHand, false).survive(order("cut"), order("resume"));
+    Scene::start(Planned::ByHand, Hub::Absent).survive(order("cut"), order("resume"));
 }
 
 #[test]
@@ -59,12 +59,12 @@ fn a_link_that_is_gone_costs_no_frame() {
     let again = |scene: &mut Scene| {
         scene.link = Some(Link::start(&scene.listen, scene.cloud.address()));
     };
-    Scene::start(Planned::ByHand, false).survive(|scene| drop(scene.link.take()), again);
+    Scene::start(Planned::ByHand, Hub::Absent).survive(|scene| drop(scene.link.take()), again);
 }
 
 #[test]
 fn connections_that_are_reset_in_the_middle_of_a_message_cost_no_frame() {
-    let mut scene = Scene::start(Planned::ByHand, false);
+    let mut scene = Scene::start(Planned::ByHand, Hub::Absent);
     scene.until(false);
     for _ in 0..5 {
         (0..3).for_each(|_| drop(scene.next()));
@@ -76,7 +76,7 @@ fn connections_that_are_reset_in_the_middle_of_a_message_cost_no_frame() {
 
 #[test]
 fn a_run_ends_although_an_agent_is_stopped() {
-    let mut scene = Scene::start(Planned::ByHand, false);
+    let mut scene = Scene::start(Planned::ByHand, Hub::Absent);
     scene.until(false);
     scene.cloud.signal("-STOP");
     scene.until(true);
@@ -85,7 +85,7 @@ fn a_run_ends_although_an_agent_is_stopped() {
 
 #[test]
 fn a_link_that_becomes_slow_and_fast_again_is_followed() {
-    let mut scene = Scene::start(Planned::Swept, false);
+    let mut scene = Scene::start(Planned::Swept, Hub::Absent);
     let planned = scene.until(false);
     for _ in 0..2 {
         let set = |scene: &Scene, rate| {
@@ -101,7 +101,7 @@ fn a_link_that_becomes_slow_and_fast_again_is_followed() {
 
 #[test]
 fn where_one_of_two_agents_is_gone_the_other_one_is_used() {
-    let mut scene = Scene::start(Planned::Swept, true);
+    let mut scene = Scene::start(Planned::Swept, Hub::Device);
     let [cloud, hub] = ["cloud", "hub"].map(|device| scene.route_by(device));
     scene.until_it_is(|route| route == cloud);
     scene.cloud.kill();
@@ -114,8 +114,21 @@ fn where_one_of_two_agents_is_gone_the_other_one_is_used() {
 }
 
 #[test]
+fn where_one_of_two_replicas_is_gone_the_other_one_does_its_work() {
+    let mut scene = Scene::start(Planned::ByHand, Hub::Replica);
+    let planned = scene.until(false);
+    scene.cloud.kill();
+    (0..10).for_each(|_| assert_eq!(scene.until(false), planned));
+    scene.cloud.restart();
+    (0..10).for_each(|_| drop(scene.next()));
+    scene.hub.as_mut().unwrap().kill();
+    (0..10).for_each(|_| assert_eq!(scene.until(false), planned));
+    scene.end();
+}
+
+#[test]
 fn a_run_that_is_killed_leaves_agents_that_the_next_one_uses() {
-    let mut scene = Scene::start(Planned::ByHand, false);
+    let mut scene = Scene::start(Planned::ByHand, Hub::Absent);
     for _ in 0..2 {
         scene.until(false);
         (0..3).for_each(|_| drop(scene.next()));

@@ -122,11 +122,22 @@ pub(crate) enum Planned {
     Swept,
 }
 
+/// What a third agent is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hub {
+    /// There is none.
+    Absent,
+    /// Another device.
+    Device,
+    /// The cloud, too.
+    Replica,
+}
+
 /// LeNet-5 on two or three agents with a link to the cloud, and a run of it on a camera's pictures.
 pub(crate) struct Scene {
     pub(crate) edge: Agent,
     pub(crate) cloud: Agent,
-    _hub: Option<Agent>,
+    pub(crate) hub: Option<Agent>,
     pub(crate) link: Option<Link>,
     pub(crate) listen: String,
     run: Child,
@@ -225,13 +236,13 @@ fn show(mut camera: ChildStdin, stop: &mpsc::Receiver<()>) -> u64 {
 }
 
 impl Scene {
-    pub(crate) fn start(planned: Planned, with_hub: bool) -> Self {
+    pub(crate) fn start(planned: Planned, third: Hub) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let lenet = zoo::build("lenet5", &ZooOptions::default()).unwrap();
         fs::write(path.join("net.onnx"), lenet.encode_to_vec()).unwrap();
         let [edge, cloud] = ["edge", "cloud"].map(|name| Agent::start(&path.join(name)));
-        let hub = with_hub.then(|| Agent::start(&path.join("hub")));
+        let hub = (third != Hub::Absent).then(|| Agent::start(&path.join("hub")));
         let link = Link::start("127.0.0.1:0", cloud.address());
         let device = |name: &str, agent: &Agent| {
             let profiles = match planned {
@@ -243,11 +254,14 @@ impl Scene {
         };
         let mut platform = "version = 1\n".to_owned() + &device("pi", &edge);
         platform += &device("cloud", &cloud);
+        if let Some(replica) = hub.as_ref().filter(|_| third == Hub::Replica) {
+            platform += &format!("replicas = [\"{}\"]\n", replica.address());
+        }
         platform += &format!(
             "[[link]]\nbetween = [\"pi\", \"cloud\"]\nup = \"50mbit\"\ndelay = \"2ms\"\nvia = \"{}\"\n",
             link.address
         );
-        if let Some(hub) = &hub {
+        if let Some(hub) = hub.as_ref().filter(|_| third == Hub::Device) {
             platform += &device("hub", hub);
             platform +=
                 "[[link]]\nbetween = [\"pi\", \"hub\"]\nup = \"100mbit\"\ndelay = \"2ms\"\n";
@@ -272,20 +286,7 @@ impl Scene {
         let Film { run, lines, camera, stop } = Film::start(path);
         let (listen, routes) = (link.address.to_string(), Vec::new());
         let (link, camera) = (Some(link), Some(camera));
-        Self {
-            edge,
-            cloud,
-            _hub: hub,
-            link,
-            listen,
-            run,
-            lines,
-            camera,
-            stop,
-            expected,
-            routes,
-            folder,
-        }
+        Self { edge, cloud, hub, link, listen, run, lines, camera, stop, expected, routes, folder }
     }
 
     /// What the whole network answers to each picture, without agents.

@@ -102,17 +102,21 @@ impl Holder {
         changes: mpsc::Sender<Change>,
     ) -> Result<Self, RunError> {
         let Routes { table, ways, devices, paths } = routes;
-        if ways.len() != table.routes().len() || paths.len() != table.links().len() {
+        if ways.len() != table.routes().len()
+            || paths.len() != table.links().len()
+            || paths.iter().any(Vec::is_empty)
+        {
             return Err(RunError::Plan("its routes are not those of its table".to_owned()));
         }
-        if table.measured().is_some_and(|link| paths[link.index()].len() != 1) {
+        let from_the_source = |ways: &[Vec<String>]| ways.iter().all(|way| way.len() == 1);
+        if table.measured().is_some_and(|link| !from_the_source(&paths[link.index()])) {
             let reason = "the link whose speed decides does not begin at the source";
             return Err(RunError::Plan(reason.to_owned()));
         }
         let patience = Duration::from_nanos(settings.detection().0);
-        let path = |(link, addresses): (&Link, &Vec<String>)| {
+        let path = |(link, ways): (&Link, &Vec<Vec<String>>)| {
             let device = devices.get(link.to.index()).map_or("", String::as_str);
-            Path::new(device, addresses, patience, options.client.clone())
+            Path::new(device, ways, patience, &options.client)
         };
         let links = table.links().iter().zip(&paths).map(path).collect::<Result<_, _>>();
         let links = links.map_err(|error| RunError::Plan(error.to_string()))?;
