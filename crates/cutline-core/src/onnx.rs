@@ -19,6 +19,7 @@ use crate::{graph::Graph, tensor::Shape};
 
 mod arithmetic;
 mod attributes;
+mod batch;
 mod declared;
 mod import;
 mod layout;
@@ -33,6 +34,8 @@ mod window;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
+
+pub use batch::{BatchError, open_batch};
 
 /// Oldest IR version that imports.
 pub const OLDEST_IR: i64 = 3;

@@ -34,7 +34,7 @@ use crate::{
     onnx::proto::ModelProto,
     tensor::{DType, Shape},
 };
-pub use encode::{ExternalTensor, Piece, encode, external_tensors};
+pub use encode::{ExternalTensor, Piece, encode, encode_beside, external_tensors};
 
 /// Name of the data file beside a sub-model that is too large for one file.
 pub const DATA_FILE: &str = "model.onnx.data";

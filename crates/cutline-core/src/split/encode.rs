@@ -92,6 +92,13 @@ pub fn encode(model: &ModelProto) -> Vec<Piece> {
     out.finish()
 }
 
+/// The same for a file that will lie beside the model's own: external data stays where it is.
+pub fn encode_beside(model: &ModelProto) -> Vec<Piece> {
+    let mut out = Pieces { draw_in: false, ..Pieces::default() };
+    put_model(&mut out, model);
+    out.finish()
+}
+
 /// The file of a model whose initializers' data lie in the data file `location`, and that file.
 pub(super) fn encode_with_data(model: &ModelProto, location: &str) -> (Vec<Piece>, Vec<Piece>) {
     let mut data = Vec::new();
