@@ -43,6 +43,7 @@ use crate::{
 };
 
 mod admission;
+mod batching;
 mod control;
 mod deployed;
 mod http;
@@ -60,6 +61,7 @@ mod triton;
 mod turns;
 mod worker;
 
+pub use batching::MOST_AT_ONCE;
 pub use profile::RemoteJob;
 
 use admission::{Admission, MAX_OF_CALLER};
@@ -109,9 +111,16 @@ pub struct AgentConfig {
     pub max_message: usize,
     /// Largest file that may be deployed, in bytes.
     pub max_file: u64,
+    /// Most frames of a stage that it may compute at once, where that pays; 1: one by one.
+    pub max_batch: usize,
     /// How it calls other agents.
     pub client: ClientOptions,
+    /// Told what there is to say of its stages; by default nobody.
+    pub remark: Remark,
 }
+
+/// Takes what an agent has to say to people, a line at a time.
+pub type Remark = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl AgentConfig {
     /// An agent at the machine's own speed, with one thread, on `listen`.
@@ -131,7 +140,9 @@ impl AgentConfig {
             whole_process: false,
             max_message: MAX_MESSAGE,
             max_file: 64 << 30,
+            max_batch: 1,
             client: ClientOptions::default(),
+            remark: Arc::new(|_| {}),
         }
     }
 

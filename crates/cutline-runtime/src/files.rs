@@ -69,6 +69,8 @@ pub enum FileError {
 
 /// Name of the plan's file in a folder of packages.
 pub const PLAN_FILE: &str = "plan.json";
+/// Beginning of the names of files and folders that are not in their place yet.
+pub const TEMPORARY: &str = ".cutline-";
 /// Name of a model's file in a package's version folder.
 pub const MODEL_FILE: &str = "model.onnx";
 
@@ -111,9 +113,25 @@ pub fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
         _ => Path::new("."),
     };
     let mut builder = Builder::new();
-    builder.prefix(".cutline-").suffix(".part");
+    builder.prefix(TEMPORARY).suffix(".part");
     with_usual_mode(&mut builder, 0o666);
     builder.tempfile_in(folder)
+}
+
+/// Writes a model as a temporary file in the folder of another, whose external data it shares; it goes
+/// with what is returned.
+pub fn write_model_beside<'a>(
+    path: &Path,
+    pieces: &[Piece],
+    source: impl Into<Source<'a>>,
+) -> Result<tempfile::TempPath, FileError> {
+    let needed = Bytes(pieces.iter().map(Piece::bytes).sum());
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let failed = |source| write_error(path, needed, source);
+    let mut file =
+        Builder::new().prefix(TEMPORARY).suffix(".onnx").tempfile_in(folder).map_err(failed)?;
+    write_pieces(file.as_file_mut(), path, pieces, source.into())?;
+    Ok(file.into_temp_path())
 }
 
 /// Writes a folder of packages, whole or not at all: the plan, and one package per part.
@@ -153,7 +171,7 @@ pub fn assemble<'a>(
     let parent = folder.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(failed)?;
     let mut builder = Builder::new();
-    builder.prefix(".cutline-").suffix(".part");
+    builder.prefix(TEMPORARY).suffix(".part");
     with_usual_mode(&mut builder, 0o777);
     let assembled = builder.tempdir_in(parent).map_err(failed)?;
     let assembly = Assembly { assembled, folder, needed };
@@ -237,7 +255,7 @@ fn replace_folder(assembled: tempfile::TempDir, folder: &Path) -> io::Result<()>
     match fs::rename(assembled.path(), folder) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
             let parent = folder.parent().unwrap_or(Path::new("/"));
-            let aside = Builder::new().prefix(".cutline-").suffix(".old").tempdir_in(parent)?;
+            let aside = Builder::new().prefix(TEMPORARY).suffix(".old").tempdir_in(parent)?;
             let old = aside.path().join("old");
             fs::rename(folder, &old)?;
             if let Err(error) = fs::rename(assembled.path(), folder) {

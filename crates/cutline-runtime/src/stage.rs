@@ -25,6 +25,7 @@ use cutline_core::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) mod batch;
 mod coded;
 pub mod content;
 pub mod execute;
@@ -35,7 +36,7 @@ pub mod trace;
 
 pub use coded::{Coded, code_of};
 pub use content::{Content, Named};
-pub use execute::{Executed, Made, Sending, StageSession};
+pub use execute::{Executed, Made, Ran, Sending, StageSession};
 
 /// Name of the input through which a source stage takes a JPEG or PNG file.
 pub const PICTURE_INPUT: &str = "picture";

@@ -33,6 +33,8 @@ pub struct AgentOptions {
     pub cores: Option<String>,
     /// `--memory`, as the command line spells it.
     pub memory: Option<String>,
+    /// `--max-batch`.
+    pub max_batch: Option<usize>,
     /// `--store`: where it keeps what is deployed to it.
     pub store: PathBuf,
     /// `--listen`, with `--insecure`; absent: a free port of the loopback address.
@@ -73,6 +75,9 @@ impl AgentProcess {
         }
         if let Some(memory) = &options.memory {
             command.arg("--memory").arg(memory);
+        }
+        if let Some(frames) = options.max_batch {
+            command.arg("--max-batch").arg(frames.to_string());
         }
         let mut child = command
             .stdin(Stdio::piped())

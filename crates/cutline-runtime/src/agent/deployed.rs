@@ -9,7 +9,14 @@ use cutline_core::units::Nanos;
 use futures_util::future::try_join_all;
 use tonic::{Code, Status};
 
-use super::{State, admission::Caller, memory::Reservation, meter::Meter, worker::Worker};
+use super::{
+    State,
+    admission::Caller,
+    batching::{Batching, MOST_AT_ONCE, Trial},
+    memory::Reservation,
+    meter::Meter,
+    worker::{TakeSlot, Worker},
+};
 use crate::{
     client::clock::unix_nanos,
     engine::{LoadOptions, MAX_THREADS, ModelSource, SharedEngine},
@@ -31,7 +38,10 @@ pub(super) struct Deployed {
     stage: Arc<Stage>,
     worker: Worker,
     memory: Reservation,
-    meter: Meter,
+    /// What frames that are computed together take beside.
+    more: Option<Reservation>,
+    batching: Batching,
+    meter: Arc<Meter>,
 }
 
 /// When a request had come in whole, and who sent it.
@@ -67,25 +77,54 @@ impl Deployed {
         let name = format!("stage `{}`", stage.spec().name);
         let slowdown = state.config.slowdown;
         let (slot, cores) = (Arc::clone(&state.slot), state.config.cores.clone());
+        let meter = Arc::new(Meter::default());
+        let (worker_stage, worker_meter) = (Arc::clone(&stage), Arc::clone(&meter));
         let Some(model) = &stage.spec().model else {
             let memory = state.reserve(0, &name)?;
-            let load = move || Ok(StageSession::without_model(slowdown));
-            let worker = Worker::start(Arc::clone(&stage), slot, cores, load).await;
-            let worker = worker.map_err(failed(&stage))?;
-            return Ok(Self { stage, worker, memory, meter: Meter::default() });
+            let load = move |_: &TakeSlot| Ok((StageSession::without_model(slowdown), ()));
+            let worker = Worker::start(worker_stage, slot, cores, worker_meter, load).await;
+            let (worker, ()) = worker.map_err(failed(&stage))?;
+            let batching = Batching::none("it has no model");
+            return Ok(Self { stage, worker, memory, more: None, batching, meter });
         };
         let engine = choose_engine(state, model, &stage)?;
         let options = load_options(state, model);
-        let files = state.store.bytes_of(&model.files);
-        let memory = state.reserve(model.memory.total(files), &name)?;
+        let file_bytes = state.store.bytes_of(&model.files);
+        let memory = state.reserve(model.memory.total(file_bytes), &name)?;
         let path = state.store.lay_out(&model.files);
-        let source = ModelSource::File(path.map_err(|error| refuse(&stage, error))?);
-        let load = move || StageSession::load(&*engine, &source, options, slowdown);
-        let worker =
-            Worker::start(Arc::clone(&stage), slot, cores, load).await.map_err(failed(&stage))?;
+        let path = path.map_err(|error| refuse(&stage, error))?;
+        let most = state.config.max_batch.min(MOST_AT_ONCE);
+        let (budget, model) = (Arc::clone(&state.memory), model.clone());
+        let load = move |take_slot: &TakeSlot| {
+            let source = ModelSource::File(path.clone());
+            let mut session = StageSession::load(&*engine, &source, options, slowdown)?;
+            if most < 2 {
+                return Ok((session, (Batching::none("it was not asked for"), None)));
+            }
+            let trial = Trial {
+                path: &path,
+                model: &model,
+                engine: &*engine,
+                options,
+                most,
+                file_bytes,
+                memory: &budget,
+            };
+            let found = trial.settle(&mut session, take_slot);
+            Ok((session, found))
+        };
+        let worker = Worker::start(worker_stage, slot, cores, worker_meter, load).await;
+        let (worker, (batching, more)) = worker.map_err(failed(&stage))?;
+        if most > 1 {
+            let how = match batching.at_once {
+                1 => "frames one by one".to_owned(),
+                several => format!("up to {several} frames at once"),
+            };
+            (state.config.remark)(&format!("{name} computes {how}: {}", batching.finding));
+        }
         let fits = state.memory.check_process(&name);
         fits.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        Ok(Self { stage, worker, memory, meter: Meter::default() })
+        Ok(Self { stage, worker, memory, more, batching, meter })
     }
 
     /// The stage.
@@ -95,7 +134,12 @@ impl Deployed {
 
     /// Memory that it holds, in bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.memory.bytes()
+        self.memory.bytes() + self.more.as_ref().map_or(0, Reservation::bytes)
+    }
+
+    /// How its frames are computed.
+    pub(super) fn batching(&self) -> &Batching {
+        &self.batching
     }
 
     /// What it did so far.
@@ -133,7 +177,7 @@ impl Deployed {
         })?;
         let done = result.map_err(|error| status(&self.stage, &error))?;
         self.meter.computed(queued, &done, bytes_in);
-        let Executed { mut made, answers: mut pool, prepare, compute } = done;
+        let Executed { mut made, answers: mut pool, prepare, compute, frames } = done;
         let mut calls = Vec::new();
         let branches =
             spec.branches.iter().map(|branch| self.go_on(state, &branch.stage, &made, call));
@@ -161,6 +205,7 @@ impl Deployed {
                 queue_ns: nanos(queued),
                 prepare_ns: nanos(prepare),
                 compute_ns: nanos(compute),
+                frames: u32::try_from(frames).unwrap_or(u32::MAX),
                 sent_unix_ns: unix_nanos(),
                 bytes_in,
                 bytes_out: tensor_bytes(&answers),

@@ -4,6 +4,7 @@
 //! roles and answers are those of gRPC, because the same functions give them.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
@@ -175,6 +176,9 @@ async fn config(Shared(state): Shared<Arc<State>>, Path(model): Model) -> Answer
     };
     let input = config.input.iter().map(|i| tensor(&i.name, i.data_type, &i.dims));
     let output = config.output.iter().map(|o| tensor(&o.name, o.data_type, &o.dims));
+    let parameters = config.parameters.iter();
+    let parameters =
+        parameters.map(|(key, value)| (key, json!({ "string_value": value.string_value })));
     Ok(json_body(&json!({
         "name": config.name,
         "platform": config.platform,
@@ -182,6 +186,7 @@ async fn config(Shared(state): Shared<Arc<State>>, Path(model): Model) -> Answer
         "max_batch_size": config.max_batch_size,
         "input": input.collect::<Vec<_>>(),
         "output": output.collect::<Vec<_>>(),
+        "parameters": parameters.collect::<BTreeMap<_, _>>(),
     })))
 }
 

@@ -102,6 +102,13 @@ impl Reservation {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Gives back all but so many bytes.
+    pub fn shrink(&mut self, bytes: u64) {
+        let kept = self.bytes.min(bytes);
+        self.budget.taken.fetch_sub(self.bytes - kept, Ordering::Relaxed);
+        self.bytes = kept;
+    }
 }
 
 impl Drop for Reservation {
@@ -132,7 +139,12 @@ mod tests {
             "stage `b` needs 400 B, and of this device's 1.0 kB already 700 B are taken"
         );
         drop(first);
-        assert_eq!(budget.reserve(1000, "stage `b`").unwrap().bytes(), 1000);
+        let mut second = budget.reserve(1000, "stage `b`").unwrap();
+        for (kept, expected) in [(2000, 1000), (300, 300), (400, 300)] {
+            second.shrink(kept);
+            assert_eq!((second.bytes(), budget.taken()), (expected, Bytes(expected)));
+        }
+        drop(second);
         assert_eq!(budget.taken(), Bytes(0));
         assert!(budget.reserve(u64::MAX, "a lie").is_err());
     }

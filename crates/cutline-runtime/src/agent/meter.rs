@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{client::clock::unix_nanos, stage::Executed};
+use super::batching::MOST_AT_ONCE;
+use crate::{
+    client::clock::unix_nanos,
+    stage::{Executed, Ran},
+};
 
 /// Upper ends of the classes that requests are counted in by their time, in microseconds: 1, 2, 5
 /// and so on. What takes longer than the last is counted in a class of its own.
@@ -40,6 +44,25 @@ impl Span {
     }
 }
 
+/// What was done for so many frames together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Making their input tensors.
+    pub(super) prepare: Span,
+    /// The engine's calls.
+    pub(super) compute: Span,
+}
+
+/// By number of frames, from one.
+#[derive(Debug)]
+struct Together([Batch; MOST_AT_ONCE]);
+
+impl Default for Together {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Batch::default()))
+    }
+}
+
 /// The counters of one stage.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
@@ -51,7 +74,8 @@ pub(super) struct Meter {
     pub(super) queue: Span,
     /// Making the input tensor of a picture.
     pub(super) prepare: Span,
-    /// The engine's calls.
+    /// The engine's calls, as requests see them: of frames that are computed together each waits for
+    /// all.
     pub(super) compute: Span,
     /// Waiting for the stages behind this one.
     pub(super) downstream: Span,
@@ -59,6 +83,7 @@ pub(super) struct Meter {
     pub(super) bytes_in: AtomicU64,
     /// Tensor bytes that were answered.
     pub(super) bytes_out: AtomicU64,
+    together: Together,
     last_unix_ns: AtomicU64,
     classes: [AtomicU64; CLASSES.len() + 1],
 }
@@ -71,6 +96,31 @@ impl Meter {
         self.compute.add(done.compute);
         self.bytes_in.fetch_add(bytes_in, Relaxed);
         self.last_unix_ns.store(unix_nanos(), Relaxed);
+    }
+
+    /// The device was busy with frames of the stage.
+    pub(super) fn ran(&self, ran: &Ran) {
+        let of_size = ran.frames.checked_sub(1).and_then(|at| self.together.0.get(at));
+        if let Some(batch) = of_size {
+            batch.prepare.add(ran.prepare);
+            batch.compute.add(ran.compute);
+        }
+    }
+
+    /// What was done for how many frames together, for every number of which there was something.
+    pub(super) fn batches(&self) -> impl Iterator<Item = (usize, &Batch)> {
+        let numbered = self.together.0.iter().enumerate().map(|(at, batch)| (at + 1, batch));
+        numbered.filter(|(_, batch)| batch.compute.count() > 0)
+    }
+
+    /// How often the engine was called.
+    pub(super) fn executions(&self) -> u64 {
+        self.batches().map(|(_, batch)| batch.compute.count()).sum()
+    }
+
+    /// How long the device computed, in nanoseconds.
+    pub(super) fn busy_nanos(&self) -> u64 {
+        self.batches().map(|(_, batch)| batch.compute.nanos()).sum()
     }
 
     /// The stages behind it are.
@@ -103,6 +153,17 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_done_together_is_counted_once() {
+        let (meter, ms) = (Meter::default(), Duration::from_millis);
+        for (frames, compute) in [(1, 10), (4, 25), (4, 26), (MOST_AT_ONCE + 1, 99), (0, 99)] {
+            meter.ran(&Ran { frames, prepare: ms(1), compute: ms(compute) });
+        }
+        let counts: Vec<_> = meter.batches().map(|(n, batch)| (n, batch.compute.count())).collect();
+        assert_eq!(counts, [(1, 1), (4, 2)]);
+        assert_eq!((meter.executions(), meter.busy_nanos()), (3, 61_000_000));
+    }
 
     #[test]
     fn every_answer_lies_in_one_class_whose_end_it_does_not_exceed() {

@@ -14,19 +14,14 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{
-    State,
-    deployed::Deployed,
-    meter::{Meter, Span},
-    repository::Entry,
-};
+use super::{State, deployed::Deployed, meter::Meter, repository::Entry};
 use crate::profiler;
 
 /// The type of what [`scrape`] returns.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// One of a meter's spans.
-type Part = fn(&Meter) -> &Span;
+/// One of a meter's times.
+type Nanoseconds = fn(&Meter) -> u64;
 
 /// Labels of a stage.
 type Labels<'a> = [(&'static str, &'a str); 3];
@@ -62,14 +57,16 @@ impl Collector for Scrape {
         let mut of_stages = Stages { encoder: &mut encoder, ready: &ready };
         of_stages.counter("stage_answered", "Requests answered", None, |m| m.answered.count())?;
         of_stages.counter("stage_failed", "Requests not answered", None, |m| m.failed.count())?;
-        let spans: [(&str, &str, Part); 4] = [
-            ("stage_queue", "Waiting for the device", |m| &m.queue),
-            ("stage_prepare", "Making the input of a picture", |m| &m.prepare),
-            ("stage_compute", "The engine's calls, pacing included", |m| &m.compute),
-            ("stage_downstream", "Waiting for later stages", |m| &m.downstream),
+        let help = "The engine's calls; fewer than frames where several are computed at once";
+        of_stages.counter("stage_executions", help, None, Meter::executions)?;
+        let spans: [(&str, &str, Nanoseconds); 4] = [
+            ("stage_queue", "Waiting for the device", |m| m.queue.nanos()),
+            ("stage_prepare", "Making the input of a picture", |m| m.prepare.nanos()),
+            ("stage_compute", "The engine's calls, pacing included", Meter::busy_nanos),
+            ("stage_downstream", "Waiting for later stages", |m| m.downstream.nanos()),
         ];
-        for (name, help, span) in spans {
-            let seconds = |meter: &Meter| span(meter).nanos() as f64 / 1e9;
+        for (name, help, nanos) in spans {
+            let seconds = |meter: &Meter| nanos(meter) as f64 / 1e9;
             of_stages.counter(name, help, Some(Unit::Seconds), seconds)?;
         }
         of_stages.counter("stage_received", "Tensors that came in", Some(Unit::Bytes), |m| {
@@ -79,6 +76,7 @@ impl Collector for Scrape {
             m.bytes_out.load(Relaxed)
         })?;
         of_stages.latency()?;
+        of_stages.at_once()?;
         drop(ready);
         let memory = &state.memory;
         let under_way = state.requests.under_way();
@@ -147,6 +145,17 @@ impl Stages<'_, '_> {
             let labels = labels(model, stage);
             let mut metric = family.encode_family(&labels)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&value(stage.meter()), None)?;
+        }
+        Ok(())
+    }
+
+    fn at_once(&mut self) -> fmt::Result {
+        let help = "Most frames that are computed at once";
+        let mut family =
+            self.encoder.encode_descriptor("stage_at_once", help, None, MetricType::Gauge)?;
+        for (model, stage) in self.ready {
+            let labels = labels(model, stage);
+            family.encode_family(&labels)?.encode_gauge(&(stage.batching().at_once as u64))?;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
-    files::FileError,
+    files::{FileError, TEMPORARY},
     stage::{FileSpec, clip, is_file_name, is_sha256},
 };
 
@@ -114,7 +114,18 @@ impl Store {
         fs::create_dir_all(root.join("stages")).map_err(|source| disk(&root, source))?;
         let store = Self { root, max_file, receiving: Arc::default() };
         store.forget_broken(SystemTime::now());
+        store.forget_temporary();
         Ok(store)
+    }
+
+    /// Removes what an agent that was killed had not put in its place beside a model.
+    fn forget_temporary(&self) {
+        let folders = fs::read_dir(self.root.join("stages")).into_iter().flatten().flatten();
+        for file in folders.flat_map(|folder| fs::read_dir(folder.path())).flatten().flatten() {
+            if file.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                let _ = fs::remove_file(file.path());
+            }
+        }
     }
 
     /// Removes what has waited too long for the rest of its file. What cannot be removed does no

@@ -3,13 +3,16 @@
 //! A model is a deployed stage. Unloading one frees its memory and keeps its description and files,
 //! so that loading it brings it back; removing it is an order of the control service.
 
+use std::collections::HashMap;
+
 use tonic::Status;
 
 use super::{
     State,
+    batching::Batching,
     deployed::Deployed,
     inference::{VERSION, check_version},
-    meter::{Meter, Span},
+    meter::{Batch, Meter, Span},
     repository::{Entry, RepositoryError},
 };
 use crate::{
@@ -18,7 +21,8 @@ use crate::{
         contents::wire_shape,
         inference::{
             DataType, InferBatchStatistics, InferStatistics, ModelConfig, ModelInput, ModelOutput,
-            ModelStatistics, StatisticDuration, repository_index_response::ModelIndex,
+            ModelParameter, ModelStatistics, StatisticDuration,
+            repository_index_response::ModelIndex,
         },
     },
 };
@@ -31,7 +35,8 @@ pub(super) const EXTENSIONS: [&str; 4] =
 pub(super) const PLATFORM: &str = "cutline_onnx";
 
 impl State {
-    /// A model's configuration: its tensors, no batching.
+    /// A model's configuration: its tensors, and what it was found to compute at once. Triton's own
+    /// words for that promise that a request may bring several frames, which it may not.
     pub(super) fn config_of(&self, name: &str, version: &str) -> Result<ModelConfig, Status> {
         check_version(version)?;
         let stage = self.ready(name)?;
@@ -53,6 +58,7 @@ impl State {
             input: spec.inputs.iter().map(input).collect(),
             output: spec.answers.iter().map(output).collect(),
             backend: String::new(),
+            parameters: parameters(stage.batching()),
         })
     }
 
@@ -125,32 +131,41 @@ impl From<RepositoryError> for Status {
     }
 }
 
+/// How a model's frames are computed.
+fn parameters(batching: &Batching) -> HashMap<String, ModelParameter> {
+    let entry = |key: &str, string_value: String| (key.to_owned(), ModelParameter { string_value });
+    HashMap::from([
+        entry("cutline.at_once", batching.at_once.to_string()),
+        entry("cutline.batching", batching.finding.clone()),
+    ])
+}
+
 fn statistics(name: &str, meter: &Meter) -> ModelStatistics {
     let span = |span: &Span| StatisticDuration { count: span.count(), ns: span.nanos() };
     // An agent writes an answer where it has it: what follows the engine takes no time of its own.
-    let output = StatisticDuration { count: meter.compute.count(), ns: 0 };
-    let inferences = meter.compute.count();
-    let batch = InferBatchStatistics {
-        batch_size: 1,
-        compute_input: Some(span(&meter.prepare)),
-        compute_infer: Some(span(&meter.compute)),
-        compute_output: Some(output),
+    let output = |count| StatisticDuration { count, ns: 0 };
+    let of_batch = |(frames, batch): (usize, &Batch)| InferBatchStatistics {
+        batch_size: frames as u64,
+        compute_input: Some(span(&batch.prepare)),
+        compute_infer: Some(span(&batch.compute)),
+        compute_output: Some(output(batch.compute.count())),
     };
+    let inferences = meter.compute.count();
     ModelStatistics {
         name: name.to_owned(),
         version: VERSION.to_owned(),
         last_inference: meter.last_unix_ms(),
         inference_count: inferences,
-        execution_count: inferences,
+        execution_count: meter.executions(),
         inference_stats: Some(InferStatistics {
             success: Some(span(&meter.answered)),
             fail: Some(span(&meter.failed)),
             queue: Some(span(&meter.queue)),
             compute_input: Some(span(&meter.prepare)),
             compute_infer: Some(span(&meter.compute)),
-            compute_output: Some(output),
+            compute_output: Some(output(inferences)),
         }),
-        batch_stats: if inferences > 0 { vec![batch] } else { Vec::new() },
+        batch_stats: meter.batches().map(of_batch).collect(),
     }
 }
 

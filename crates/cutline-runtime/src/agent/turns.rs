@@ -61,6 +61,17 @@ impl<C: Ord + Clone, T> Turns<C, T> {
         }
     }
 
+    /// The next in turn, if anybody waits. O(log callers).
+    pub(super) fn next(&self) -> Option<T> {
+        self.lock().next()
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting.values().map(VecDeque::len).sum()
+    }
+
     /// Takes nothing more.
     pub(super) fn close(&self) {
         self.lock().closed = true;

@@ -6,6 +6,9 @@
 //! the slot is free, so a device goes from one frame to the next without waking anybody; stages that
 //! share a device take turns, and so do callers that share a stage. The queue is bounded by the
 //! requests that the agent admits.
+//!
+//! Where a stage computes several frames at once ([`batching`](super::batching)), the thread takes as
+//! many as wait when it has the slot, in the order of their turns. It never waits for more to come.
 
 use std::{
     sync::Arc,
@@ -15,15 +18,18 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 
-use super::{admission::Caller, turns::Turns};
+use super::{admission::Caller, meter::Meter, turns::Turns};
 use crate::{
     engine::EngineError,
     pace::timer,
     stage::{Executed, Named, Sending, Stage, StageError, StageSession},
 };
+
+/// Gives the device to its holder until it is dropped; `None` when there is no device any more.
+pub(super) type TakeSlot = dyn Fn() -> Option<OwnedSemaphorePermit>;
 
 /// A handle to the thread, which ends when the handle is dropped.
 #[derive(Debug)]
@@ -65,13 +71,14 @@ pub(super) struct Gone;
 
 impl Worker {
     /// Starts the thread, which loads the model itself: an engine's own threads then inherit the
-    /// processors that it is bound to.
-    pub(super) async fn start(
+    /// processors that it is bound to. Also returns what `load` found out.
+    pub(super) async fn start<T: Send + 'static>(
         stage: Arc<Stage>,
         slot: Arc<Semaphore>,
         cores: Vec<usize>,
-        load: impl FnOnce() -> Result<StageSession, EngineError> + Send + 'static,
-    ) -> Result<Self, EngineError> {
+        meter: Arc<Meter>,
+        load: impl FnOnce(&TakeSlot) -> Result<(StageSession, T), EngineError> + Send + 'static,
+    ) -> Result<(Self, T), EngineError> {
         let jobs = Arc::new(Turns::new());
         let queue = Open(Arc::clone(&jobs));
         let (loaded, outcome) = oneshot::channel();
@@ -81,10 +88,11 @@ impl Worker {
             timer::usual_turns();
             timer::precise_sleeps();
             timer::pin(&cores);
-            match load() {
-                Ok(session) => {
-                    let _ = loaded.send(Ok(()));
-                    work(&stage, session, &queue.0, || runtime.block_on(slot.acquire()).ok());
+            let take_slot = move || runtime.block_on(Arc::clone(&slot).acquire_owned()).ok();
+            match load(&take_slot) {
+                Ok((session, found)) => {
+                    let _ = loaded.send(Ok(found));
+                    work(&stage, session, &queue.0, &meter, take_slot);
                 }
                 Err(error) => drop(loaded.send(Err(error))),
             }
@@ -92,7 +100,7 @@ impl Worker {
         let failed = |reason: String| EngineError::Load { engine: "any".to_owned(), reason };
         thread::Builder::new().name(name).spawn(main).map_err(|e| failed(e.to_string()))?;
         match outcome.await {
-            Ok(outcome) => outcome.map(|()| Self { jobs }),
+            Ok(outcome) => outcome.map(|found| (Self { jobs }, found)),
             Err(_) => Err(failed("it crashed while it loaded the model".to_owned())),
         }
     }
@@ -116,17 +124,78 @@ fn work<S>(
     stage: &Stage,
     mut session: StageSession,
     queue: &Turns<Caller, Job>,
+    meter: &Meter,
     take_slot: impl Fn() -> Option<S>,
 ) {
-    while let Some(Job { inputs, sending, asked, reply }) = queue.pop() {
+    while let Some(first) = queue.pop() {
         let Some(slot) = take_slot() else { return };
         // A caller that has gone away needs no answer, and the device is free for the next.
-        if reply.is_closed() {
-            continue;
+        let is_open = |job: &Job| !job.reply.is_closed();
+        let waiting = std::iter::from_fn(|| queue.next());
+        let jobs = std::iter::once(first).chain(waiting).filter(is_open).take(session.at_once());
+        let now = Instant::now();
+        let (mut frames, mut replies) = (Vec::new(), Vec::new());
+        for Job { inputs, sending, asked, reply } in jobs {
+            frames.push((inputs, sending));
+            replies.push((reply, now.saturating_duration_since(asked)));
         }
-        let waited = asked.elapsed();
-        let result = session.execute(stage, inputs, sending);
+        let (results, ran) = session.execute_all(stage, frames);
         drop(slot);
-        let _ = reply.send((result, waited));
+        ran.iter().for_each(|ran| meter.ran(ran));
+        for ((reply, waited), result) in replies.into_iter().zip(results) {
+            let _ = reply.send((result, waited));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Runtime;
+
+    use super::{
+        super::batching::tests::{frames, lenet, several, stage_of},
+        *,
+    };
+    use crate::engine::fake::Fake;
+
+    #[test]
+    fn who_waits_when_the_device_is_free_goes_together_in_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stage, path) = stage_of(folder.path(), &lenet(), 0);
+        let (stage, slot) = (Arc::new(stage), Arc::new(Semaphore::new(1)));
+        let meter = Arc::new(Meter::default());
+        Runtime::new().unwrap().block_on(async {
+            let load = move |_: &TakeSlot| Ok((several(&Fake::default(), &path, 2), ()));
+            let held = slot.acquire().await.unwrap();
+            let (stage, slot) = (Arc::clone(&stage), Arc::clone(&slot));
+            let frames = frames(&stage, 6);
+            let worker = Worker::start(stage, slot, Vec::new(), Arc::clone(&meter), load).await;
+            let worker = Arc::new(worker.unwrap().0);
+            let caller = |port: u16| Some(([127, 0, 0, 1], port).into());
+            // The first is taken at once and waits for the device, the others wait in their lines:
+            // three of one caller, then one of another, then one whose caller goes away.
+            let mut replies = Vec::new();
+            for (frame, port) in frames.into_iter().zip([1, 1, 1, 1, 2, 3]) {
+                let (reply, done) = oneshot::channel();
+                let asked = Instant::now();
+                let job = Job { inputs: frame, sending: Sending::Plain, asked, reply };
+                worker.jobs.push(caller(port), job).unwrap();
+                replies.push(done);
+                while replies.len() == 1 && worker.jobs.waiting() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            drop(replies.pop());
+            drop(held);
+            let mut together = Vec::new();
+            for reply in replies {
+                let (result, _) = reply.await.unwrap();
+                together.push(result.unwrap().frames);
+            }
+            // 1 with 2 of the first caller, then 1 of the second with its third, then its last.
+            assert_eq!(together, [2, 2, 2, 1, 2]);
+            let sizes: Vec<_> = meter.batches().map(|(n, b)| (n, b.compute.count())).collect();
+            assert_eq!(sizes, [(1, 1), (2, 2)]);
+        });
     }
 }

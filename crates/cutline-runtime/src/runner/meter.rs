@@ -105,7 +105,9 @@ impl Meter {
 
     fn trace(&mut self, trace: &Trace) {
         for (at, stage) in trace.stages.iter().enumerate() {
-            let busy = stage.prepare_ns + stage.compute_ns;
+            // Frames that were computed together kept the device busy once.
+            let share = stage.compute_ns.0 / u64::from(stage.frames.max(1));
+            let busy = stage.prepare_ns + Nanos(share);
             match self.stages.get_mut(at) {
                 Some((_, total)) => *total += busy,
                 None => self.stages.push((stage.name.clone(), busy)),
@@ -192,7 +194,8 @@ mod tests {
             name: name.to_owned(),
             device: device.to_owned(),
             prepare_ns: Nanos(1),
-            compute_ns: Nanos(compute),
+            compute_ns: Nanos(2 * compute),
+            frames: 2,
             ..StageTrace::default()
         };
         let hop = HopTrace {

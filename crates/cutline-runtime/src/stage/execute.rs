@@ -1,10 +1,17 @@
-//! Computing one stage: picture, model, and what goes on from there.
+//! Computing one stage: picture, model, and what goes on from there; for one frame, or for several
+//! of which the model is computed at once.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use cutline_core::tensor::DType;
 
-use super::{Coded, Content, Named, NextStage, PICTURE_INPUT, Stage, StageError, content, prepare};
+use super::{
+    Coded, Content, ModelSpec, Named, NextStage, PICTURE_INPUT, Stage, StageError, batch, content,
+    prepare,
+};
 use crate::{
     engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
     pace::{Pacer, Slowdown},
@@ -14,6 +21,8 @@ use crate::{
 /// A stage's loaded model with the pace of its device; what one thread owns.
 pub struct StageSession {
     session: Option<Box<dyn Session>>,
+    /// Most frames that the session takes at once.
+    at_once: usize,
     pacer: Pacer,
 }
 
@@ -26,7 +35,21 @@ pub struct Executed {
     pub answers: Vec<(String, Tensor)>,
     /// Time of picture preparation, pacing included.
     pub prepare: Duration,
-    /// Time of the engine's call, pacing included.
+    /// Time of the engine's call, pacing included; of frames that were computed together, of all
+    /// that was done for any of them but this one's preparation.
+    pub compute: Duration,
+    /// How many frames were computed together.
+    pub frames: usize,
+}
+
+/// What was done for frames together: one of an engine's calls, with what came before and after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// How many frames.
+    pub frames: usize,
+    /// Time of picture preparation, pacing included.
+    pub prepare: Duration,
+    /// Time of everything else.
     pub compute: Duration,
 }
 
@@ -78,6 +101,22 @@ pub enum Sending {
 /// The values that a stage has, by name.
 type Values = BTreeMap<String, Content>;
 
+/// What a stage made of a frame, and what it answers.
+type Sent = (Made, Vec<(String, Tensor)>);
+
+/// A frame whose inputs are as the model reads them.
+struct Ready {
+    values: Values,
+    sending: Sending,
+    /// Values that arrived in the code in which they go on.
+    arrived: BTreeMap<String, Coded>,
+    /// The input in the form in which it goes on, where that differs.
+    encoded: Option<Named>,
+    prepare: Duration,
+    /// Time in the entropy code.
+    coding: Duration,
+}
+
 impl StageSession {
     /// Loads the stage's model, if it has one, at `source`.
     pub fn load(
@@ -87,12 +126,31 @@ impl StageSession {
         slowdown: Slowdown,
     ) -> Result<Self, EngineError> {
         let session = Some(engine.load(source, options)?);
-        Ok(Self { session, pacer: Pacer::new(slowdown) })
+        Ok(Self { session, at_once: 1, pacer: Pacer::new(slowdown) })
     }
 
     /// For a stage that only prepares and forwards.
     pub fn without_model(slowdown: Slowdown) -> Self {
-        Self { session: None, pacer: Pacer::new(slowdown) }
+        Self { session: None, at_once: 1, pacer: Pacer::new(slowdown) }
+    }
+
+    /// From now on the same model is run by this session, which takes so many frames at once.
+    pub(crate) fn take_at_once(&mut self, frames: usize, session: Box<dyn Session>) {
+        self.session = Some(session);
+        self.at_once = frames.max(1);
+    }
+
+    /// The loaded model.
+    pub(crate) fn session(&mut self) -> Option<&mut dyn Session> {
+        match &mut self.session {
+            Some(session) => Some(session.as_mut()),
+            None => None,
+        }
+    }
+
+    /// Most frames that are worth computing at once; 1 if they are computed one by one.
+    pub fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// Runs the model alone, as [`execute`](Self::execute) does, and says how long it took: what a
@@ -114,8 +172,51 @@ impl StageSession {
         inputs: Vec<Named>,
         sending: Sending,
     ) -> Result<Executed, StageError> {
+        let (mut results, _) = self.execute_all(stage, vec![(inputs, sending)]);
+        results.pop().unwrap_or_else(|| Err(stage.result_error("nothing was computed")))
+    }
+
+    /// Runs the stage on several frames, as many of them at once as its session takes. What is wrong
+    /// with one of them fails that one only. Also says what was done together.
+    pub fn execute_all(
+        &mut self,
+        stage: &Stage,
+        frames: Vec<(Vec<Named>, Sending)>,
+    ) -> (Vec<Result<Executed, StageError>>, Vec<Ran>) {
+        let mut results = BTreeMap::new();
+        let mut ran = Vec::new();
+        let mut waiting = VecDeque::with_capacity(frames.len());
+        for (at, (inputs, sending)) in frames.into_iter().enumerate() {
+            match self.make_ready(stage, inputs, sending) {
+                Ok(frame) => waiting.push_back((at, frame)),
+                Err(error) => drop(results.insert(at, Err(error))),
+            }
+        }
+        while let Some((at, first)) = waiting.pop_front() {
+            let (mut places, mut together, mut later) = (vec![at], vec![first], VecDeque::new());
+            for (at, frame) in waiting {
+                if together.len() < self.at_once && are_alike(stage, &together[0], &frame) {
+                    places.push(at);
+                    together.push(frame);
+                } else {
+                    later.push_back((at, frame));
+                }
+            }
+            waiting = later;
+            results.extend(places.into_iter().zip(self.run_alike(stage, together, &mut ran)));
+        }
+        (results.into_values().collect(), ran)
+    }
+
+    /// Decodes what came in and makes the input of a picture.
+    fn make_ready(
+        &mut self,
+        stage: &Stage,
+        inputs: Vec<Named>,
+        sending: Sending,
+    ) -> Result<Ready, StageError> {
         let mut values: Values = inputs.into_iter().collect();
-        let (arrived, decoding) = self.pacer.pace(|| decode(stage, &mut values, sending));
+        let (arrived, coding) = self.pacer.pace(|| decode(stage, &mut values, sending));
         let arrived = arrived?;
         let mut prepare = Duration::ZERO;
         let mut encoded = None;
@@ -124,55 +225,188 @@ impl StageSession {
             encoded = result?;
             prepare = took;
         }
-        let mut compute = self.compute(stage, &mut values)?;
+        Ok(Ready { values, sending, arrived, encoded, prepare, coding })
+    }
+
+    /// Runs frames that are alike, together if they are several.
+    fn run_alike(
+        &mut self,
+        stage: &Stage,
+        mut frames: Vec<Ready>,
+        ran: &mut Vec<Ran>,
+    ) -> Vec<Result<Executed, StageError>> {
+        let computed = match frames.as_mut_slice() {
+            [alone] => self.compute(stage, &mut alone.values),
+            all => self.compute_together(stage, all),
+        };
+        let several = frames.len() > 1;
+        let took = match computed {
+            Ok(took) => took,
+            Err(_) if several => {
+                // Whose fault it is shows when each is computed alone.
+                let alone = |frame| self.run_alike(stage, vec![frame], ran);
+                let results: Vec<_> = frames.into_iter().flat_map(alone).collect();
+                if results.iter().all(Result::is_ok) {
+                    self.at_once = 1;
+                }
+                return results;
+            }
+            Err(error) => return vec![Err(error)],
+        };
+        let sent: Vec<_> = frames.iter_mut().map(|frame| self.finish(stage, frame)).collect();
+        let prepare: Duration = frames.iter().map(|frame| frame.prepare).sum();
+        let compute = took + frames.iter().map(|frame| frame.coding).sum::<Duration>();
+        let count = frames.len();
+        ran.push(Ran { frames: count, prepare, compute });
+        let results = frames.into_iter().zip(sent).map(|(frame, (made, answers))| {
+            let others = prepare - frame.prepare;
+            Ok(Executed {
+                made,
+                answers,
+                prepare: frame.prepare,
+                compute: compute + others,
+                frames: count,
+            })
+        });
+        results.collect()
+    }
+
+    /// What goes on from a frame whose values are all there.
+    fn finish(&mut self, stage: &Stage, frame: &mut Ready) -> Sent {
+        let values = &mut frame.values;
         let answers =
             stage.spec().answers.iter().filter_map(|answer| match values.get(&answer.name)? {
                 Content::Tensor(tensor) => Some((answer.name.clone(), tensor.clone())),
                 Content::Bytes(_) | Content::Coded(_) => None,
             });
         let answers = answers.collect();
-        if sending == Sending::EntropyCoded && codes_any(stage) {
-            let ((), encoding) = self.pacer.pace(|| encode(stage, &mut values, arrived));
-            compute += encoding;
+        if frame.sending == Sending::EntropyCoded && codes_any(stage) {
+            let arrived = std::mem::take(&mut frame.arrived);
+            let ((), took) = self.pacer.pace(|| encode(stage, values, arrived));
+            frame.coding += took;
         }
-        compute += decoding;
         values.retain(|name, _| stage.calls().any(|call| call.sends.contains(name)));
-        Ok(Executed { made: Made { values, encoded }, answers, prepare, compute })
+        let made = Made { values: std::mem::take(values), encoded: frame.encoded.take() };
+        (made, answers)
     }
 
-    /// Runs the model on the values and adds what it made.
+    /// Runs the model on the values of one frame and adds what it made.
     fn compute(&mut self, stage: &Stage, values: &mut Values) -> Result<Duration, StageError> {
         let (Some(model), Some(session)) = (&stage.spec().model, &mut self.session) else {
             return Ok(Duration::ZERO);
         };
         let mut inputs = Vec::with_capacity(model.inputs.len());
         for name in &model.inputs {
-            match values.get(name) {
-                Some(Content::Tensor(tensor)) => inputs.push((name.as_str(), tensor)),
-                _ => return Err(stage.input_error(format!("`{name}` is not a tensor"))),
-            }
+            inputs.push((name.as_str(), input_tensor(stage, values, name)?));
         }
-        let names: Vec<&str> = model.outputs.iter().map(|output| output.name.as_str()).collect();
+        let names = output_names(model);
         let (result, took) = run(&mut self.pacer, session.as_mut(), &inputs, &names);
-        let tensors = result
-            .map_err(|source| StageError::Engine { stage: stage.spec().name.clone(), source })?;
-        if tensors.len() != names.len() {
-            let (got, wanted) = (tensors.len(), names.len());
-            return Err(stage.result_error(format!("{got} tensors where {wanted} were asked for")));
-        }
-        for (tensor, declared) in tensors.into_iter().zip(&model.outputs) {
-            if !declared.admits(&tensor) {
-                return Err(stage.result_error(format!(
-                    "`{}` is {}, declared is {}",
-                    declared.name,
-                    content::describe(tensor.dtype(), tensor.shape()),
-                    declared.describe()
-                )));
+        let tensors = checked(stage, result, names.len())?;
+        add_made(stage, model, values, tensors)?;
+        Ok(took)
+    }
+
+    /// Runs the model on the values of several frames at once and adds what it made of each.
+    fn compute_together(
+        &mut self,
+        stage: &Stage,
+        frames: &mut [Ready],
+    ) -> Result<Duration, StageError> {
+        let (Some(model), Some(session)) = (&stage.spec().model, &mut self.session) else {
+            return Ok(Duration::ZERO);
+        };
+        let names = output_names(model);
+        let (result, took) = self.pacer.pace(|| {
+            let mut inputs = Vec::with_capacity(model.inputs.len());
+            for name in &model.inputs {
+                let tensors = frames.iter().map(|frame| input_tensor(stage, &frame.values, name));
+                let tensors: Vec<&Tensor> = tensors.collect::<Result<_, _>>()?;
+                let stacked = batch::stack(&tensors);
+                inputs.push((name, stacked.map_err(|e| stage.input_error(e.to_string()))?));
             }
-            values.insert(declared.name.clone(), Content::Tensor(tensor));
+            let inputs: Vec<(&str, &Tensor)> =
+                inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            checked(stage, session.run(&inputs, &names), names.len())
+        });
+        let mut made: Vec<Vec<Tensor>> = frames.iter().map(|_| Vec::new()).collect();
+        for (tensor, name) in result?.iter().zip(&names) {
+            let apart = batch::unstack(tensor, frames.len()).ok_or_else(|| {
+                let shape = tensor.shape();
+                stage.result_error(format!("`{name}` of {} frames is {shape}", frames.len()))
+            })?;
+            made.iter_mut().zip(apart).for_each(|(of_frame, tensor)| of_frame.push(tensor));
+        }
+        for (frame, tensors) in frames.iter_mut().zip(made) {
+            add_made(stage, model, &mut frame.values, tensors)?;
         }
         Ok(took)
     }
+}
+
+/// Whether the models of two frames can be run as one: they read tensors of the same kinds.
+fn are_alike(stage: &Stage, one: &Ready, other: &Ready) -> bool {
+    let kind = |frame: &'_ Ready, name: &str| match frame.values.get(name) {
+        Some(Content::Tensor(tensor)) => {
+            batch::kind(tensor).map(|(dtype, shape)| (dtype, shape.clone()))
+        }
+        _ => None,
+    };
+    stage.spec().model.as_ref().is_some_and(|model| {
+        let mut names = model.inputs.iter();
+        names.all(|name| kind(one, name).is_some_and(|kinds| Some(kinds) == kind(other, name)))
+    })
+}
+
+fn input_tensor<'a>(
+    stage: &Stage,
+    values: &'a Values,
+    name: &str,
+) -> Result<&'a Tensor, StageError> {
+    match values.get(name) {
+        Some(Content::Tensor(tensor)) => Ok(tensor),
+        _ => Err(stage.input_error(format!("`{name}` is not a tensor"))),
+    }
+}
+
+fn output_names(model: &ModelSpec) -> Vec<&str> {
+    model.outputs.iter().map(|output| output.name.as_str()).collect()
+}
+
+/// The results of a run, as many as were asked for.
+fn checked(
+    stage: &Stage,
+    result: Result<Vec<Tensor>, EngineError>,
+    wanted: usize,
+) -> Result<Vec<Tensor>, StageError> {
+    let tensors =
+        result.map_err(|source| StageError::Engine { stage: stage.spec().name.clone(), source })?;
+    match tensors.len() {
+        got if got != wanted => {
+            Err(stage.result_error(format!("{got} tensors where {wanted} were asked for")))
+        }
+        _ => Ok(tensors),
+    }
+}
+
+/// Adds what the model made of a frame to its values.
+fn add_made(
+    stage: &Stage,
+    model: &ModelSpec,
+    values: &mut Values,
+    tensors: Vec<Tensor>,
+) -> Result<(), StageError> {
+    for (tensor, declared) in tensors.into_iter().zip(&model.outputs) {
+        if !declared.admits(&tensor) {
+            return Err(stage.result_error(format!(
+                "`{}` is {}, declared is {}",
+                declared.name,
+                content::describe(tensor.dtype(), tensor.shape()),
+                declared.describe()
+            )));
+        }
+        values.insert(declared.name.clone(), Content::Tensor(tensor));
+    }
+    Ok(())
 }
 
 /// Whether anything that a stage sends is meant to be coded.

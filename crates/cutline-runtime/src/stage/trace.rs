@@ -68,8 +68,11 @@ pub struct StageTrace {
     pub queue_ns: Nanos,
     /// Picture preparation, pacing included.
     pub prepare_ns: Nanos,
-    /// The engine's call, pacing included.
+    /// The engine's call, pacing included; of frames that were computed together the whole time.
     pub compute_ns: Nanos,
+    /// How many frames were computed together; 0 where an older agent does not say.
+    #[serde(default)]
+    pub frames: u32,
     /// When the agent had its answer ready, on its own clock.
     pub sent_unix_ns: u64,
     /// Tensor bytes received.

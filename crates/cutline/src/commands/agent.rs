@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, sync::Arc
 use anyhow::{Context, bail};
 use cutline_core::units::Bytes;
 use cutline_runtime::{
-    agent::{Agent, AgentConfig},
+    agent::{Agent, AgentConfig, MOST_AT_ONCE},
     engine::{self, SharedEngine},
     pace::{Slowdown, claim::Claim, timer},
     pki::{
@@ -46,6 +46,10 @@ pub(crate) struct Args {
     /// Refuse stages that need more memory than this.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
+    /// Compute up to so many frames of a stage at once where that is faster, which is tried out when
+    /// the stage is loaded.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=MOST_AT_ONCE as u64))]
+    max_batch: u64,
     /// Refuse frames, values at a cut and answers larger than this.
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
     max_message: Bytes,
@@ -79,6 +83,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     config.max_message = usize::try_from(args.max_message.0).unwrap_or(usize::MAX);
     config.client.max_message = config.client.max_message.max(config.max_message);
     config.whole_process = args.memory.is_some();
+    config.max_batch = args.max_batch as usize;
+    let output_of_remarks = *output;
+    config.remark = Arc::new(move |text| output_of_remarks.note(text));
     let stop = if args.exit_with_stdin { Stop::SignalOrStdin } else { Stop::Signal };
 
     process::runtime()?.block_on(async {

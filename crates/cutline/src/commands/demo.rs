@@ -171,13 +171,10 @@ fn open_room(held: tempfile::TempDir, args: &Args) -> anyhow::Result<Room> {
     let binary = env::current_exe().context("cannot find this program's own file")?;
     let agent = |name: &str, slowdown| {
         let options = AgentOptions {
-            engine: None,
             slowdown,
             threads: Some(1),
-            memory: None,
-            listen: None,
             store: folder.join(name),
-            cores: None,
+            ..AgentOptions::default()
         };
         AgentProcess::start(&binary, &options)
     };
