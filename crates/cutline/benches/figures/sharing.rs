@@ -4,8 +4,13 @@
 //! measured first, with frames of one caller in a row. Then every camera sends at the same rate, all
 //! of them together at 80 % of the capacity; and once more while one of them sends without waiting.
 //! A camera's share is the frames that were answered in the span against those that were due.
+//!
+//! The same with an agent that may compute several frames at once, which it finds to pay or not: at
+//! 80 % of what it can compute then, and at the load of before.
 
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -33,7 +38,7 @@ use tokio::{
 
 use super::{
     Verdict,
-    fleet::{mapping, stage},
+    fleet::{mapping, networks, stage},
     measure::{BINARY, median, millis, quantile, zoo},
 };
 
@@ -44,8 +49,11 @@ const SLOWDOWN: f64 = 64.0;
 /// How much of the capacity all of them ask for.
 const LOAD: f64 = 0.8;
 
+/// Most frames at once of an agent that batches.
+const AT_ONCE: usize = 8;
+
 /// Frames under way while the capacity is measured, and of the camera that does not wait.
-const CAPACITY_IN_FLIGHT: usize = 4;
+const CAPACITY_IN_FLIGHT: usize = 2 * AT_ONCE;
 const GREEDY_IN_FLIGHT: usize = 32;
 
 /// Before anything is counted, and what is counted.
@@ -59,64 +67,159 @@ const TARGET: f64 = 0.9;
 struct Share {
     answered: usize,
     latencies_ms: Vec<f64>,
+    /// How many frames each was computed together with in the cloud, itself included.
+    together: Vec<f64>,
     refused: usize,
 }
 
 pub(crate) fn run() -> anyhow::Result<Verdict> {
-    let cores = timer::allowed();
-    if engine::open("onnxruntime").is_err() || cores.len() < 2 {
+    if engine::open("onnxruntime").is_err() || timer::allowed().len() < 2 {
         println!("(two cores and ONNX Runtime are needed: skipped)");
         return Ok(Verdict::Skipped);
     }
-    let folder = tempfile::tempdir()?;
-    let agent = |name: &str, core: usize, slowdown: Option<f64>| {
-        let options = AgentOptions {
-            engine: Some("onnxruntime".to_owned()),
-            slowdown,
-            threads: Some(1),
-            cores: Some(core.to_string()),
-            store: folder.path().join(name),
-            ..AgentOptions::default()
+    println!("{CAMERAS} cameras and one agent, ONNX Runtime, one thread\n");
+    println!(
+        "| network | at once | the agent alone, frames/s | callers | due of each, frames/s | least share | median share | p50, ms | p99, ms | computed together | refused | target |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    let mut least = Vec::new();
+    let mut remarks = Vec::new();
+    for network in networks(&["mobilenetv2", "alexnet"]) {
+        let one_by_one = Scene::start(network, 1)?;
+        let load = LOAD * one_by_one.capacity / CAMERAS as f64;
+        least.push(one_by_one.row("32 alike", load, None)?.0);
+        if network == "mobilenetv2" {
+            let who = "31 alike, one that does not wait";
+            let (share, taken) = one_by_one.row(who, load, Some(CAMERAS - 1))?;
+            least.push(share);
+            remarks.push(format!("{network}: the one that does not wait gets {taken:.1} frames/s"));
+        }
+        drop(one_by_one);
+        let batching = Scene::start(network, AT_ONCE)?;
+        remarks.push(format!("{network}, up to {AT_ONCE} at once: {}", batching.finding));
+        if batching.at_once > 1 {
+            let more = LOAD * batching.capacity / CAMERAS as f64;
+            least.push(batching.row("32 alike", more, None)?.0);
+            least.push(batching.row("32 alike, load of before", load, None)?.0);
+        }
+    }
+    println!();
+    remarks.iter().for_each(|remark| println!("{remark}"));
+    Ok(Verdict::of(least.iter().all(|&share| share >= TARGET)))
+}
+
+/// A network on the cameras and the agent in the cloud.
+struct Scene {
+    runtime: Runtime,
+    runners: Vec<Runner>,
+    frame: Frame,
+    network: String,
+    /// What the cloud's agent found out.
+    at_once: usize,
+    finding: String,
+    /// Frames per second of its stage.
+    capacity: f64,
+    _agents: Vec<AgentProcess>,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn start(network: &str, max_batch: usize) -> anyhow::Result<Self> {
+        let cores = timer::allowed();
+        let folder = tempfile::tempdir()?;
+        let agent = |name: &str, core: usize, slowdown: Option<f64>, max_batch: usize| {
+            let options = AgentOptions {
+                engine: Some("onnxruntime".to_owned()),
+                slowdown,
+                threads: Some(1),
+                cores: Some(core.to_string()),
+                max_batch: Some(max_batch),
+                store: folder.path().join(name),
+                ..AgentOptions::default()
+            };
+            AgentProcess::start(Path::new(BINARY), &options)
         };
-        AgentProcess::start(Path::new(BINARY), &options)
-    };
-    let cloud = agent("cloud", cores[1], None)?;
-    let cameras: Vec<AgentProcess> = (0..CAMERAS)
-        .map(|index| agent(&format!("camera{index}"), cores[0], Some(SLOWDOWN)))
-        .collect::<anyhow::Result<_>>()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .on_thread_start(timer::short_turns)
-        .enable_all()
-        .build()?;
-    let model = Model::open(&zoo(folder.path(), "mobilenetv2")?, &ImportOptions::default())?;
-    let frame = Frame::Tensors(random_inputs(&model.graph, 1)?.into_iter().collect());
-    let runners: Vec<Runner> = cameras
-        .iter()
-        .map(|camera| {
-            let staged = split(&model, &platform(camera, &cloud)?)?;
-            // The files of the parts live as long as `staged`, and an agent takes them here.
-            let deployment = staged.deployment.clone();
-            let deploy = Runner::deploy(deployment, RunOptions::default(), |_| {});
-            Ok(runtime.block_on(deploy)?)
+        let cloud = agent("cloud", cores[1], None, max_batch)?;
+        let mut agents: Vec<AgentProcess> = (0..CAMERAS)
+            .map(|index| agent(&format!("camera{index}"), cores[0], Some(SLOWDOWN), 1))
+            .collect::<anyhow::Result<_>>()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .on_thread_start(timer::short_turns)
+            .enable_all()
+            .build()?;
+        let model = Model::open(&zoo(folder.path(), network)?, &ImportOptions::default())?;
+        let frame = Frame::Tensors(random_inputs(&model.graph, 1)?.into_iter().collect());
+        let runners: Vec<Runner> = agents
+            .iter()
+            .map(|camera| {
+                let staged = split(&model, &platform(camera, &cloud)?)?;
+                // The files of the parts live as long as `staged`, and an agent takes them here.
+                let deployment = staged.deployment.clone();
+                let deploy = Runner::deploy(deployment, RunOptions::default(), |_| {});
+                Ok(runtime.block_on(deploy)?)
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let stages = &runners.first().context("no camera")?.deployment().stages;
+        let stage = &stages.last().context("no stage")?.model_name;
+        let [at_once, finding] =
+            ["cutline.at_once", "cutline.batching"].map(|key| parameter(&cloud, stage, key));
+        let capacity = capacity(&runtime, &model, &cloud, &frame)?;
+        agents.push(cloud);
+        Ok(Self {
+            runtime,
+            runners,
+            frame,
+            network: network.to_owned(),
+            at_once: at_once?.parse()?,
+            finding: finding?,
+            capacity,
+            _agents: agents,
+            _folder: folder,
         })
-        .collect::<anyhow::Result<_>>()?;
-    let capacity = capacity(&runtime, &model, &cloud, &frame)?;
-    let rate = LOAD * capacity / CAMERAS as f64;
-    println!(
-        "MobileNetV2 on {CAMERAS} cameras and one agent, ONNX Runtime; the agent alone: {capacity:.1} frames/s\n"
-    );
-    println!(
-        "| callers | due of each, frames/s | least share | median share | p50, ms | p99, ms | refused | target |"
-    );
-    println!("|---|---|---|---|---|---|---|---|");
-    let fair = runtime.block_on(watch(&runners, &frame, rate, None))?;
-    let even = row("32 alike", &fair, rate, CAMERAS)?;
-    let greedy = runtime.block_on(watch(&runners, &frame, rate, Some(CAMERAS - 1)))?;
-    let others = row("31 alike, one that does not wait", &greedy, rate, CAMERAS - 1)?;
-    let taken = greedy[CAMERAS - 1].answered as f64 / SPAN.as_secs_f64();
-    println!("\nthe one that does not wait: {taken:.1} frames/s");
-    Ok(Verdict::of(even >= TARGET && others >= TARGET))
+    }
+
+    /// Prints what all cameras but a greedy one get; the least share, and frames per second of the
+    /// last camera.
+    fn row(&self, who: &str, rate: f64, greedy: Option<usize>) -> anyhow::Result<(f64, f64)> {
+        let watch = watch(&self.runners, &self.frame, rate, greedy);
+        let shares = self.runtime.block_on(watch)?;
+        let patient = shares.get(..greedy.unwrap_or(CAMERAS)).context("too few cameras")?;
+        let due = rate * SPAN.as_secs_f64();
+        let parts: Vec<f64> = patient.iter().map(|share| share.answered as f64 / due).collect();
+        let all = |of: fn(&Share) -> &[f64]| -> Vec<f64> {
+            patient.iter().flat_map(|share| of(share).iter().copied()).collect()
+        };
+        let (latencies, together) = (all(|s| &s.latencies_ms), all(|s| &s.together));
+        let least = parts.iter().copied().fold(f64::INFINITY, f64::min);
+        let refused: usize = patient.iter().map(|share| share.refused).sum();
+        println!(
+            "| {} | {} | {:.1} | {who} | {rate:.2} | {least:.3} | {:.3} | {:.1} | {:.1} | {:.2} | {refused} | {TARGET} |",
+            self.network,
+            self.at_once,
+            self.capacity,
+            median(&parts),
+            quantile(&latencies, 0.5),
+            quantile(&latencies, 0.99),
+            // Of calls, not of frames: each frame of a call tells of the others.
+            together.len() as f64 / together.iter().map(|frames| 1.0 / frames).sum::<f64>(),
+        );
+        let last = shares.last().context("no camera")?.answered as f64 / SPAN.as_secs_f64();
+        Ok((least, last))
+    }
+}
+
+/// What an agent says of a model in its configuration.
+fn parameter(agent: &AgentProcess, model: &str, key: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(agent.address)?;
+    let (path, host) = (format!("/v2/models/{model}/config"), agent.address);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").context("no answer")?.1;
+    let config: serde_json::Value = serde_json::from_str(body)?;
+    let value = config["parameters"][key]["string_value"].as_str();
+    value.map(str::to_owned).with_context(|| format!("{body} says nothing of {key}"))
 }
 
 fn platform(camera: &AgentProcess, cloud: &AgentProcess) -> anyhow::Result<Platform> {
@@ -264,43 +367,30 @@ async fn insist(runner: Runner, frame: Frame, counted: Instant) -> anyhow::Resul
     collect(frames, counted).await
 }
 
-/// When a frame was answered and how long it took, or that it was not.
-async fn one(runner: Runner, frame: Frame) -> Option<(Instant, Duration)> {
+/// An answer: when it came, how long it took, and how many were computed with it in the cloud.
+type Answered = (Instant, Duration, f64);
+
+/// The answer of a frame, if it has one.
+async fn one(runner: Runner, frame: Frame) -> Option<Answered> {
     let sent = Instant::now();
-    runner.infer(frame).await.ok().map(|_| (Instant::now(), sent.elapsed()))
+    let answer = runner.infer(frame).await.ok()?;
+    let frames = answer.trace.stages.last().map_or(1, |stage| stage.frames.max(1));
+    Some((Instant::now(), sent.elapsed(), f64::from(frames)))
 }
 
-async fn collect(
-    mut frames: JoinSet<Option<(Instant, Duration)>>,
-    counted: Instant,
-) -> anyhow::Result<Share> {
-    let mut share = Share { answered: 0, latencies_ms: Vec::new(), refused: 0 };
+async fn collect(mut frames: JoinSet<Option<Answered>>, counted: Instant) -> anyhow::Result<Share> {
+    let (latencies_ms, together) = (Vec::new(), Vec::new());
+    let mut share = Share { answered: 0, latencies_ms, together, refused: 0 };
     while let Some(done) = frames.join_next().await {
         match done? {
-            Some((at, took)) if at >= counted && at < counted + SPAN => {
+            Some((at, took, frames)) if at >= counted && at < counted + SPAN => {
                 share.answered += 1;
                 share.latencies_ms.push(millis(took));
+                share.together.push(frames);
             }
             Some(_) => {}
             None => share.refused += 1,
         }
     }
     Ok(share)
-}
-
-/// Prints what the first `count` cameras got; the least share among them.
-fn row(who: &str, shares: &[Share], rate: f64, count: usize) -> anyhow::Result<f64> {
-    let shares = shares.get(..count).context("too few cameras")?;
-    let due = rate * SPAN.as_secs_f64();
-    let parts: Vec<f64> = shares.iter().map(|share| share.answered as f64 / due).collect();
-    let latencies: Vec<f64> = shares.iter().flat_map(|share| share.latencies_ms.clone()).collect();
-    let least = parts.iter().copied().fold(f64::INFINITY, f64::min);
-    let refused: usize = shares.iter().map(|share| share.refused).sum();
-    println!(
-        "| {who} | {rate:.2} | {least:.3} | {:.3} | {:.1} | {:.1} | {refused} | {TARGET} |",
-        median(&parts),
-        quantile(&latencies, 0.5),
-        quantile(&latencies, 0.99),
-    );
-    Ok(least)
 }
