@@ -413,6 +413,7 @@ pub(in crate::agent) mod tests {
             }),
             inputs: vec![input],
             answers: vec![output],
+            branches: Vec::new(),
             next: None,
         };
         (Stage::new(stage).unwrap(), path)
