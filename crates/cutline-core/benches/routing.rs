@@ -1,8 +1,9 @@
 //! How long a routing decision takes: `cargo bench -p cutline-core --bench routing`.
 //!
 //! The look-up of the best route at a rate, in the table of a planner's sweep and in invented ones of
-//! many ranges; and whole calls of the router with frames under way: an answer while all is well, and
-//! the one that notices that every peer is gone and moves all frames. Medians and the slowest of many.
+//! many ranges; and whole calls of the router with frames under way: an answer while all is well, the
+//! one that notices that every peer is gone and moves all frames, and the one that notices that the
+//! second of two peers is, over which the faster half of the routes go. Medians and the slowest of many.
 
 use std::{
     hint::black_box,
@@ -19,12 +20,15 @@ mod invented;
 use invented::{on_devices, synthetic, zoo_network};
 
 fn main() {
-    println!("| table | ranges | look-up | answer, all well: median | slowest | all peers gone |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| table | ranges | look-up | answer, all well: median | slowest | all peers gone | one of two gone |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     print("densenet121", &swept("densenet121"));
     print("inceptionv3", &swept("inceptionv3"));
     for ranges in [8, 64, 512] {
-        print("invented", &invented_table(ranges));
+        print("invented", &invented_table(ranges, 1));
+        print("invented, two peers", &invented_table(ranges, 2));
     }
 }
 
@@ -34,11 +38,15 @@ fn print(name: &str, table: &Table) {
     let all = median(101, || rates.iter().map(|&rate| table.best_at(rate)).collect::<Vec<_>>());
     let (answer, slowest) = answers(table);
     println!(
-        "| {name} | {ranges} | {:.0} ns | {:.2} us | {:.2} us | {:.2} us |",
+        "| {name} | {ranges} | {:.0} ns | {:.2} us | {:.2} us | {:.2} us | {} |",
         all.as_secs_f64() * 1e9 / rates.len() as f64,
         micros(answer),
         micros(slowest),
-        micros(gone(table)),
+        micros(gone(table, 0)),
+        match table.links().len() {
+            1 => "-".to_owned(),
+            _ => format!("{:.2} us", micros(gone(table, 1))),
+        }
     );
 }
 
@@ -53,19 +61,24 @@ fn swept(name: &str) -> Table {
     Table::of_sweep(&costs, 0, &regimes, none, &[]).expect("a sweep makes a table").0
 }
 
-/// So many routes over one link, each best somewhere, and the fallback.
-fn invented_table(ranges: usize) -> Table {
+/// So many routes, each best somewhere, and the fallback; the faster half goes over the last link too.
+fn invented_table(ranges: usize, peers: usize) -> Table {
     let devices = on_devices(&synthetic(4), 2).1;
     let ends = devices.links()[0].between;
     let route = |at: usize| Route {
         name: format!("r{at}"),
-        links: if at == 0 { Vec::new() } else { vec![0] },
+        links: match at {
+            0 => Vec::new(),
+            _ if at < ranges / 2 => vec![0],
+            _ => (0..peers).collect(),
+        },
         fixed: Nanos(1_000_000 * (1 + ranges - at) as u64),
         up: Bytes(100 * (at * at) as u64),
         down: Bytes(0),
         capacity: 4,
     };
-    let links = vec![Link { from: ends[0], to: ends[1], base: Nanos(5_000_000) }];
+    let link = |at| Link { from: ends[at], to: ends[1 - at], base: Nanos(5_000_000) };
+    let links = (0..peers).map(link).collect();
     let starts = (0..ranges).map(|at| (BytesPerSec(1000 * (1 + at * at) as u64), at)).collect();
     let measured = Some(Measured { link: 0, ratio: [1, 1] });
     let routes = (0..ranges).map(route).collect();
@@ -77,13 +90,16 @@ struct Well {
     router: Router,
     now: Nanos,
     sent: Vec<routing::Request>,
+    /// How many peers, from the first, give signs of life.
+    alive: usize,
 }
 
 impl Well {
     fn new(table: &Table) -> Self {
         let settings = Settings { most_frames: 16, ..Settings::default() };
         let router = Router::new(table.clone(), settings, 1, Nanos(0));
-        let mut well = Self { router, now: Nanos(0), sent: Vec::new() };
+        let alive = table.links().len();
+        let mut well = Self { router, now: Nanos(0), sent: Vec::new(), alive };
         for _ in 0..20 {
             well.now += Nanos(1_000_000);
             well.carry_out();
@@ -96,6 +112,7 @@ impl Well {
             let now = self.now;
             match action {
                 Action::Send { request, .. } => self.sent.push(request),
+                Action::Heartbeat { link, .. } if link.index() >= self.alive => {}
                 Action::Heartbeat { link, number } => {
                     self.router.handle(now, Event::Heard { link, number, boot: 1 });
                 }
@@ -133,13 +150,26 @@ fn answers(table: &Table) -> (Duration, Duration) {
     (times[times.len() / 2], times[times.len() - 1])
 }
 
-/// Time of the call that moves sixteen frames away from a dead peer.
-fn gone(table: &Table) -> Duration {
+/// Time of the call that moves sixteen frames away from dead peers, when all but so many are.
+fn gone(table: &Table, alive: usize) -> Duration {
     let mut well = Well::new(table);
     while well.router.submit(well.now).is_ok() {}
     well.carry_out();
-    let dead = well.now + well.router.settings().detection();
-    timed(&well.router, dead)
+    well.alive = alive;
+    if alive == 0 {
+        return timed(&well.router, well.now + well.router.settings().detection());
+    }
+    let last = table.link_ids().last().expect("a link");
+    loop {
+        let mut next = well.router.clone();
+        well.now += Nanos(1_000_000);
+        next.advance(well.now);
+        if !next.is_up(last) {
+            return timed(&well.router, well.now);
+        }
+        well.router = next;
+        well.carry_out();
+    }
 }
 
 /// The median of the call alone, without the copy of the router.

@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
 };
 
 use super::{
@@ -32,6 +32,8 @@ pub struct Router {
     now: Nanos,
     peers: Vec<Peer>,
     standings: Vec<Standing>,
+    /// Routes that are loaded or being loaded: few, however many there are.
+    present: BTreeSet<RouteId>,
     speed: Option<Speed>,
     frames: BTreeMap<FrameId, Frame>,
     next_frame: u64,
@@ -58,6 +60,7 @@ impl Router {
         let mut router = Self {
             peers: table.links().iter().map(|_| Peer::default()).collect(),
             standings: table.routes().iter().map(|_| Standing::new()).collect(),
+            present: BTreeSet::new(),
             speed: table.measured().map(base).map(Speed::new),
             settings,
             session,
@@ -119,16 +122,15 @@ impl Router {
                 }
             }
             Event::Loaded { route, ticket } => {
-                let standing = &mut self.standings[route.index()];
-                if standing.load == (Load::Loading { ticket }) {
-                    standing.load = Load::Loaded;
+                if self.standings[route.index()].load == (Load::Loading { ticket }) {
+                    self.set_load(route, Load::Loaded);
                 }
             }
             Event::LoadFailed { route, ticket } => {
                 if self.standings[route.index()].load == (Load::Loading { ticket }) {
                     self.strike(route, Cause::NotLoaded);
-                    let standing = &mut self.standings[route.index()];
-                    standing.load = Load::Absent { not_before: standing.avoided_until };
+                    let not_before = self.standings[route.index()].avoided_until;
+                    self.set_load(route, Load::Absent { not_before });
                 }
             }
         }
@@ -317,8 +319,16 @@ impl Router {
             self.blame(attempt.route, attempt.since, Cause::Restarted(link));
         }
         for route in routes {
-            self.standings[route.index()].load = Load::Absent { not_before: Nanos::ZERO };
+            self.set_load(route, Load::Absent { not_before: Nanos::ZERO });
         }
+    }
+
+    fn set_load(&mut self, route: RouteId, load: Load) {
+        match load {
+            Load::Absent { .. } => self.present.remove(&route),
+            Load::Loading { .. } | Load::Loaded => self.present.insert(route),
+        };
+        self.standings[route.index()].load = load;
     }
 
     fn lose_link(&mut self, link: LinkId, cause: Cause) {
@@ -337,14 +347,14 @@ impl Router {
             frame.wait_unless_under_way();
         }
         let current = self.current.filter(|&route| self.needs(route, link));
-        let routes: Vec<RouteId> = self.table.route_ids().collect();
-        for route in routes {
-            // Loading over a broken link comes to nothing, or its end would not be heard.
-            let standing = &mut self.standings[route.index()];
-            let loading = matches!(standing.load, Load::Loading { .. });
-            if loading && self.table.links_of(route).any(|used| used == link) {
-                standing.load = Load::Absent { not_before: Nanos::ZERO };
-            }
+        // Loading over a broken link comes to nothing, or its end would not be heard.
+        let is_vain = |route: &RouteId| {
+            let loading = matches!(self.standings[route.index()].load, Load::Loading { .. });
+            loading && self.needs(*route, link)
+        };
+        let vain: Vec<RouteId> = self.present.iter().copied().filter(is_vain).collect();
+        for route in vain {
+            self.set_load(route, Load::Absent { not_before: Nanos::ZERO });
         }
         if let Some(route) = current {
             self.strike(route, cause);
@@ -400,23 +410,27 @@ impl Router {
 
     /// Loads the fallback and the routes around the best one, and unloads those far from it.
     fn load(&mut self) {
-        let near = self.around_best(self.settings.neighbours);
-        let far = self.around_best(self.settings.neighbours.saturating_add(1));
-        for route in self.table.route_ids() {
-            let kept = Some(route) == self.current || Some(route) == self.table.fallback();
-            let wanted = kept || near[route.index()];
-            let standing = &mut self.standings[route.index()];
+        let [near, far] = self.around_best(self.settings.neighbours);
+        let always = self.current.into_iter().chain(self.table.fallback());
+        let kept: Vec<RouteId> = always.collect();
+        let looked_at = self.present.iter().chain(&kept).chain(&near).copied();
+        let mut looked_at: Vec<RouteId> = looked_at.collect();
+        looked_at.sort_unstable();
+        looked_at.dedup();
+        for route in looked_at {
+            let kept = kept.contains(&route);
+            let standing = &self.standings[route.index()];
             match standing.load {
-                Load::Absent { not_before } if wanted && not_before <= self.now => {
-                    if self.table.links_of(route).all(|link| self.peers[link.index()].up) {
+                Load::Absent { not_before } if not_before <= self.now => {
+                    if (kept || near.contains(&route)) && self.is_reachable(route) {
                         let ticket = self.next_ticket;
                         self.next_ticket += 1;
-                        standing.load = Load::Loading { ticket };
+                        self.set_load(route, Load::Loading { ticket });
                         self.actions.push_back(Action::Load { route, ticket });
                     }
                 }
-                Load::Loaded if !kept && !far[route.index()] && standing.open == 0 => {
-                    standing.load = Load::Absent { not_before: Nanos::ZERO };
+                Load::Loaded if !kept && !far.contains(&route) && standing.open == 0 => {
+                    self.set_load(route, Load::Absent { not_before: Nanos::ZERO });
                     self.actions.push_back(Action::Unload { route });
                 }
                 Load::Absent { .. } | Load::Loading { .. } | Load::Loaded => {}
@@ -424,21 +438,28 @@ impl Router {
         }
     }
 
-    /// The best of the routes whose links are up, and so many on either side of the best range.
-    fn around_best(&self, neighbours: usize) -> Vec<bool> {
-        let mut near = vec![false; self.standings.len()];
+    /// The best of the routes whose links are up, and so many on either side of the best range; and
+    /// the same with one more on either side.
+    fn around_best(&self, neighbours: usize) -> [Vec<RouteId>; 2] {
         let rate = self.guess();
         let at = self.table.range_at(rate);
-        let reachable = |route: &RouteId| self.is_reachable(*route);
+        let is_up: Vec<bool> = self
+            .table
+            .link_sets()
+            .map(|links| links.iter().all(|&link| self.peers[link].up))
+            .collect();
+        let reachable = |route: &RouteId| is_up[self.table.link_set(*route)];
+        let further = neighbours.saturating_add(1);
         let slower = self.table.ranges().take(at + 1).rev().filter(reachable);
+        let slower: Vec<RouteId> = slower.take(further.saturating_add(1)).collect();
         let faster = self.table.ranges().skip(at + 1).filter(reachable);
-        let around = slower.take(neighbours + 1).chain(faster.take(neighbours));
+        let faster: Vec<RouteId> = faster.take(further).collect();
         let best = self.table.best_at(rate).filter(reachable);
-        let best = best.or_else(|| self.least_latency(|route| self.is_reachable(route)));
-        for route in around.chain(best) {
-            near[route.index()] = true;
-        }
-        near
+        let best = best.or_else(|| self.least_latency(self.table.route_ids().filter(reachable)));
+        [neighbours, further].map(|count| {
+            let slower = slower.iter().take(count.saturating_add(1));
+            slower.chain(faster.iter().take(count)).chain(&best).copied().collect()
+        })
     }
 
     fn probe(&mut self) {
@@ -609,7 +630,9 @@ impl Router {
             None => self.decided(),
         };
         let best = best.filter(|&route| self.is_clear(route));
-        best.or_else(|| self.least_latency(|route| self.is_clear(route)))
+        // What can be used is loaded.
+        let present = self.present.iter().copied();
+        best.or_else(|| self.least_latency(present.filter(|&route| self.is_clear(route))))
     }
 
     /// The route that was decided on whatever the speed of any link, e.g. for its energy.
@@ -619,13 +642,11 @@ impl Router {
 
     /// The best of those that could be used, though something speaks against each.
     fn best_of_bad(&self) -> Option<RouteId> {
-        self.least_latency(|route| self.is_usable(route))
+        self.least_latency(self.present.iter().copied().filter(|&route| self.is_usable(route)))
     }
 
-    fn least_latency(&self, which: impl Fn(RouteId) -> bool) -> Option<RouteId> {
-        let rate = self.guess();
-        let routes = self.table.route_ids().filter(|&route| which(route));
-        routes.min_by_key(|&route| (self.table.latency(route, rate), route))
+    fn least_latency(&self, routes: impl Iterator<Item = RouteId>) -> Option<RouteId> {
+        self.table.least_latency(routes, self.guess())
     }
 
     fn is_much_better(&self, route: RouteId, than: RouteId) -> bool {

@@ -5,6 +5,8 @@
 //! ranges there may be routes that are best nowhere and yet the best of what is left when a device
 //! is gone.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -79,6 +81,10 @@ pub struct Table {
     ranges: Vec<(BytesPerSec, usize)>,
     measured: Option<Measured>,
     fallback: Fallback,
+    /// Positions of links that some route goes over, each combination once, and which of them each
+    /// route goes over: there are few, so that what is to be asked of links is asked of them.
+    link_sets: Vec<Vec<usize>>,
+    set_of: Vec<usize>,
 }
 
 /// Why routes do not make a table.
@@ -141,7 +147,8 @@ impl Table {
         if let Some(pair) = ranges.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
             return Err(TableError::Unordered(pair[1].0, pair[0].0));
         }
-        Ok(Self { links, routes, ranges, measured, fallback })
+        let (link_sets, set_of) = (Vec::new(), Vec::new());
+        Ok(Self { links, routes, ranges, measured, fallback, link_sets, set_of }.indexed())
     }
 
     /// The table of a sweep over link number `link` of the costs, and the choice behind each route.
@@ -191,6 +198,22 @@ impl Table {
                 route.links.push(link);
             }
         }
+        self.indexed()
+    }
+
+    /// The same with its combinations of links.
+    fn indexed(mut self) -> Self {
+        self.link_sets.clear();
+        let mut known: BTreeMap<&[usize], usize> = BTreeMap::new();
+        let set_of = self.routes.iter().map(|route| {
+            let next = known.len();
+            *known.entry(&route.links).or_insert(next)
+        });
+        self.set_of = set_of.collect();
+        let mut sets: Vec<(usize, Vec<usize>)> =
+            known.into_iter().map(|(links, set)| (set, links.to_vec())).collect();
+        sets.sort_unstable();
+        self.link_sets = sets.into_iter().map(|(_, links)| links).collect();
         self
     }
 
@@ -265,14 +288,46 @@ impl Table {
     /// Predicted latency of a route at an up rate of the measured link.
     pub fn latency(&self, route: RouteId, rate: BytesPerSec) -> Nanos {
         let route = self.route(route);
+        route.fixed + moving(route, [rate, self.down_rate(rate)])
+    }
+
+    /// The route of least latency at an up rate of the measured link; the first of several.
+    pub(super) fn least_latency(
+        &self,
+        routes: impl Iterator<Item = RouteId>,
+        rate: BytesPerSec,
+    ) -> Option<RouteId> {
+        let rates = [rate, self.down_rate(rate)];
+        let mut least: Option<(Nanos, RouteId)> = None;
+        for id in routes {
+            let route = self.route(id);
+            // Divisions are what takes long; most routes lose without.
+            if least.is_some_and(|(latency, _)| route.fixed > latency) {
+                continue;
+            }
+            let found = (route.fixed + moving(route, rates), id);
+            if least.is_none_or(|least| found < least) {
+                least = Some(found);
+            }
+        }
+        least.map(|(_, route)| route)
+    }
+
+    /// The down rate of the measured link at an up rate of it.
+    fn down_rate(&self, rate: BytesPerSec) -> BytesPerSec {
         let ratio = self.measured.map_or([1, 1], |measured| measured.ratio);
         let down = u128::from(rate.0) * u128::from(ratio[1]) / u128::from(ratio[0].max(1));
-        let down = BytesPerSec(u64::try_from(down).unwrap_or(u64::MAX));
-        let time = |rate: BytesPerSec, bytes: Bytes| match bytes {
-            Bytes::ZERO => Nanos::ZERO,
-            _ => rate.transfer_time(bytes),
-        };
-        route.fixed + time(rate, route.up) + time(down, route.down)
+        BytesPerSec(u64::try_from(down).unwrap_or(u64::MAX))
+    }
+
+    /// Combinations of links that routes go over.
+    pub(super) fn link_sets(&self) -> impl Iterator<Item = &[usize]> {
+        self.link_sets.iter().map(Vec::as_slice)
+    }
+
+    /// Which of them a route goes over.
+    pub(super) fn link_set(&self, route: RouteId) -> usize {
+        self.set_of[route.index()]
     }
 
     /// Position of the range that holds a rate.
@@ -300,6 +355,15 @@ impl Table {
         let route = self.route(route);
         route.up > Bytes::ZERO || route.down > Bytes::ZERO
     }
+}
+
+/// Time of a route's bytes over the measured link, at its up rate and its down rate.
+fn moving(route: &Route, [up, down]: [BytesPerSec; 2]) -> Nanos {
+    let time = |rate: BytesPerSec, bytes: Bytes| match bytes {
+        Bytes::ZERO => Nanos::ZERO,
+        _ => rate.transfer_time(bytes),
+    };
+    time(up, route.up) + time(down, route.down)
 }
 
 fn check(route: &Route, links: usize, measured: Option<Measured>) -> Result<(), TableError> {
