@@ -98,6 +98,10 @@ fn models_are_described_as_over_grpc() {
                 "max_batch_size": 0,
                 "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [4]}],
                 "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [4]}],
+                "parameters": {
+                    "cutline.at_once": {"string_value": "1"},
+                    "cutline.batching": {"string_value": "it was not asked for"},
+                },
             }),
         ),
     ] {
