@@ -45,8 +45,14 @@ fn deployment(folder: &tempfile::TempDir, engine: Option<&str>) -> Deployment {
         outputs: vec![spec("y")],
         memory: MemoryEstimate { activation_bytes: 1000, ..MemoryEstimate::default() },
     };
-    let parts =
-        vec![Part { device: "pi".to_owned(), address: None, via: None, model: Some(model) }];
+    let parts = vec![Part {
+        device: "pi".to_owned(),
+        address: None,
+        replicas: Vec::new(),
+        via: None,
+        model: Some(model),
+        branch: false,
+    }];
     let (inputs, outputs) = (vec![spec("x")], vec![spec("y")]);
     let plan = PlanParts { plan: "tiny".to_owned(), inputs, outputs, picture: None, parts };
     Deployment::new(plan).unwrap()
