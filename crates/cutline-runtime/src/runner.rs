@@ -51,6 +51,9 @@ pub use routed::{Change, Here, RouteShare, Routed, Routes, Routing, Way};
 pub use timeline::Timeline;
 pub use waiting::{Closed, WaitingRoom, WhenFull};
 
+/// How long agents may take to remove stages.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// What enters a plan at its source.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame {
@@ -239,15 +242,33 @@ pub struct Runner {
 impl Runner {
     /// Connects to every device of the plan and deploys their stages, all at the same time; each
     /// agent is sent only the files that it lacks. Of the agents that share a stage one is enough.
-    /// `done` is told of each stage that is ready.
+    /// `done` is told of each stage that is ready. Where one cannot be deployed, those that were are
+    /// taken away again.
     pub async fn deploy(
+        deployment: Deployment,
+        options: RunOptions,
+        done: impl FnMut(&Placement),
+    ) -> Result<Self, RunError> {
+        let random = getrandom::u64().map_err(|error| RunError::Plan(error.to_string()))?;
+        let holder: Arc<str> = format!("{random:016x}").into();
+        match Self::deploy_as(holder.clone(), deployment.clone(), options.clone(), done).await {
+            Ok(runner) => Ok(runner),
+            Err(error) => {
+                Self::forget(deployment, options, holder).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The same under the name of a holder, who may have stages of it already: an agent that lost
+    /// none counts it once. What is deployed where another stage cannot be stays for the next attempt.
+    async fn deploy_as(
+        holder: Arc<str>,
         deployment: Deployment,
         options: RunOptions,
         mut done: impl FnMut(&Placement),
     ) -> Result<Self, RunError> {
         let deployment = Arc::new(deployment);
-        let random = getrandom::u64().map_err(|error| RunError::Plan(error.to_string()))?;
-        let holder: Arc<str> = format!("{random:016x}").into();
         let mut tasks = JoinSet::new();
         for (index, placement) in deployment.stages.iter().enumerate() {
             if placement.address.is_none() {
@@ -295,6 +316,23 @@ impl Runner {
         &self.absent
     }
 
+    /// Ends a holder's need for the stages of a deployment that may have come halfway.
+    async fn forget(deployment: Deployment, options: RunOptions, holder: Arc<str>) {
+        let mut agents = Vec::new();
+        for (index, placement) in deployment.stages.iter().enumerate() {
+            let dial = |address| {
+                AgentClient::lazy(&placement.spec.device, address, options.client.clone()).ok()
+            };
+            agents.extend(placement.addresses().filter_map(dial).map(|agent| (index, agent)));
+        }
+        release(agents, &deployment, &holder).await;
+    }
+
+    /// What it is called by the agents whose stages it needs.
+    fn holder(&self) -> Arc<str> {
+        Arc::clone(&self.holder)
+    }
+
     /// What is deployed.
     pub fn deployment(&self) -> &Deployment {
         &self.deployment
@@ -337,11 +375,21 @@ impl Runner {
     /// Says that it needs the plan's stages no more: agents on which nobody else does remove them.
     /// Those that cannot be reached are left alone.
     pub async fn remove(self) {
-        for (index, agent) in self.agents.iter() {
-            let placement = &self.deployment.stages[*index];
-            let _ = agent.release(&placement.model_name, &self.holder).await;
-        }
+        release(self.agents.to_vec(), &self.deployment, &self.holder).await;
     }
+}
+
+/// Ends the holder's need for stages, on all agents at the same time: one that does not answer keeps
+/// none of the others waiting.
+async fn release(agents: Vec<(usize, AgentClient)>, deployment: &Deployment, holder: &Arc<str>) {
+    let mut tasks = JoinSet::new();
+    for (index, agent) in agents {
+        let name = deployment.stages[index].model_name.clone();
+        let holder = Arc::clone(holder);
+        tasks.spawn(async move { agent.release(&name, &holder).await });
+    }
+    let _ =
+        tokio::time::timeout(PARTING, async { while tasks.join_next().await.is_some() {} }).await;
 }
 
 async fn place(

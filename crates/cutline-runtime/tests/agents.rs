@@ -351,6 +351,23 @@ fn an_absent_agent_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_deployment_that_fails_leaves_nothing_on_the_agents_that_took_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let near = Device::start();
+    // It has no memory for its stage, which it says only once that is to be loaded.
+    let far = Device::with(|config| config.memory = Some(Size(1)));
+    let deployment = chain(&folder, &[near.address(), far.address()]);
+    wait(async {
+        for _ in 0..3 {
+            let failed = Runner::deploy(deployment.clone(), options(), |_| {}).await;
+            assert!(words(&failed.unwrap_err()).contains("memory"));
+            let left = near.client().await.remove(deployment.model_name()).await.unwrap();
+            assert!(!left, "the stage of the failed deployment is still there");
+        }
+    });
+}
+
+#[test]
 fn an_agent_that_dies_is_named_and_nothing_hangs() {
     let folder = tempfile::tempdir().unwrap();
     let near = Device::start();

@@ -35,6 +35,21 @@ fn an_agent_that_is_started_again_at_once_gets_its_stages_again() {
 }
 
 #[test]
+fn a_run_takes_its_stages_with_it_however_often_it_deployed_them() {
+    let mut scene = Scene::start(Planned::ByHand, false);
+    for _ in 0..2 {
+        scene.until(false);
+        scene.cloud.kill();
+        scene.until(true);
+        scene.cloud.restart();
+    }
+    scene.until(false);
+    assert_eq!([scene.edge.stages(), scene.cloud.stages()], [1, 1]);
+    scene.end();
+    assert_eq!([scene.edge.stages(), scene.cloud.stages()], [0, 0]);
+}
+
+#[test]
 fn a_stopped_cloud_which_still_accepts_connections_costs_no_frame() {
     Scene::start(Planned::ByHand, Hub::Absent)
         .survive(|scene| scene.cloud.signal("-STOP"), |scene| scene.cloud.signal("-CONT"));

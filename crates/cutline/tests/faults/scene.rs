@@ -69,6 +69,16 @@ impl Agent {
         self.process = Some(AgentProcess::start(binary(), &self.options).unwrap());
     }
 
+    /// Stages that it serves, by its own count.
+    pub(crate) fn stages(&self) -> u64 {
+        let mut agent = TcpStream::connect(self.address()).unwrap();
+        write!(agent, "GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").unwrap();
+        let count = BufReader::new(agent).lines().find_map(|line| {
+            line.unwrap().strip_prefix("cutline_stages ").map(|count| count.trim().to_owned())
+        });
+        count.unwrap().parse().unwrap()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let id = self.process.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
@@ -348,7 +358,7 @@ impl Scene {
     }
 
     /// Ends the camera, reads the rest, and the summary.
-    pub(crate) fn end(mut self) -> Value {
+    pub(crate) fn end(&mut self) -> Value {
         let _ = self.stop.send(());
         let shown = self.camera.take().unwrap().join().unwrap();
         let summary = loop {

@@ -16,7 +16,6 @@ use cutline_core::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::{AbortHandle, JoinError, JoinHandle, JoinSet},
-    time::timeout,
 };
 use tonic::Code;
 
@@ -27,14 +26,13 @@ use crate::{
     stage::{chain, trace::Trace},
 };
 
-/// How long agents may take to remove stages at the end.
-const PARTING: Duration = Duration::from_secs(5);
-
 /// See the module.
 pub(super) struct Holder {
     router: Router,
     began: Instant,
     options: RunOptions,
+    /// What it is called by agents, however often it deploys.
+    name: Arc<str>,
     names: Vec<Arc<str>>,
     roads: Vec<Road>,
     /// What was deployed already and is on no route.
@@ -65,6 +63,8 @@ enum Road {
         runner: Option<Runner>,
         /// Its stages were deployed before the router asked for it.
         ahead: bool,
+        /// Some of its stages may be deployed, whatever `runner` is.
+        tried: bool,
         /// Its stages are being removed.
         removal: Option<JoinHandle<()>>,
     },
@@ -122,6 +122,7 @@ impl Holder {
         let links = links.map_err(|error| RunError::Plan(error.to_string()))?;
         let names: Vec<Arc<str>> =
             table.routes().iter().map(|route| route.name.as_str().into()).collect();
+        let name = first.holder();
         let mut first = Some(first);
         let road = |way| match way {
             Way::Here(here) => Road::Here(Arc::new(here)),
@@ -132,6 +133,7 @@ impl Holder {
                 let runner = first.take_if(is_first);
                 Road::Agents {
                     ahead: runner.is_some(),
+                    tried: runner.is_some(),
                     runner,
                     deployment: Box::new(deployment),
                     removal: None,
@@ -149,6 +151,7 @@ impl Holder {
             router: Router::new(table, settings, unix_nanos(), Nanos::ZERO),
             began,
             options,
+            name,
             names,
             roads,
             spare,
@@ -375,9 +378,10 @@ impl Holder {
             }
             Action::Load { route, ticket } => self.load(route, ticket),
             Action::Unload { route } => {
-                if let Road::Agents { runner, removal, .. } = &mut self.roads[route.index()]
+                if let Road::Agents { runner, removal, tried, .. } = &mut self.roads[route.index()]
                     && let Some(runner) = runner.take()
                 {
+                    *tried = false;
                     *removal = Some(tokio::spawn(runner.remove()));
                 }
             }
@@ -454,15 +458,16 @@ impl Holder {
                 *ahead = false;
                 self.events.push_back(Event::Loaded { route, ticket });
             }
-            Road::Agents { deployment, removal, .. } => {
+            Road::Agents { deployment, removal, tried, .. } => {
+                *tried = true;
                 let (deployment, options) = ((**deployment).clone(), self.options.clone());
-                let removal = removal.take();
+                let (name, removal) = (Arc::clone(&self.name), removal.take());
                 let task = self.tasks.spawn(async move {
                     if let Some(removal) = removal {
                         // What is put there now must not be removed behind it.
                         let _ = removal.await;
                     }
-                    let deployed = Runner::deploy(deployment, options, |_| {}).await;
+                    let deployed = Runner::deploy_as(name, deployment, options, |_| {}).await;
                     Done::Load(route, ticket, deployed)
                 });
                 self.loads.insert(route, (ticket, task));
@@ -490,13 +495,16 @@ impl Holder {
         if let Some(spare) = self.spare.take() {
             removals.spawn(spare.remove());
         }
-        for road in &mut self.roads {
-            if let Road::Agents { runner, .. } = road
-                && let Some(runner) = runner.take()
-            {
-                removals.spawn(runner.remove());
+        for road in std::mem::take(&mut self.roads) {
+            match road {
+                Road::Agents { runner: Some(runner), .. } => drop(removals.spawn(runner.remove())),
+                Road::Agents { deployment, tried: true, .. } => {
+                    let (options, name) = (self.options.clone(), Arc::clone(&self.name));
+                    removals.spawn(Runner::forget(*deployment, options, name));
+                }
+                Road::Agents { .. } | Road::Here(_) => {}
             }
         }
-        let _ = timeout(PARTING, async { while removals.join_next().await.is_some() {} }).await;
+        while removals.join_next().await.is_some() {}
     }
 }
