@@ -7,7 +7,8 @@ use cutline_runtime::link::Change;
 
 use super::{
     Verdict,
-    held::{FAST, HEARTBEAT, Rig, Show, What, middle_and_most},
+    camera::Show,
+    held::{FAST, HEARTBEAT, Rig, What, middle_and_most},
     measure::{median, millis},
 };
 
@@ -48,7 +49,7 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
         }
     }
     let answered = show.answered();
-    let (routing, wrong) = show.end(&rig)?;
+    let (routing, tally) = show.end(&rig.runtime)?;
     println!(
         "| the link becomes | time without an answer, ms: median | most | promised | route changed after, ms: median | most | changes in all | longest frame after, ms: median | frames then, ms: median |"
     );
@@ -65,14 +66,14 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
     }
     println!(
         "\n{answered} frames, {} wrong, doubled or lost, {} at the edge alone, {} sent more than once; {} changes of the route; the last: {}",
-        wrong + routing.lost,
+        tally.all(),
         routing.by_fallback,
         routing.retried,
         routing.changes,
         routing.last_change.map_or_else(String::new, |change| change.why)
     );
     let most = turns.iter().flat_map(|turn| &turn.quiet).copied().fold(0.0, f64::max);
-    Ok(Verdict::of(wrong + routing.lost == 0 && most <= promised))
+    Ok(Verdict::of(tally.all() == 0 && most <= promised))
 }
 
 /// What happened after each change in one direction.

@@ -15,15 +15,13 @@ use std::{
 
 use super::{
     Verdict,
-    held::{HEARTBEAT, Rig, Seen, Show, What, middle_and_most},
+    camera::{PATIENCE, Seen, Show},
+    held::{HEARTBEAT, Rig, What, middle_and_most},
     measure::{BINARY, millis},
 };
 
 /// How long a fault lasts.
 const LASTS: Duration = Duration::from_millis(1500);
-
-/// Longest time for everything to be as before after a fault.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much more than this machine's own measure of the edge a latency may be that is part of a
 /// promise: what else the machine does.
@@ -47,8 +45,12 @@ const FAULTS: [(&str, Act, Act); 10] = [
     ("link gone, connections refused", take_link, |rig| rig.give_link()),
     ("link stalled", |rig| stall(rig, true), |rig| stall(rig, false)),
     ("reset in the middle of a message", reset, |_| Ok(())),
-    ("cloud's agent started again at once", again, |_| Ok(())),
-    ("cloud's agent back with too little memory", small, large),
+    ("cloud's agent started again at once", |rig| rig.cloud.again(), |_| Ok(())),
+    (
+        "cloud's agent back with too little memory",
+        |rig| rig.cloud.again_with(Some("1MiB")),
+        |rig| rig.cloud.again_with(None),
+    ),
     ("cloud's agent back with a full disk", full, roomy),
 ];
 
@@ -70,23 +72,6 @@ fn stall(rig: &mut Rig, begins: bool) -> anyhow::Result<()> {
 fn reset(rig: &mut Rig) -> anyhow::Result<()> {
     rig.link()?.reset();
     Ok(())
-}
-
-fn again(rig: &mut Rig) -> anyhow::Result<()> {
-    rig.cloud.kill()?;
-    rig.cloud.restart()
-}
-
-fn small(rig: &mut Rig) -> anyhow::Result<()> {
-    rig.cloud.kill()?;
-    rig.cloud.options.memory = Some("1MiB".to_owned());
-    rig.cloud.restart()
-}
-
-fn large(rig: &mut Rig) -> anyhow::Result<()> {
-    rig.cloud.kill()?;
-    rig.cloud.options.memory = None;
-    rig.cloud.restart()
 }
 
 /// The agent's folder is a file system of its own, empty and too small for a stage; in a mount
@@ -147,15 +132,15 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
             backs.push(millis(one.back));
         }
         let answered = show.answered();
-        let (routing, wrong) = show.end(&rig)?;
+        let (routing, tally) = show.end(&rig.runtime)?;
         let (middle, most) = middle_and_most(&quiets);
         let (back, slowest) = middle_and_most(&backs);
         println!(
             "| {name} | {answered} | {} | {} | {middle:.0} | {most:.0} | {promised:.0} | {back:.0} | {slowest:.0} |",
-            wrong + routing.lost,
+            tally.all(),
             routing.by_fallback
         );
-        verdicts.push(Verdict::of(wrong + routing.lost == 0 && most <= promised));
+        verdicts.push(Verdict::of(tally.all() == 0 && most <= promised));
     }
     Ok(Verdict::all(verdicts))
 }

@@ -149,12 +149,22 @@ pub(crate) fn mapping(model: &Model, platform: &Platform, before: &[bool]) -> Ma
     Mapping(before.iter().map(|&before| devices[usize::from(!before)]).collect())
 }
 
-/// Splits the model between the two devices as a hand-made plan would.
+/// Splits the model between the devices as a hand-made plan would.
 pub(crate) fn stage(
     model: &Model,
     platform: &Platform,
     mapping: &Mapping,
 ) -> anyhow::Result<Staged> {
+    let (plan, choice) = by_hand(model, platform, mapping)?;
+    staging::stage(model, &plan, &choice)
+}
+
+/// A hand-made plan.
+pub(crate) fn by_hand(
+    model: &Model,
+    platform: &Platform,
+    mapping: &Mapping,
+) -> anyhow::Result<(Plan, PlannedChoice)> {
     let dag = &model.grouping.dag;
     let layers = dag.group_ids().flat_map(|id| {
         let device = platform.device(mapping.device(id)).name.clone();
@@ -178,7 +188,7 @@ pub(crate) fn stage(
         refinement: None,
         routes: None,
     };
-    staging::stage(model, &plan, &choice)
+    Ok((plan, choice))
 }
 
 /// The networks that a section takes: `CUTLINE_BENCH_NETWORKS`, separated by commas, else all of

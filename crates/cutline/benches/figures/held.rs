@@ -1,24 +1,23 @@
-//! A camera whose frames are held while agents and links fail: what `failure` and `adaptation` run.
+//! Two agents, a link that can be taken away, and a plan for every speed of it: where `failure` and
+//! `adaptation` run; and agents that can be killed, stopped and started again.
 
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
-    sync::mpsc,
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use cutline::{
     fleet::{AgentOptions, AgentProcess},
-    routes::{Prepared, Subject},
-    staging,
+    routes::Subject,
+    staging::{self, Staged},
 };
 use cutline_core::{
     cost::Costs,
     onnx::ImportOptions,
-    plan::{ModelRef, Plan, PlannedChoice},
+    plan::{ModelRef, Plan},
     planner::{self, Request},
     platform::Platform,
     routing::{Settings, Table},
@@ -28,13 +27,12 @@ use cutline_runtime::{
     engine,
     link::{Link, LinkConfig, LinkHandle},
     model::Model,
-    runner::{Frame, Outcome, Pipeline, Routed, Routing, RunOptions, Runner},
-    tensor::Tensor,
-    verify::random_inputs,
+    runner::{RunOptions, Runner},
 };
 use tokio::runtime::Runtime;
 
 use super::{
+    camera::{Held, Reel, Show},
     fleet::profile_on,
     measure::{BINARY, median, millis, zoo},
 };
@@ -47,19 +45,10 @@ const SLOWDOWNS: [(&str, f64); 2] = [("onnxruntime", 32.0), ("rten", 5.0)];
 pub(crate) const FAST: BytesPerSec = BytesPerSec(50 * 125_000);
 const DELAY: Nanos = Nanos(5_000_000);
 
-/// How a holder watches in these sections.
+/// Time between two signs of life.
 pub(crate) const HEARTBEAT: Nanos = Nanos(250_000_000);
 const DWELL: Nanos = Nanos(1_000_000_000);
-const DEADLINE: Nanos = Nanos(20_000_000_000);
-
-/// Pictures that differ.
-const PICTURES: usize = 4;
-
-/// The largest difference to the whole network's answer, relative to its largest value.
-const TOLERANCE: f64 = 1e-4;
-
-/// How long anything may take to happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Nanos = Nanos(20_000_000_000);
 
 /// An agent that can be killed and started again where it was.
 pub(crate) struct Agent {
@@ -70,7 +59,11 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    fn start(store: PathBuf, engine: &str, slowdown: Option<f64>) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        store: PathBuf,
+        engine: &str,
+        slowdown: Option<f64>,
+    ) -> anyhow::Result<Self> {
         let engine = Some(engine.to_owned());
         let mut options =
             AgentOptions { engine, threads: Some(1), slowdown, store, ..AgentOptions::default() };
@@ -93,6 +86,18 @@ impl Agent {
         Ok(())
     }
 
+    /// As a power cut and its end.
+    pub(crate) fn again(&mut self) -> anyhow::Result<()> {
+        self.kill()?;
+        self.restart()
+    }
+
+    /// Comes back with so much memory, as the command line spells it, or with all of it.
+    pub(crate) fn again_with(&mut self, memory: Option<&str>) -> anyhow::Result<()> {
+        self.options.memory = memory.map(str::to_owned);
+        self.again()
+    }
+
     pub(crate) fn signal(&self, name: &str) -> anyhow::Result<()> {
         let status = Command::new("kill").args([name, &self.process()?.id().to_string()]).status();
         ensure!(status?.success(), "the agent cannot be sent {name}");
@@ -112,29 +117,6 @@ pub(crate) struct Rig {
     plan: Plan,
     pub(crate) runtime: Runtime,
     _folder: tempfile::TempDir,
-}
-
-/// What is held of frames while the camera goes on.
-pub(crate) struct Show {
-    pub(crate) routed: Routed,
-    answers: mpsc::Receiver<Seen>,
-    stop: mpsc::Sender<()>,
-    camera: Option<JoinHandle<anyhow::Result<()>>>,
-    last: Option<Instant>,
-    next: u64,
-    /// Frames that were answered wrongly, or out of turn, or not at all.
-    pub(crate) wrong: u64,
-    _prepared: Vec<staging::Staged>,
-}
-
-/// A frame with its answer.
-pub(crate) struct Seen {
-    number: u64,
-    pub(crate) sent: Instant,
-    pub(crate) answered: Instant,
-    right: bool,
-    /// Name of its route; empty where it was not answered.
-    pub(crate) route: String,
 }
 
 /// What is run.
@@ -200,13 +182,10 @@ impl Rig {
 
     /// Latencies of the whole network at the source, alone.
     pub(crate) fn alone(&self) -> anyhow::Result<Vec<f64>> {
-        let edge_only = self.plan.baselines.iter().find(|baseline| baseline.name == "edge-only");
-        let choice = edge_only.and_then(|baseline| baseline.choice.as_ref());
-        let choice = choice.context("the edge can hold the network")?;
-        let staged = staging::stage(&self.model, &self.plan, choice)?;
+        let staged = self.whole()?;
         let deploy = Runner::deploy(staged.deployment.clone(), RunOptions::default(), |_| {});
         let runner = self.runtime.block_on(deploy)?;
-        let frame = frames(&self.model)?.remove(0);
+        let frame = Reel::of(&self.model, &staged.deployment, self.engine)?.first();
         let mut times = Vec::new();
         for _ in 0..12 {
             let began = Instant::now();
@@ -242,152 +221,32 @@ impl Rig {
         let (model, plan) = (&self.model, &self.plan);
         let subject = Subject { model, plan, in_flight, unknown: DEADLINE };
         let staged = staging::stage(model, plan, choice)?;
-        let Prepared { routes, mut files } = match (&what, &plan.routes) {
+        let prepared = match (&what, &plan.routes) {
             (What::EverySpeed, Some(swept)) => subject.swept_routes(swept, &self.runtime)?,
             _ => subject.routes_of(choice, &staged, &self.runtime)?,
         };
-        let settings = Settings {
-            heartbeat: HEARTBEAT,
-            dwell: DWELL,
-            deadline: DEADLINE,
-            most_frames: in_flight,
-            ..Settings::default()
-        };
-        let options = RunOptions::default();
-        let (routed, _changes) = self.runtime.block_on(async {
-            let first = Runner::deploy(staged.deployment.clone(), options.clone(), |_| {}).await?;
-            Routed::start(routes, first, settings, options).await
-        })?;
-        files.push(staged);
-        let frames = frames(&self.model)?;
-        let mut expected = Vec::new();
-        for frame in &frames {
-            expected.push(self.answer(choice, frame)?);
-        }
-        let limit = in_flight.try_into().context("at least one frame")?;
-        let pipeline = Pipeline::new(routed.clone(), limit);
-        let (stop, stopped) = mpsc::channel();
-        let (sender, answers) = mpsc::channel();
-        let handle = self.runtime.handle().clone();
-        let camera = thread::spawn(move || {
-            handle.block_on(film(pipeline, &frames, &expected, interval, &stopped, &sender))
-        });
-        let camera = Some(camera);
-        Ok(Show { routed, answers, stop, camera, last: None, next: 0, wrong: 0, _prepared: files })
+        let held = Held::start(&self.runtime, staged, prepared, settings(in_flight))?;
+        let reel = Reel::of(model, &self.whole()?.deployment, self.engine)?;
+        Show::start(&self.runtime, held, reel, in_flight, Some(interval))
     }
 
-    /// What the whole network answers, in this process.
-    fn answer(
-        &self,
-        choice: &PlannedChoice,
-        frame: &Frame,
-    ) -> anyhow::Result<Vec<(String, Tensor)>> {
-        let whole = self.plan.baselines.iter().find_map(|baseline| match baseline.name.as_str() {
-            "edge-only" => baseline.choice.as_ref(),
-            _ => None,
-        });
-        let staged = staging::stage(&self.model, &self.plan, whole.unwrap_or(choice))?;
-        let open = |name: Option<&str>| engine::open(name.unwrap_or(self.engine));
-        let mut runner = cutline_runtime::runner::LocalRunner::load(&staged.deployment, open, 1)?;
-        Ok(runner.infer(frame.clone())?.outputs)
+    /// The whole network at the source.
+    fn whole(&self) -> anyhow::Result<Staged> {
+        let edge_only = self.plan.baselines.iter().find(|baseline| baseline.name == "edge-only");
+        let choice = edge_only.and_then(|baseline| baseline.choice.as_ref());
+        staging::stage(&self.model, &self.plan, choice.context("the edge can hold the network")?)
     }
 }
 
-impl Show {
-    /// The next answer, and for how long before it frames were held and none was answered, counted
-    /// from `since` on.
-    pub(crate) fn next(&mut self, since: Instant) -> anyhow::Result<(Seen, Duration)> {
-        let seen = self.answers.recv_timeout(PATIENCE).map_err(|_| {
-            anyhow!("no frame was answered for {PATIENCE:?}: {:?}", self.routed.routing())
-        })?;
-        self.wrong += u64::from(seen.number != self.next || !seen.right);
-        self.next = seen.number + 1;
-        let before = self.last.replace(seen.answered).unwrap_or(seen.sent);
-        let from = before.max(seen.sent).max(since);
-        let quiet = seen.answered.saturating_duration_since(from);
-        Ok((seen, quiet))
+/// How a holder watches in these sections.
+pub(crate) fn settings(in_flight: usize) -> Settings {
+    Settings {
+        heartbeat: HEARTBEAT,
+        dwell: DWELL,
+        deadline: DEADLINE,
+        most_frames: in_flight,
+        ..Settings::default()
     }
-
-    /// Frames that were answered.
-    pub(crate) fn answered(&self) -> u64 {
-        self.next
-    }
-
-    /// Ends the camera; every frame that it showed is answered then.
-    pub(crate) fn end(mut self, rig: &Rig) -> anyhow::Result<(Routing, u64)> {
-        let _ = self.stop.send(());
-        while let Ok(seen) = self.answers.recv_timeout(PATIENCE) {
-            self.wrong += u64::from(seen.number != self.next || !seen.right);
-            self.next = seen.number + 1;
-        }
-        let camera = self.camera.take().context("the camera runs")?;
-        camera.join().map_err(|_| anyhow!("the camera panicked"))??;
-        let routing = self.routed.routing();
-        rig.runtime.block_on(self.routed.remove());
-        Ok((routing, self.wrong))
-    }
-}
-
-/// Shows a frame every interval, unless as many are under way as may be, and tells of every answer.
-async fn film(
-    mut pipeline: Pipeline<(u64, Instant)>,
-    frames: &[Frame],
-    expected: &[Vec<(String, Tensor)>],
-    interval: Duration,
-    stopped: &mpsc::Receiver<()>,
-    answers: &mpsc::Sender<Seen>,
-) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut number, mut open) = (0u64, true);
-    while open || !pipeline.is_empty() {
-        let (can_send, waits) = (open && !pipeline.is_full(), !pipeline.is_empty());
-        tokio::select! {
-            outcome = pipeline.next(), if waits => {
-                let Some(Outcome { tag: (number, sent), result, .. }) = outcome else { continue };
-                let answered = Instant::now();
-                let (right, route) = match result {
-                    Ok(answer) => {
-                        let wanted = &expected[number as usize % expected.len()];
-                        let route = answer.route.as_deref().unwrap_or_default().to_owned();
-                        (alike(&answer.outputs, wanted), route)
-                    }
-                    Err(error) => {
-                        println!("frame {number}: {error}");
-                        (false, String::new())
-                    }
-                };
-                let _ = answers.send(Seen { number, sent, answered, right, route });
-            }
-            _ = ticks.tick(), if can_send => {
-                open = stopped.try_recv().is_err();
-                if open {
-                    let frame = frames[number as usize % frames.len()].clone();
-                    let full = pipeline.send((number, Instant::now()), frame).is_err();
-                    ensure!(!full, "the pipeline is full");
-                    number += 1;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn alike(answer: &[(String, Tensor)], wanted: &[(String, Tensor)]) -> bool {
-    answer.len() == wanted.len()
-        && answer.iter().zip(wanted).all(|((name, a), (other, b))| {
-            let (a, b) = (a.to_f64(), b.to_f64());
-            let largest = b.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-            let near = |(a, b): (&f64, &f64)| (a - b).abs() <= TOLERANCE * largest;
-            name == other && a.len() == b.len() && a.iter().zip(&b).all(near)
-        })
-}
-
-fn frames(model: &Model) -> anyhow::Result<Vec<Frame>> {
-    let frame = |seed| -> anyhow::Result<Frame> {
-        Ok(Frame::Tensors(random_inputs(&model.graph, seed)?.into_iter().collect()))
-    };
-    (0..PICTURES as u64).map(frame).collect()
 }
 
 fn link(listen: &str, cloud: &Agent) -> anyhow::Result<LinkHandle> {

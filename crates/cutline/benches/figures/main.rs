@@ -6,6 +6,7 @@
 mod adaptation;
 mod agent;
 mod answers;
+mod camera;
 mod compression;
 mod cut_cost;
 mod equality;
@@ -20,8 +21,10 @@ mod parts;
 mod pipeline;
 mod profile;
 mod sharing;
+mod soak;
 mod splitting;
 mod truth;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -54,7 +57,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 16] = [
+const SECTIONS: [(&str, Section); 17] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
@@ -71,6 +74,7 @@ const SECTIONS: [(&str, Section); 16] = [
     ("sharing", sharing::run),
     ("adaptation", adaptation::run),
     ("failure", failure::run),
+    ("soak", soak::run),
 ];
 
 fn main() -> ExitCode {
