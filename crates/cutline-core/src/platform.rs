@@ -47,6 +47,18 @@ pub enum Tier {
     Cloud,
 }
 
+/// What listens at a device's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Server {
+    /// An agent, which is sent its stages and calls the next device.
+    #[default]
+    Agent,
+    /// Any server of the Open Inference Protocol over gRPC. It holds the package of its stage already,
+    /// and calls nobody.
+    Oip,
+}
+
 /// A resource that can run a stage: a machine, or a group of cores or a GPU of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -65,6 +77,8 @@ pub struct Device {
     pub address: Option<String>,
     /// Where further agents listen that are such a device: frames are shared out among them all.
     pub replicas: Vec<String>,
+    /// What listens there.
+    pub server: Server,
     /// What stages may occupy together; absent: unlimited.
     pub memory: Option<Bytes>,
     /// The only engine to consider; absent: every profiled one.
@@ -175,6 +189,10 @@ pub enum PlatformError {
     DeviceUnit { device: String, key: &'static str, cause: UnitError },
     #[error("device `{0}`: threads = 0; give 1 or more, or leave it out")]
     NoThreads(String),
+    #[error(
+        "device `{0}` is the source, where frames enter and go on: it needs an agent, not server = \"oip\""
+    )]
+    ForeignSource(String),
     #[error("link between `{0}` and `{1}`: device `{2}` is not declared")]
     UnknownDevice(String, String, String),
     #[error("link between `{0}` and `{0}` joins a device with itself")]
@@ -320,6 +338,11 @@ mod tests {
             ),
             (json!({ "version": 1, "device": [{ "name": "a", "memory": "much" }] }), "`a`: memory"),
             (json!({ "version": 1, "device": [{ "name": "a", "color": 1 }] }), "color"),
+            (
+                json!({ "version": 1, "device": [{ "name": "a", "server": "oip" }] }),
+                "is the source",
+            ),
+            (json!({ "version": 1, "device": [{ "name": "a", "server": "http" }] }), "`oip`"),
             (
                 json!({ "version": 1, "device": [{ "name": "a", "address": "x:1", "replicas": ["x:2"] }] }),
                 "`a` is the source, where frames enter",

@@ -28,10 +28,12 @@ use crate::{
 mod channel;
 pub mod clock;
 pub(crate) mod echo;
+mod foreign;
 mod infer;
 mod upload;
 
 pub(crate) use channel::{CONNECTION_WINDOW, MAX_FRAME};
+pub use foreign::ForeignStage;
 pub use infer::InferAnswer;
 pub(crate) use infer::trace_parameter;
 
@@ -160,6 +162,21 @@ pub enum ClientError {
         /// What is wrong with the answer.
         cause: String,
     },
+    /// A foreign server does not have what it is to answer with.
+    #[error(
+        "device `{device}` ({address}) does not serve its stage: {cause}; give its server the folder \
+         `{model}` that `cutline split MODEL --plan PLAN -o DIR` writes, to be served under that name"
+    )]
+    Unprepared {
+        /// Device name.
+        device: String,
+        /// Address that was dialled.
+        address: String,
+        /// Name of the package, and of the model.
+        model: String,
+        /// What is missing or other than it has to be.
+        cause: String,
+    },
     /// A file to send could not be read.
     #[error("file {path} could not be read: {cause}")]
     File {
@@ -187,6 +204,7 @@ impl ClientError {
             Self::Late { .. } => Code::DeadlineExceeded,
             Self::Refused { code, .. } => *code,
             Self::Answer { .. } => Code::Internal,
+            Self::Unprepared { .. } => Code::FailedPrecondition,
             Self::File { .. } => Code::NotFound,
         }
     }
@@ -258,12 +276,18 @@ impl AgentClient {
     }
 
     /// A sign of life of the agent at the end of `path`, as each dials the next, asked through this
-    /// one; of this one itself where the path is empty. The number names the start of its process.
+    /// one; of this one itself where the path is empty. The number names the start of its process; a
+    /// server that is no agent has none, and is asked by the protocol whether it lives.
     pub async fn beat(&self, path: &[String], timeout: Duration) -> Result<u64, ClientError> {
         let mut request = tonic::Request::new(BeatRequest { path: path.to_vec() });
         request.set_timeout(timeout);
-        let answer = self.control.clone().beat(request).await;
-        Ok(answer.map_err(|status| self.failed("Beat", &status))?.into_inner().boot)
+        match self.control.clone().beat(request).await {
+            Ok(answer) => Ok(answer.into_inner().boot),
+            Err(status) if path.is_empty() && status.code() == Code::Unimplemented => {
+                self.live(timeout).await.map(|()| foreign::BOOT)
+            }
+            Err(status) => Err(self.failed("Beat", &status)),
+        }
     }
 
     /// Which of these files, by SHA-256, the agent lacks, and how many bytes of each it has: those

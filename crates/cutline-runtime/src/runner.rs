@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::{
-    client::{AgentClient, ClientError, ClientOptions},
+    client::{AgentClient, ClientError, ClientOptions, ForeignStage},
     engine::EngineError,
     stage::{
         Content, Named, PICTURE_INPUT, StageError, chain,
@@ -157,6 +157,14 @@ pub enum RunError {
         "device `{device}` has no address; give it one in the platform file, or run with --local"
     )]
     NoAddress {
+        /// Device name.
+        device: String,
+    },
+    /// A device would have to call the next one, and cannot.
+    #[error(
+        "device `{device}` has another server than an agent, which calls nobody: it can have the last stage of a plan only, or branches"
+    )]
+    ForeignCaller {
         /// Device name.
         device: String,
     },
@@ -362,6 +370,9 @@ impl Runner {
     pub async fn keep(&self) -> Result<(), RunError> {
         for (index, agent) in self.agents.iter() {
             let placement = &self.deployment.stages[*index];
+            if placement.foreign {
+                continue;
+            }
             let kept = agent.keep(&placement.model_name).await;
             kept.map_err(|error| RunError::Deploy {
                 stage: placement.spec.name.clone(),
@@ -384,6 +395,10 @@ impl Runner {
 async fn release(agents: Vec<(usize, AgentClient)>, deployment: &Deployment, holder: &Arc<str>) {
     let mut tasks = JoinSet::new();
     for (index, agent) in agents {
+        // What a foreign server serves is its own business.
+        if deployment.stages[index].foreign {
+            continue;
+        }
         let name = deployment.stages[index].model_name.clone();
         let holder = Arc::clone(holder);
         tasks.spawn(async move { agent.release(&name, &holder).await });
@@ -398,13 +413,19 @@ async fn place(
     options: ClientOptions,
     holder: &str,
 ) -> Result<AgentClient, RunError> {
-    let Placement { spec, model_name, .. } = &deployment.stages[index];
+    let Placement { spec, model_name, foreign, .. } = &deployment.stages[index];
     let device = &spec.device;
     let failed = |error| RunError::Deploy {
         stage: spec.name.clone(),
         device: device.clone(),
         source: Box::new(error),
     };
+    if *foreign {
+        let outputs = spec.model.iter().flat_map(|model| &model.outputs);
+        let (inputs, outputs) = (spec.inputs.iter().collect(), outputs.collect());
+        let stage = ForeignStage { model_name, inputs, outputs };
+        return AgentClient::foreign(device, address, options, &stage).await.map_err(failed);
+    }
     let agent = AgentClient::connect(device, address, options).await.map_err(failed)?;
     agent.deploy(model_name, spec, &deployment.files, holder).await.map_err(failed)?;
     Ok(agent)

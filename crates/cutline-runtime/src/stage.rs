@@ -184,6 +184,10 @@ pub struct NextStage {
     /// Those of them that are sent in the entropy code, if its agent says that it reads that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entropy_coded: Vec<String>,
+    /// Whether another program than an agent answers there: it is sent plain tensors, and asked
+    /// neither for its clock nor where the time went.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign: bool,
 }
 
 /// What is wrong with a stage description, its inputs, or its run.

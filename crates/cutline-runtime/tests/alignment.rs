@@ -85,6 +85,7 @@ fn tensors_of_every_size_arrive_aligned() {
                     outputs: vec![spec("y")],
                     memory: MemoryEstimate::default(),
                 }),
+                foreign: None,
             };
             let plan = PlanParts {
                 plan: "tiny".to_owned(),

@@ -52,6 +52,7 @@ fn deployment(folder: &tempfile::TempDir, engine: Option<&str>) -> Deployment {
         via: None,
         model: Some(model),
         branch: false,
+        foreign: None,
     }];
     let (inputs, outputs) = (vec![spec("x")], vec![spec("y")]);
     let plan = PlanParts { plan: "tiny".to_owned(), inputs, outputs, picture: None, parts };

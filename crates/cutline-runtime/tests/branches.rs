@@ -87,6 +87,7 @@ impl Net {
                     via: None,
                     model: None,
                     branch: false,
+                    foreign: None,
                 };
                 let parts = vec![
                     source,

@@ -69,6 +69,7 @@ fn deployment(
         via: None,
         model,
         branch: false,
+        foreign: None,
     };
     let branch = |device: &str, model| Part { branch: true, ..part(device, Some(model)) };
     let parts = match places {

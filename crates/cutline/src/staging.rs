@@ -11,8 +11,10 @@ use cutline_core::{
     codec::{CutCodecs, CutEncoding, Quantised},
     graph::{Graph, ValueId},
     hex::hex,
+    package,
+    picture::InputEncoding,
     plan::{Plan, PlannedChoice, PlannedStage},
-    platform::{DeviceId, Platform},
+    platform::{DeviceId, Platform, Server},
     split::{self, Piece, Port, StageLabel, SubModel},
 };
 use cutline_runtime::{
@@ -33,6 +35,7 @@ pub struct Staged {
 /// Splits the model as `choice` says and derives what every agent is told.
 pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Result<Staged> {
     let partition = choice.resolve(&model.grouping.dag, &plan.platform)?.partition;
+    check_servers(&plan.platform, choice)?;
     let stage_of = stages_of_layers(model, plan, choice)?;
     let (labels, codecs) = (labels(plan, choice), codecs(choice)?);
     let quantised = split::quantised_values(&model.graph, &stage_of, &labels, &codecs)?;
@@ -69,7 +72,9 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
         let from = parts.last().map(|_| at);
         let branch = is_branch(index);
         let part = part(&plan.platform, stage.device, from, Some(model));
-        parts.push(Part { branch, ..part });
+        let name = package::package_name(index, &sub_model.name);
+        let foreign = is_foreign(&plan.platform, &planned.device).then_some(name);
+        parts.push(Part { branch, foreign, ..part });
         if !branch {
             at = stage.device;
         }
@@ -82,6 +87,7 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
         picture: picture(&model.graph, plan, choice)?,
         parts,
     })?;
+    check_picture(&deployment)?;
     let sent = sub_models.iter().flat_map(|sub_model| &sub_model.outputs);
     let coded = sent.filter(|port| port.encoding.is_entropy_coded());
     deployment.send_entropy_coded(&coded.map(|port| port.name.clone()).collect());
@@ -99,6 +105,45 @@ pub(crate) fn codecs(choice: &PlannedChoice) -> anyhow::Result<CutCodecs> {
         );
     }
     Ok(codecs)
+}
+
+fn is_foreign(platform: &Platform, name: &str) -> bool {
+    let device = platform.devices().iter().find(|device| device.name == name);
+    device.is_some_and(|device| device.server == Server::Oip)
+}
+
+/// Whether every stage that calls another is on an agent: a server that is none calls nobody. It can
+/// have the last stage, or branches.
+pub(crate) fn check_servers(platform: &Platform, choice: &PlannedChoice) -> anyhow::Result<()> {
+    let chain: Vec<&str> = choice
+        .stages
+        .iter()
+        .filter(|stage| stage.joined_by.is_none())
+        .map(|stage| stage.device.as_str())
+        .collect();
+    if let Some(pair) = chain.windows(2).find(|pair| is_foreign(platform, pair[0])) {
+        let [name, next] = [pair[0], pair[1]];
+        bail!(
+            "in this plan `{name}` would have to call `{next}`, but it has server = \"oip\", and only agents call the next device: it can have the last stage only, or branches of a block; leave one of the two out of the platform, or cut by hand with `cutline split MODEL --at VALUE --platform PLATFORM -o DIR`"
+        );
+    }
+    Ok(())
+}
+
+/// A picture that is not sent as the tensor that it becomes is for agents to read.
+fn check_picture(deployment: &Deployment) -> anyhow::Result<()> {
+    let foreign = deployment.stages.iter().filter(|placement| placement.foreign);
+    let mut pictures =
+        foreign.filter_map(|placement| Some((placement, placement.spec.picture.as_ref()?)));
+    let encoded = pictures.find(|(_, picture)| picture.encoding != InputEncoding::Fp32);
+    if let Some((placement, picture)) = encoded {
+        bail!(
+            "in this plan the input goes to `{name}` as {}, which only agents read, and `{name}` has server = \"oip\"; cut behind the layers that read the input",
+            picture.encoding,
+            name = placement.spec.device
+        );
+    }
+    Ok(())
 }
 
 /// The stage of each layer under a choice; `None` for layers that go wherever they are needed.
@@ -142,6 +187,7 @@ fn part(
         via,
         model,
         branch: false,
+        foreign: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Device, DeviceId, Link, PlatformError, Price, Tier, Workload};
+use super::{Device, DeviceId, Link, PlatformError, Price, Server, Tier, Workload};
 use crate::units::{
     Bytes, BytesPerSec, Microwatts, Money, Nanos, PicojoulesPerByte, UnitError, decimal,
 };
@@ -51,6 +51,8 @@ struct RawDevice {
     address: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     replicas: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_agent")]
+    server: Server,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     memory: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +117,9 @@ impl TryFrom<Platform> for super::Platform {
         }
         let workload = raw.workload.map(parse_workload).transpose()?;
         let mut platform = super::Platform { devices: Vec::new(), links: Vec::new(), workload };
+        if let Some(source) = raw.device.first().filter(|device| !is_agent(&device.server)) {
+            return Err(PlatformError::ForeignSource(source.name.clone()));
+        }
         for device in raw.device {
             if platform.find_device(&device.name).is_some() {
                 return Err(PlatformError::DuplicateDevice(device.name));
@@ -188,6 +193,7 @@ fn parse_device(raw: RawDevice) -> Result<Device, PlatformError> {
         preset: raw.preset,
         address: raw.address,
         replicas: raw.replicas,
+        server: raw.server,
         memory,
         engine: raw.engine,
         threads: raw.threads,
@@ -323,6 +329,7 @@ impl From<super::Platform> for Platform {
             preset: device.preset,
             address: device.address,
             replicas: device.replicas,
+            server: device.server,
             memory: device.memory.map(|Bytes(bytes)| bytes.to_string()),
             engine: device.engine,
             threads: device.threads,
@@ -343,6 +350,10 @@ impl From<super::Platform> for Platform {
         });
         Platform { version: 1, device: device.collect(), link: link.collect(), workload }
     }
+}
+
+fn is_agent(server: &Server) -> bool {
+    *server == Server::Agent
 }
 
 fn rate_text(rate: BytesPerSec) -> String {

@@ -222,6 +222,9 @@ impl Deployed {
     async fn sending(&self, state: &State) -> Sending {
         let mut sending = Sending::Plain;
         for call in self.stage.calls().filter(|call| !call.entropy_coded.is_empty()) {
+            if call.foreign {
+                return Sending::Plain;
+            }
             match state.peers.get(&call.device, &call.address).await {
                 Ok(peer) if peer.reads_entropy_code().await => sending = Sending::EntropyCoded,
                 _ => return Sending::Plain,
@@ -295,10 +298,11 @@ impl Deployed {
             Status::new(code, format!("stage `{}`: {error}", next.stage))
         };
         let peer = state.peers.get(&next.device, address).await.map_err(failed)?;
-        let offset = if call.trace { peer.offset().await } else { None };
+        let tells = call.trace && !next.foreign;
+        let offset = if tells { peer.offset().await } else { None };
         let bytes_up = total_bytes(&sends);
         let (began, started) = (unix_nanos(), Instant::now());
-        let answer = peer.client.infer(&next.model_name, sends, call.trace, timeout).await;
+        let answer = peer.client.infer(&next.model_name, sends, tells, timeout).await;
         let answer = answer.map_err(failed)?;
         let (ended, round_trip) = (unix_nanos(), started.elapsed());
         self.meter.came_back(round_trip);
@@ -320,7 +324,11 @@ impl Deployed {
                 bytes_down: tensor_bytes(&answer.outputs),
                 ..HopTrace::default()
             };
-            (answer.trace.unwrap_or_default(), hop)
+            let called = match next.foreign {
+                false => answer.trace.unwrap_or_default(),
+                true => silent(next, &hop),
+            };
+            (called, hop)
         });
         Ok((answer.outputs, trace))
     }
@@ -329,6 +337,20 @@ impl Deployed {
 /// Whether an error says that another agent may do better.
 fn is_the_agents(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::FailedPrecondition | Code::ResourceExhausted)
+}
+
+/// What is known of a stage that tells nothing of itself: how it was called.
+fn silent(stage: &NextStage, hop: &HopTrace) -> Trace {
+    let stage = StageTrace {
+        name: stage.stage.clone(),
+        device: stage.device.clone(),
+        received_unix_ns: hop.began_unix_ns,
+        sent_unix_ns: hop.began_unix_ns.saturating_add(hop.round_trip_ns.0),
+        bytes_in: hop.bytes_up,
+        bytes_out: hop.bytes_down,
+        ..StageTrace::default()
+    };
+    Trace { stages: vec![stage], hops: Vec::new() }
 }
 
 impl State {

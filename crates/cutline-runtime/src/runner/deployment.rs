@@ -31,6 +31,8 @@ pub struct Placement {
     pub address: Option<String>,
     /// Where further agents listen that serve it, too.
     pub replicas: Vec<String>,
+    /// Whether another program than an agent listens there, which has the stage already.
+    pub foreign: bool,
 }
 
 impl Placement {
@@ -71,6 +73,8 @@ pub struct Part {
     /// Whether it is a branch: called by the last part before it that is none, at the same time as the
     /// branches beside it, for the next part that is none.
     pub branch: bool,
+    /// Where another program than an agent listens there: the name under which it serves the model.
+    pub foreign: Option<String>,
 }
 
 /// A part's model.
@@ -103,6 +107,11 @@ impl Deployment {
                 return Err(RunError::Plan(reason.to_owned()));
             }
         }
+        let before_last = &plan.parts[..plan.parts.len() - 1];
+        let calls = |part: &&Part| part.foreign.is_some() && !part.branch;
+        if let Some(part) = before_last.iter().find(calls) {
+            return Err(RunError::ForeignCaller { device: part.device.clone() });
+        }
         let received = received(&plan)?;
         let mut files = BTreeMap::new();
         let mut stages: Vec<Placement> = Vec::with_capacity(plan.parts.len());
@@ -131,7 +140,8 @@ impl Deployment {
             };
             let spec = Stage::new(spec)?.spec().clone();
             let (model_name, address) = (model_name(&plan, index), part.address.clone());
-            stages.push(Placement { spec, model_name, address, replicas: part.replicas.clone() });
+            let (replicas, foreign) = (part.replicas.clone(), part.foreign.is_some());
+            stages.push(Placement { spec, model_name, address, replicas, foreign });
         }
         Ok(Self { stages, files })
     }
@@ -232,6 +242,7 @@ fn call(plan: &PlanParts, received: &[Vec<TensorSpec>], from: usize, into: usize
         model_name: model_name(plan, into),
         sends: received[into].iter().map(|tensor| tensor.name.clone()).collect(),
         entropy_coded: Vec::new(),
+        foreign: part.foreign.is_some(),
     }
 }
 
@@ -246,8 +257,12 @@ fn model_spec(model: &PartModel) -> ModelSpec {
     }
 }
 
-/// The plan's name for the first stage, since it answers for the whole.
+/// The plan's name for the first stage, since it answers for the whole; on a foreign server, the
+/// name that it has there.
 fn model_name(plan: &PlanParts, index: usize) -> String {
+    if let Some(name) = &plan.parts[index].foreign {
+        return name.clone();
+    }
     match index {
         0 => plan.plan.clone(),
         _ => format!("{}.{index}", plan.plan),
@@ -276,7 +291,7 @@ mod tests {
         };
         let model = (!outputs.is_empty()).then_some(model);
         let (device, replicas) = (device.into(), Vec::new());
-        Part { device, address: None, replicas, via: None, model, branch: false }
+        Part { device, address: None, replicas, via: None, model, branch: false, foreign: None }
     }
 
     fn plan(parts: Vec<Part>, outputs: &[&str]) -> PlanParts {
@@ -322,6 +337,28 @@ mod tests {
         let deployment = Deployment::new(plan(parts, &["y"])).unwrap();
         assert_eq!(sends(&deployment.stages[0]), ["x"]);
         assert!(deployment.stages[0].spec.model.is_none());
+    }
+
+    #[test]
+    fn a_foreign_server_is_called_by_its_own_name_and_only_at_the_end() {
+        let parts = |foreign: [Option<&str>; 3]| {
+            let mut parts = vec![
+                part("pi", &["x"], &["a"]),
+                part("hub", &["a"], &["b"]),
+                part("cloud", &["b"], &["y"]),
+            ];
+            for (part, name) in parts.iter_mut().zip(foreign) {
+                part.foreign = name.map(str::to_owned);
+            }
+            plan(parts, &["y"])
+        };
+        let deployment = Deployment::new(parts([None, None, Some("2-cloud")])).unwrap();
+        let next = deployment.stages[1].spec.next.as_ref().unwrap();
+        assert_eq!((next.model_name.as_str(), next.foreign), ("2-cloud", true));
+        let foreign: Vec<bool> = deployment.stages.iter().map(|stage| stage.foreign).collect();
+        assert_eq!(foreign, [false, false, true]);
+        let error = Deployment::new(parts([None, Some("1-hub"), None])).unwrap_err().to_string();
+        assert!(error.contains("device `hub`") && error.contains("the last stage"), "{error}");
     }
 
     #[test]

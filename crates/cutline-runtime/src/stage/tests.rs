@@ -44,6 +44,7 @@ fn spec() -> StageSpec {
                 model_name: "net-1a2b.1".into(),
                 sends: vec!["a".into()],
                 entropy_coded: Vec::new(),
+                foreign: false,
             },
             brings: vec![tensor("b")],
         }],
@@ -56,6 +57,7 @@ fn spec() -> StageSpec {
             model_name: "net-1a2b.2".into(),
             sends: vec!["a".into(), "b".into(), "z".into()],
             entropy_coded: vec!["a".into()],
+            foreign: false,
         }),
     }
 }

@@ -187,6 +187,7 @@ pub(crate) fn part(
         via: None,
         model: Some(model),
         branch: false,
+        foreign: None,
     }
 }
 

@@ -52,6 +52,9 @@ struct Place<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     replicas: &'a [String],
     model: &'a str,
+    /// Its server is no agent, and had it already.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    foreign: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<bool>,
 }
@@ -78,12 +81,14 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         address: placement.address.as_deref(),
         replicas: &placement.replicas,
         model: &placement.model_name,
+        foreign: placement.foreign,
         removed: removed.as_ref().map(|removed| removed[index]),
     });
     let deployed = Deployed { model: deployment.model_name(), stages: stages.collect() };
     output.print(&deployed, |out| {
         let rows = deployed.stages.iter().map(|place| {
             let state = match place.removed {
+                _ if place.foreign => "its server's own",
                 None => "deployed",
                 Some(true) => "removed",
                 Some(false) => "was not there",
@@ -123,6 +128,10 @@ fn remove(
     runtime.block_on(async {
         let mut removed = Vec::with_capacity(deployment.stages.len());
         for placement in &deployment.stages {
+            if placement.foreign {
+                removed.push(false);
+                continue;
+            }
             let device = &placement.spec.device;
             if placement.address.is_none() {
                 anyhow::bail!("device `{device}` has no address; give it one in the platform file and plan again");

@@ -29,6 +29,7 @@ use crate::{
         sweep,
     },
     refine::{self, Budget, Subject},
+    staging,
 };
 
 /// Find the best plan: baselines first, then the best plan, the best split, why, and the proof.
@@ -138,6 +139,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let (model, picture) = (model.clone(), picture.clone());
     let mut plan = Plan::new(model, dag, costs, platform, &request, &answer, picture);
     plan.refinement = refinement;
+    if let Some(Err(why)) = plan.best.as_ref().map(|best| staging::check_servers(platform, best)) {
+        output.note(format!("the plan cannot be run: {why:#}"));
+    }
     if args.sweep {
         sweep::add(&mut plan, &problem, &request, &answer, &mut stop)?;
     }

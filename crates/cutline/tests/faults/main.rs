@@ -36,7 +36,7 @@ fn an_agent_that_is_started_again_at_once_gets_its_stages_again() {
 
 #[test]
 fn a_run_takes_its_stages_with_it_however_often_it_deployed_them() {
-    let mut scene = Scene::start(Planned::ByHand, false);
+    let mut scene = Scene::start(Planned::ByHand, Hub::Absent);
     for _ in 0..2 {
         scene.until(false);
         scene.cloud.kill();
