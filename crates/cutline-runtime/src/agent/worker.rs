@@ -81,6 +81,9 @@ impl Worker {
     ) -> Result<(Self, T), EngineError> {
         let jobs = Arc::new(Turns::new());
         let queue = Open(Arc::clone(&jobs));
+        // Whoever wanted the stage may give up while it is loaded, as when another stage of its plan
+        // failed: then this handle goes, and with it the thread and what it has loaded.
+        let worker = Self { jobs };
         let (loaded, outcome) = oneshot::channel();
         let name = format!("stage {}", stage.spec().name);
         let runtime = Handle::current();
@@ -100,7 +103,7 @@ impl Worker {
         let failed = |reason: String| EngineError::Load { engine: "any".to_owned(), reason };
         thread::Builder::new().name(name).spawn(main).map_err(|e| failed(e.to_string()))?;
         match outcome.await {
-            Ok(outcome) => outcome.map(|found| (Self { jobs }, found)),
+            Ok(outcome) => outcome.map(|found| (worker, found)),
             Err(_) => Err(failed("it crashed while it loaded the model".to_owned())),
         }
     }
@@ -150,13 +153,15 @@ fn work<S>(
 
 #[cfg(test)]
 mod tests {
-    use tokio::runtime::Runtime;
+    use std::sync::mpsc;
+
+    use tokio::{runtime::Runtime, time};
 
     use super::{
         super::batching::tests::{frames, lenet, several, stage_of},
         *,
     };
-    use crate::engine::fake::Fake;
+    use crate::{engine::fake::Fake, pace::Slowdown, stage::StageSpec};
 
     #[test]
     fn who_waits_when_the_device_is_free_goes_together_in_turn() {
@@ -196,6 +201,42 @@ mod tests {
             assert_eq!(together, [2, 2, 2, 1, 2]);
             let sizes: Vec<_> = meter.batches().map(|(n, b)| (n, b.compute.count())).collect();
             assert_eq!(sizes, [(1, 1), (2, 2)]);
+        });
+    }
+
+    #[test]
+    fn a_stage_that_nobody_waits_for_any_more_ends_with_its_loading() {
+        let spec = StageSpec {
+            plan: "net".into(),
+            name: "0-pi".into(),
+            device: "pi".into(),
+            inputs: Vec::new(),
+            picture: None,
+            model: None,
+            answers: Vec::new(),
+            branches: Vec::new(),
+            next: None,
+        };
+        let stage = Arc::new(Stage::new(spec).unwrap());
+        let slot = Arc::new(Semaphore::new(1));
+        let (loads, loaded) = mpsc::channel::<()>();
+        let load = move |_: &TakeSlot| {
+            let _ = loaded.recv();
+            Ok((StageSession::without_model(Slowdown::NONE), ()))
+        };
+        let meter = Arc::new(Meter::default());
+        Runtime::new().unwrap().block_on(async {
+            let start =
+                Worker::start(Arc::clone(&stage), Arc::clone(&slot), Vec::new(), meter, load);
+            assert!(time::timeout(Duration::from_millis(50), start).await.is_err());
+            drop(loads);
+            for _ in 0..1000 {
+                if Arc::strong_count(&slot) == 1 {
+                    return;
+                }
+                time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("its thread still waits for requests");
         });
     }
 }
