@@ -309,7 +309,7 @@ fn the_best_plan_that_agrees_may_send_another_input() {
     let asked: [[Option<Vec<String>>; 2]; 3] = [
         [None, None],
         [named(&["jpeg", "uint8"]), named(&["zip", "uint8"])],
-        [named(&["uint8", "fp32"]), named(&["fp16", "fp32"])],
+        [named(&["jpeg", "fp32"]), named(&["fp16", "fp32"])],
     ];
     let (mut inputs, mut cuts) = (0, 0);
     for seed in 0..24 {

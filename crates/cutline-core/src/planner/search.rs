@@ -221,11 +221,8 @@ impl Search<'_> {
         for before in 1..groups {
             let device = |group| if group < before { DeviceId::SOURCE } else { self.other };
             let mapping = Mapping((0..groups).map(device).collect());
-            if self.forced.iter().zip(&mapping.0).any(|(forced, d)| forced.is_some_and(|f| f != *d))
-            {
-                continue;
-            }
             for (index, setting) in self.settings.iter().enumerate() {
+                // What breaks a pin cannot be run by these costs.
                 if crate::evaluate::evaluate(self.dag, self.costs, &mapping, setting).is_err() {
                     continue;
                 }

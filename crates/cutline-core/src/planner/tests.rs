@@ -196,6 +196,9 @@ fn giving_up_says_how_far_the_answer_may_be_off() {
     let pinned = Request { pins: vec![("b".into(), "edge".into())], ..request };
     let why = answer(&chain(), &tight, &pinned).best_split.unwrap_err();
     assert_eq!(why, Infeasible::GaveUp(0));
+    let pinned = Request { pins: vec![("a".into(), "edge".into())], ..pinned };
+    let split = answer(&chain(), &tight, &pinned).best_split.unwrap();
+    assert_eq!((places(&split).as_str(), split.evaluation.latency.0), ("ecc", 2226));
 }
 
 #[test]

@@ -241,4 +241,24 @@ fn long_networks_return_where_that_is_quicker() {
     let moves = best.mapping.0.iter().enumerate().map(|(at, id)| (at / 10 % 2, id.index()));
     assert!(moves.into_iter().all(|(quick, on)| quick == on), "{best:?}");
     assert!(matches!(best.proof, Proof::Within(_)));
+    // Stopped before anything is varied: the codecs of what is known are kept with it.
+    let objectives = [Objective::Latency, Objective::Period];
+    let front = |revisits: bool, patience: u32| {
+        let request = Request { revisits, ..Request::default() };
+        let mut asked = 0;
+        let mut stop = || {
+            asked += 1;
+            asked > patience
+        };
+        let front = planner::front(&dag, &costs, &request, &objectives, &mut stop).unwrap();
+        (front.points, asked)
+    };
+    let (once, asked) = front(false, u32::MAX);
+    assert!(
+        once.iter().any(|point| point.setting.order.len() == 2 && point.setting.codecs[0] == 1)
+    );
+    let (returning, _) = front(true, asked);
+    for point in once.iter().map(|point| values(point, &costs, &objectives)) {
+        assert!(returning.iter().any(|p| covers(&values(p, &costs, &objectives), &point)));
+    }
 }
