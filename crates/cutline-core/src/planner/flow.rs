@@ -248,6 +248,29 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_end_is_left_by_the_arc_that_led_there() {
+        // Against an arc the first vertex leads to a dead end, from which nothing flows on by what the
+        // first still has to offer, whoever comes there.
+        let mut network = Network::new();
+        let [first, end, on, other] = [4, 3, 2, 5].map(|rank| network.vertex(rank));
+        for (from, to, forward, backward) in [
+            (SOURCE, other, 9, 0),
+            (other, end, 9, 0),
+            (first, on, 9, 0),
+            (on, SINK, 9, 0),
+            // Arcs that come later are tried first.
+            (end, first, 0, 9),
+            (SOURCE, first, 5, 0),
+        ] {
+            network.arc(from, to, amount(forward), amount(backward));
+        }
+        let (found, sink_side) = network.minimum_cut().unwrap();
+        assert_eq!(found, amount(5));
+        let on_sink_side: Vec<Vertex> = (0..6).filter(|&vertex| sink_side[vertex]).collect();
+        assert_eq!(on_sink_side, [SINK, first, on]);
+    }
+
+    #[test]
     fn an_infinite_cut_is_none() {
         let mut network = Network::new();
         let middle = network.vertex(1);

@@ -282,6 +282,9 @@ pub(crate) fn almost_twins(random: &mut Random, costs: &mut Value, platform: &mu
     if platform["device"].as_array().unwrap().len() > 3 && random.one_in(2) {
         links.push(link(["b", "d"], "800mbit", "8000mbit"));
         links.push(link(["c", "d"], "800mbit", "8000mbit"));
+        if random.one_in(2) {
+            links.push(link(["a", "d"], "8000mbit", "8000mbit"));
+        }
     }
     let device = &mut platform["device"][2];
     let layers = costs["layers"].as_array().unwrap().len() as u64;

@@ -460,3 +460,106 @@ fn an_answer_of_unknown_size_is_made_at_home_by_plans_that_return() {
         assert_eq!((split.mapping, split.evaluation), (best.mapping, best.evaluation));
     }
 }
+
+#[test]
+fn layers_are_run_by_those_who_can() {
+    // Devices in order; layers, each with what it reads and who can run it, in 100 ns; whether blocks
+    // are scattered; the least latency, or period. All links take 1 ns for a byte, all values have 8.
+    let cases = [
+        // b and c are alike. One after the other, behind a third: each is busy with one layer.
+        ("abcd", "x<@d y<x@bc z<y@bc", false, Objective::Period, 100),
+        // Both help: 100, 8 + 100 + 8 at the same time, 100.
+        ("abcd", "in<@a x<in@bc y<in@bc out<x,y@a", true, Objective::Latency, 316),
+        // One helps after the other had a stage: 8 + 100 + 8, then as before, and 8 + 8 back.
+        (
+            "abcd",
+            "go<@bc in<go@d x<in@bcd y<in@bcd out<x,y@d",
+            true,
+            Objective::Latency,
+            116 + 316 + 16,
+        ),
+        // A third helps, and neither of them.
+        ("adbc", "in<@a x<in@ad y<in@ad out<x,y@a", true, Objective::Latency, 316),
+        // b cannot run what follows the first block, but begins behind it.
+        (
+            "ab",
+            "in<@a x<in@a y<in@a out<x,y@a on<out@a go<on@b v<go@b w<go@b end<v,w@b",
+            true,
+            Objective::Latency,
+            500 + 8 + 400 + 8,
+        ),
+        // b joins both blocks, and c, which helps in the second, cannot run what is between.
+        (
+            "abc",
+            "in<@b x<in@b y<in@b out<x,y@b go<out@b v<go@bc w<go@bc end<v,w@b",
+            true,
+            Objective::Latency,
+            8 + 400 + 316 + 8,
+        ),
+    ];
+    for (devices, layers, scatter, objective, expected) in cases {
+        let layer = |text: &str| {
+            let (name, rest) = text.split_once('<').unwrap();
+            let (reads, able) = rest.split_once('@').unwrap();
+            let reads: Vec<&str> = reads.split(',').filter(|name| !name.is_empty()).collect();
+            let times: Value = able.chars().map(|on| (on.to_string(), json!(100))).collect();
+            json!({ "name": name, "inputs": reads, "output_bytes": 8, "time_ns": times })
+        };
+        let layers: Vec<Value> = layers.split(' ').map(layer).collect();
+        let last = layers[layers.len() - 1]["name"].clone();
+        let costs =
+            json!({ "version": 1, "input": { "fp32": 8 }, "outputs": [last], "layers": layers });
+        let names: Vec<String> = devices.chars().map(String::from).collect();
+        let device: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
+        let pairs = names.iter().enumerate();
+        let pairs = pairs.flat_map(|(at, a)| names[at + 1..].iter().map(move |b| [a, b]));
+        let link = pairs.map(|pair| json!({ "between": pair, "up": "8gbit" }));
+        let link: Vec<Value> = link.collect();
+        let platform = json!({ "version": 1, "device": device, "link": link });
+        let request = Request { objective, scatter, ..Request::default() };
+        let best = answer(&costs, &platform, &request).best.unwrap();
+        let value = match objective {
+            Objective::Latency => best.evaluation.latency.0,
+            _ => best.evaluation.period.0,
+        };
+        assert_eq!((value, best.proof), (expected, Proof::Optimal), "{devices}: {best:?}");
+    }
+}
+
+#[test]
+fn a_source_that_reads_no_input_makes_no_tensor() {
+    // The first group reads nothing, the second, in the cloud, the picture and what the first makes.
+    let (_, mut costs) = read(&chain(), &platform(1000));
+    for input in &mut costs.inputs {
+        input.encode[0] = Nanos(if input.name == "fp32" { 1000 } else { 23 });
+    }
+    let mut dag = Dag::new();
+    let picture = dag.add_input("picture", Some(Bytes(200)));
+    let mut add = |name: &str, reads: &[_], bytes: u64| {
+        let makes = [(name.to_owned(), Some(Bytes(bytes)))];
+        let reads = reads.iter().copied();
+        let group = dag.add_group(vec![name.into()], reads, makes, crate::units::Macs(1), Bytes(1));
+        dag.group(group).makes[0]
+    };
+    let a = add("a", &[], 100);
+    let b = add("b", &[picture, a], 10);
+    let c = add("c", &[b], 5);
+    dag.mark_output(c);
+    let pinned = Request {
+        input_encodings: Some(vec!["jpeg".into()]),
+        pins: vec![("a".into(), "edge".into()), ("b".into(), "cloud".into())],
+        ..Request::default()
+    };
+    // By a minimum cut, by labels, and by varying what is known.
+    let limited = Request { limits: vec![(Objective::Memory, 1 << 60)], ..pinned.clone() };
+    let returning = Request { revisits: true, ..pinned.clone() };
+    for request in [pinned, limited, returning] {
+        let best = solve(&dag, &costs, &request).unwrap().best.unwrap();
+        // 23 + 50, 40 + 100 bytes, 6 + 70, and 5 back.
+        assert_eq!(
+            (places(&best).as_str(), best.evaluation.latency.0),
+            ("ecc", 294),
+            "{request:?}"
+        );
+    }
+}
