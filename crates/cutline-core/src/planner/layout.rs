@@ -162,8 +162,9 @@ impl Layout {
         }
     }
 
-    /// Whether anything depends on the memory that a device needs.
+    /// Whether anything depends on the memory that a device needs. What one device of a host has, all
+    /// of them have, so that without it nothing limits the host.
     pub(super) fn counts_memory(&self, device: &DeviceCosts) -> bool {
-        self.has(Quantity::Memory) || device.memory.is_some() || !self.hosts.is_empty()
+        self.has(Quantity::Memory) || device.memory.is_some()
     }
 }

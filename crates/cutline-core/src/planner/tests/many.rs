@@ -461,10 +461,31 @@ fn an_answer_of_unknown_size_is_made_at_home_by_plans_that_return() {
     }
 }
 
+/// Devices in order, a letter each; layers, each with what it reads and who can run it, in 100 ns. All
+/// links take 1 ns for a byte, all values have 8 of them, and the last layer is the answer.
+fn lettered(devices: &str, layers: &str) -> (Value, Value) {
+    let layer = |text: &str| {
+        let (name, rest) = text.split_once('<').unwrap();
+        let (reads, able) = rest.split_once('@').unwrap();
+        let reads: Vec<&str> = reads.split(',').filter(|name| !name.is_empty()).collect();
+        let times: Value = able.chars().map(|on| (on.to_string(), json!(100))).collect();
+        json!({ "name": name, "inputs": reads, "output_bytes": 8, "time_ns": times })
+    };
+    let layers: Vec<Value> = layers.split(' ').map(layer).collect();
+    let last = layers[layers.len() - 1]["name"].clone();
+    let costs =
+        json!({ "version": 1, "input": { "fp32": 8 }, "outputs": [last], "layers": layers });
+    let names: Vec<String> = devices.chars().map(String::from).collect();
+    let device: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
+    let pairs = names.iter().enumerate();
+    let pairs = pairs.flat_map(|(at, a)| names[at + 1..].iter().map(move |b| [a, b]));
+    let link: Vec<Value> = pairs.map(|pair| json!({ "between": pair, "up": "8gbit" })).collect();
+    (costs, json!({ "version": 1, "device": device, "link": link }))
+}
+
 #[test]
 fn layers_are_run_by_those_who_can() {
-    // Devices in order; layers, each with what it reads and who can run it, in 100 ns; whether blocks
-    // are scattered; the least latency, or period. All links take 1 ns for a byte, all values have 8.
+    // Devices, layers, whether blocks are scattered; the least latency, or period.
     let cases = [
         // b and c are alike. One after the other, behind a third: each is busy with one layer.
         ("abcd", "x<@d y<x@bc z<y@bc", false, Objective::Period, 100),
@@ -498,24 +519,7 @@ fn layers_are_run_by_those_who_can() {
         ),
     ];
     for (devices, layers, scatter, objective, expected) in cases {
-        let layer = |text: &str| {
-            let (name, rest) = text.split_once('<').unwrap();
-            let (reads, able) = rest.split_once('@').unwrap();
-            let reads: Vec<&str> = reads.split(',').filter(|name| !name.is_empty()).collect();
-            let times: Value = able.chars().map(|on| (on.to_string(), json!(100))).collect();
-            json!({ "name": name, "inputs": reads, "output_bytes": 8, "time_ns": times })
-        };
-        let layers: Vec<Value> = layers.split(' ').map(layer).collect();
-        let last = layers[layers.len() - 1]["name"].clone();
-        let costs =
-            json!({ "version": 1, "input": { "fp32": 8 }, "outputs": [last], "layers": layers });
-        let names: Vec<String> = devices.chars().map(String::from).collect();
-        let device: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
-        let pairs = names.iter().enumerate();
-        let pairs = pairs.flat_map(|(at, a)| names[at + 1..].iter().map(move |b| [a, b]));
-        let link = pairs.map(|pair| json!({ "between": pair, "up": "8gbit" }));
-        let link: Vec<Value> = link.collect();
-        let platform = json!({ "version": 1, "device": device, "link": link });
+        let (costs, platform) = lettered(devices, layers);
         let request = Request { objective, scatter, ..Request::default() };
         let best = answer(&costs, &platform, &request).best.unwrap();
         let value = match objective {
@@ -561,5 +565,18 @@ fn a_source_that_reads_no_input_makes_no_tensor() {
             ("ecc", 294),
             "{request:?}"
         );
+    }
+}
+
+#[test]
+fn an_answer_that_a_branch_makes_stays_in_memory() {
+    // While b runs w, a runs x, y and z: at last it holds x, y, z and what w makes, or will have made.
+    let (mut costs, platform) = lettered("ab", "in<@a x<in@a y<x@a z<y@a w<in@b out<z,w@a");
+    let request = Request { objective: Objective::Memory, scatter: true, ..Request::default() };
+    for (outputs, expected) in [(json!(["out"]), 24), (json!(["out", "x"]), 32)] {
+        costs["outputs"] = outputs;
+        let best = answer(&costs, &platform, &request).best.unwrap();
+        let uses = best.evaluation.memory.iter().map(|used| used.bytes.0);
+        assert_eq!(uses.max(), Some(expected), "{best:?}");
     }
 }
