@@ -112,8 +112,9 @@ impl Sweep<'_> {
                     open.push((middle, new));
                 }
                 _ => {
-                    if !same(&first, &best) && inside {
-                        // Up to the meeting the slower link's plan, from there on the other.
+                    if !same(&first, &best) {
+                        // Up to the meeting, which may be the low end itself, the slower link's plan,
+                        // from there on the other.
                         corners.push((middle, first));
                         corners.push((BytesPerSec(middle.0 + 1), best.clone()));
                     }

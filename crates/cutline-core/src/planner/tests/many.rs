@@ -517,6 +517,14 @@ fn layers_are_run_by_those_who_can() {
             Objective::Latency,
             8 + 400 + 316 + 8,
         ),
+        // Each of two helps in one of two blocks, one behind the other.
+        (
+            "abc",
+            "in<@a x<in@ab y<in@ab mid<x,y@a v<mid@ac w<mid@ac end<v,w@a",
+            true,
+            Objective::Latency,
+            316 + 116 + 100,
+        ),
     ];
     for (devices, layers, scatter, objective, expected) in cases {
         let (costs, platform) = lettered(devices, layers);
@@ -579,4 +587,17 @@ fn an_answer_that_a_branch_makes_stays_in_memory() {
         let uses = best.evaluation.memory.iter().map(|used| used.bytes.0);
         assert_eq!(uses.max(), Some(expected), "{best:?}");
     }
+}
+
+#[test]
+fn what_a_joiner_is_sent_is_decoded_first() {
+    let (mut costs, platform) = lettered("abc", "go<@a in<go@b x<in@bc y<in@bc out<x,y@b");
+    costs["codecs"] = json!([{ "name": "half", "num": 1, "den": 2,
+        "enc_ns_per_kb": 1000, "dec_ns_per_kb": 2000 }]);
+    let cut_encodings = Some(vec!["half".to_owned()]);
+    let request = Request { cut_encodings, scatter: true, ..Request::default() };
+    let best = answer(&costs, &platform, &request).best.unwrap();
+    // Every message of 8 bytes takes 8 + 4 + 16; the answer goes back as it is.
+    let expected = 100 + 28 + 100 + (28 + 100 + 28) + 100 + 8;
+    assert_eq!((best.evaluation.latency.0, best.setting.helpers.len()), (expected, 1), "{best:?}");
 }
