@@ -305,7 +305,13 @@ impl Runner {
                     }
                     agents.push((index, agent));
                 }
-                Err(error) if first && waiting[index] == 0 => return Err(error),
+                Err(error) if first && waiting[index] == 0 => {
+                    // An order that is taken back under way may still be carried out, after the stage
+                    // was given back: the others end first, unless they take long.
+                    let others = async { while tasks.join_next().await.is_some() {} };
+                    let _ = tokio::time::timeout(PARTING, others).await;
+                    return Err(error);
+                }
                 Err(error) => absent.push(chain(&error)),
             }
         }

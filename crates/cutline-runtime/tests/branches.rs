@@ -193,3 +193,27 @@ fn a_branch_that_fails_is_named() {
     let said: Vec<String> = causes.map(ToString::to_string).collect();
     assert!(said.iter().any(|cause| cause.contains("stage `2-hub`")), "{said:?}");
 }
+
+#[test]
+fn stages_of_an_agent_that_call_each_other_for_ever_are_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let pi = Device::start();
+    let double = |file: &str, reads: &str, makes: &str| {
+        let address = Some(pi.address());
+        let nodes: [(&str, &[&str], &str); 1] = [("Add", &[reads, reads], makes)];
+        let part = part(&folder, file, address, &nodes, &[reads], &[makes]);
+        Part { device: "pi".to_owned(), ..part }
+    };
+    let parts = vec![double("first", "x", "a"), double("second", "a", "x2")];
+    let mut deployment = Deployment::new(plan(parts, &["x2"])).unwrap();
+    let model = deployment.stages[0].model_name.clone();
+    let next = deployment.stages[0].spec.next.as_mut().unwrap();
+    assert!(next.here);
+    (next.model_name, next.sends) = (model, vec!["x".to_owned()]);
+    let error = wait(async {
+        let runner = Runner::deploy(deployment, options(), |_| {}).await.unwrap();
+        runner.infer(frame(X)).await.unwrap_err()
+    });
+    let said = std::error::Error::source(&error).unwrap().to_string();
+    assert!(said.contains("or by itself"), "{said}");
+}

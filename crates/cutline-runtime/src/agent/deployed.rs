@@ -29,6 +29,10 @@ use crate::{
     tensor::Tensor,
 };
 
+/// Most stages of one agent that call each other in turn: more scatter groups in a row than networks
+/// have, and few enough for a thread's stack, which holds a call in a call.
+const MAX_DEPTH: usize = 32;
+
 /// Deadline of a call that came with none.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -62,6 +66,8 @@ pub(super) struct Call {
     pub(super) deadline: Option<Instant>,
     /// Whether its caller wants to know where the time went.
     pub(super) trace: bool,
+    /// How many stages of this agent it went through, each called by the one before.
+    pub(super) depth: usize,
 }
 
 /// Answered tensors, and where the time went.
@@ -248,11 +254,20 @@ impl Deployed {
         let sends = made.of(&self.stage, next).map_err(|error| status(&self.stage, &error))?;
         let (began_unix_ns, started) = (unix_nanos(), Instant::now());
         if next.here {
+            // Descriptions that name each other would go on for ever.
+            if call.depth >= MAX_DEPTH {
+                return Err(Status::failed_precondition(format!(
+                    "stage `{}` is called through more than {MAX_DEPTH} stages of its own agent, or by \
+                     itself",
+                    next.stage
+                )));
+            }
+            let depth = call.depth + 1;
             let stage = state.ready(&next.model_name)?;
             let came = Came { unix_ns: began_unix_ns, ..call.came };
             // A call within a call: its size is known only behind a pointer.
             let (answers, trace) =
-                Box::pin(stage.infer(state, sends, Call { came, ..call })).await?;
+                Box::pin(stage.infer(state, sends, Call { came, depth, ..call })).await?;
             let round_trip_ns = nanos(started.elapsed());
             let hop = HopTrace { began_unix_ns, round_trip_ns, ..HopTrace::default() };
             return Ok((answers, trace.map(|trace| (trace, hop))));

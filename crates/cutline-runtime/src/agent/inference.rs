@@ -178,7 +178,7 @@ impl State {
         let _admitted = self.requests.admit(came.from)?;
         let Asked { values, outputs, deadline, trace } = asked()?;
         let _memory = self.reserve(total_bytes(&values), "a request")?;
-        let call = Call { came, deadline, trace };
+        let call = Call { came, deadline, trace, depth: 0 };
         let (answers, trace) = stage.infer(self, values, call).await?;
         Ok((select(answers, &outputs)?, trace))
     }
