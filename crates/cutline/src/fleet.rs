@@ -39,6 +39,8 @@ pub struct AgentOptions {
     pub store: PathBuf,
     /// `--listen`, with `--insecure`; absent: a free port of the loopback address.
     pub listen: Option<String>,
+    /// `--identity`: the folder of its certificate, by which it speaks mutual TLS.
+    pub identity: Option<PathBuf>,
 }
 
 /// A running agent; dropping it ends the process.
@@ -60,6 +62,9 @@ impl AgentProcess {
             Some(listen) => command.args(["--insecure", "--listen", listen]),
             None => command.args(["--listen", "127.0.0.1:0"]),
         };
+        if let Some(identity) = &options.identity {
+            command.arg("--identity").arg(identity);
+        }
         command.arg("--store").arg(&options.store);
         if let Some(engine) = &options.engine {
             command.arg("--engine").arg(engine);

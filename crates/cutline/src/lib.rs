@@ -62,6 +62,7 @@ enum Command {
 
 /// Runs the command line; prints the chain of causes of an error to stderr.
 pub fn main() -> ExitCode {
+    cutline_runtime::agent::memory::one_heap();
     let cli = Cli::parse();
     let output = Output::new(cli.json, cli.quiet);
     match dispatch(cli.command, &output) {

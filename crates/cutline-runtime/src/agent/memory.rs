@@ -117,6 +117,22 @@ impl Drop for Reservation {
     }
 }
 
+/// Has all threads share one heap, before the first of them is started.
+///
+/// The C library gives threads heaps of their own, up to eight for each processor, and keeps what is
+/// freed in each. Stages are loaded, run and dropped by threads that come and go, so every heap grows
+/// to what its busiest moment took, and a device that loads stages again after each fault of a peer
+/// grows without a leak. Tensors are large enough to be mapped one by one, so hardly a thread waits
+/// for another's lock. Does nothing where the C library is not GNU's.
+pub fn one_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[allow(unsafe_code)]
+    // SAFETY: mallopt takes two integers and locks what it changes; a refusal leaves the default.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Memory that this process occupies; `None` where the system does not tell.
 pub fn resident_bytes() -> Option<Bytes> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

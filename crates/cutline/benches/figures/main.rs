@@ -20,9 +20,11 @@ mod namespace;
 mod parts;
 mod pipeline;
 mod profile;
+mod scatter;
 mod sharing;
 mod soak;
 mod splitting;
+mod tls;
 mod truth;
 mod watch;
 
@@ -57,15 +59,17 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 17] = [
+const SECTIONS: [(&str, Section); 19] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
     ("splitting", splitting::run),
     ("cut-cost", cut_cost::run),
     ("agent", agent::run),
+    ("tls", tls::run),
     ("profile", profile::run),
     ("hierarchy", hierarchy::run),
+    ("scatter", scatter::run),
     ("truth", truth::run),
     ("truth-tbf", truth::run_tbf),
     ("pipeline", pipeline::run),
