@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `rten` | pure Rust, part of every build | [`rten`] |
 //! | `onnxruntime` | the fast path; a shared library found on the machine | [`onnxruntime`] |
+//! | `onnxruntime-cuda` | the same library on an NVIDIA GPU | [`onnxruntime`] |
 //!
 //! An engine computes in whatever types it has; what enters and leaves a [`Session`] has the types
 //! that the ONNX file declares. Nothing outside this module knows an engine.
@@ -49,7 +50,7 @@ pub struct LoadOptions {
 
 /// An inference engine that is ready to load models.
 pub trait Engine: Send + Sync {
-    /// Short name: `rten`, `onnxruntime`.
+    /// Short name, one of [`NAMES`].
     fn name(&self) -> &str;
 
     /// Version of the library that computes.
@@ -78,7 +79,7 @@ pub trait Session: Send {
 pub type SharedEngine = Arc<dyn Engine>;
 
 /// Names of the engines that this build knows, the embedded one first.
-pub const NAMES: [&str; 2] = [rten::NAME, onnxruntime::NAME];
+pub const NAMES: [&str; 3] = [rten::NAME, onnxruntime::NAME, onnxruntime::CUDA_NAME];
 
 /// What is known of an engine on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,11 +101,13 @@ pub fn open(name: &str) -> Result<SharedEngine, EngineError> {
     match name {
         rten::NAME => Ok(Arc::new(rten::Rten)),
         onnxruntime::NAME => Ok(Arc::new(onnxruntime::OnnxRuntime::open()?)),
+        onnxruntime::CUDA_NAME => Ok(Arc::new(onnxruntime::OnnxRuntime::open_cuda()?)),
         _ => Err(EngineError::Unknown(name.to_owned())),
     }
 }
 
-/// The state of every engine of [`NAMES`], in that order. Loads libraries, runs nothing.
+/// The state of every engine of [`NAMES`], in that order. Loads libraries, and runs one
+/// operator on a GPU where a library is built for one.
 pub fn available() -> Vec<EngineStatus> {
     let embedded = EngineStatus {
         name: rten::NAME,
@@ -113,14 +116,14 @@ pub fn available() -> Vec<EngineStatus> {
         reason: "part of this build".to_owned(),
         path: None,
     };
-    vec![embedded, onnxruntime::status()]
+    vec![embedded, onnxruntime::status(), onnxruntime::cuda_status()]
 }
 
 /// Why an engine could not be had, could not load, or could not run.
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// No engine of that name exists.
-    #[error("unknown engine `{0}`; this build knows `rten` and `onnxruntime`")]
+    #[error("unknown engine `{0}`; this build knows `rten`, `onnxruntime` and `onnxruntime-cuda`")]
     Unknown(String),
     /// The engine's library is missing or unfit.
     #[error("engine `{engine}` is not available: {reason}")]

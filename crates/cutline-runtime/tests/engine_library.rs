@@ -16,8 +16,13 @@ use cutline_runtime::engine;
 #[test]
 #[ignore = "run by the other tests, in a process of its own"]
 fn print_status() {
-    let status = engine::available().remove(1);
-    println!("available: {}; {}", status.available, status.reason);
+    for status in engine::available() {
+        println!("{} available: {}; {}", status.name, status.available, status.reason);
+    }
+    match engine::open("onnxruntime-cuda") {
+        Ok(engine) => println!("computes on a GPU by {}", engine.version()),
+        Err(error) => println!("no GPU: {error}"),
+    }
     match engine::open("onnxruntime") {
         Ok(engine) => println!("opened {}", engine.version()),
         Err(error) => println!("refused: {error}"),
@@ -47,7 +52,8 @@ fn a_library_that_is_none_is_refused_with_its_name() {
     for (words, content) in cases {
         fs::write(&file, content).unwrap();
         let said = ask(&[("ORT_DYLIB_PATH", &file)]);
-        assert!(said.contains("available: false"), "{said}");
+        assert!(said.contains("onnxruntime available: false"), "{said}");
+        assert!(said.contains("onnxruntime-cuda available: false"), "{said}");
         assert!(said.contains(words) && said.contains("ORT_DYLIB_PATH names"), "{said}");
         assert!(said.contains("refused: engine `onnxruntime` is not available"), "{said}");
     }
@@ -77,5 +83,26 @@ fn a_fit_library_is_opened_wherever_it_lies() {
     fs::create_dir_all(&folder).unwrap();
     fs::copy(&library, folder.join("libonnxruntime.so.1.20.0")).unwrap();
     let said = ask(&[("XDG_DATA_HOME", data.path())]);
-    assert!(said.contains("available: true") && said.contains("opened 1."), "{said}");
+    assert!(said.contains("onnxruntime available: true") && said.contains("opened 1."), "{said}");
+}
+
+/// A GPU is found by computing on it: a library whose part for CUDA is missing, or is there and does
+/// not load, is an engine on the processor only.
+#[test]
+fn a_gpu_is_tried_never_assumed() {
+    let Some(library) = std::env::var_os("ORT_DYLIB_PATH") else {
+        eprintln!("skipped: ORT_DYLIB_PATH names no library");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("libonnxruntime.so");
+    fs::copy(&library, &copy).unwrap();
+    let said = ask(&[("ORT_DYLIB_PATH", &copy)]);
+    assert!(said.contains("no GPU: engine `onnxruntime-cuda` is not available"), "{said}");
+    assert!(said.contains("computes on the processor only"), "{said}");
+    assert!(said.contains("onnxruntime-gpu"), "{said}");
+    fs::write(folder.path().join("libonnxruntime_providers_cuda.so"), b"damaged").unwrap();
+    let said = ask(&[("ORT_DYLIB_PATH", &copy)]);
+    assert!(said.contains("onnxruntime-cuda available: false; a first run on the GPU"), "{said}");
+    assert!(said.contains("opened 1."), "{said}");
 }

@@ -3,19 +3,29 @@
 //! A process loads one library and keeps it. Threads do not spin between runs, because two stages
 //! may share a machine; inputs are borrowed and outputs handed over without a copy.
 //!
+//! On an NVIDIA GPU it is an engine of its own, `onnxruntime-cuda`, since it has other times: present
+//! where the library was built for CUDA and a first small run on the GPU succeeds, never assumed.
+//!
 //! A session with as many threads as there are processors for it gives each its own. Otherwise a
 //! thread that is woken for a run is often put on the processor of the thread that woke it, and
 //! waits there for milliseconds until the system finds the idle one.
 
 use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
-use cutline_core::tensor::{DType, Shape};
+use cutline_core::{
+    onnx::proto::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+        ValueInfoProto, tensor_shape_proto, type_proto,
+    },
+    tensor::{DType, Shape},
+};
 use ort::{
     environment::Environment,
+    ep::{CUDA, cuda::ConvAlgorithmSearch},
     logging::LogLevel,
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
     session::{
@@ -28,6 +38,8 @@ use ort::{
     },
 };
 
+use prost::Message;
+
 use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
     check_threads, decode, find_outputs, layer_with, library,
@@ -37,11 +49,19 @@ use crate::{pace::timer, tensor::Tensor};
 /// The engine's name.
 pub const NAME: &str = "onnxruntime";
 
+/// Its name on an NVIDIA GPU.
+pub const CUDA_NAME: &str = "onnxruntime-cuda";
+
+/// The file beside the library that computes on NVIDIA GPUs.
+const CUDA_FILE: &str = "libonnxruntime_providers_cuda.so";
+
 /// The library, loaded and initialised.
 #[derive(Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
     version: Arc<str>,
+    /// [`NAME`] or [`CUDA_NAME`]: where it computes.
+    name: &'static str,
 }
 
 impl OnnxRuntime {
@@ -61,9 +81,35 @@ impl OnnxRuntime {
             .with_logger(Arc::new(|_: LogLevel, _: &str, _: &str, _: &str, _: &str| ()))
             .build()
             .map_err(unavailable)?;
-        let runtime = Self { environment, version: found.version.into() };
+        let runtime = Self { environment, version: found.version.into(), name: NAME };
         *loaded = Some(runtime.clone());
         Ok(runtime)
+    }
+
+    /// The same library, computing on the first NVIDIA GPU. It is tried once in a process: a model of
+    /// one operator is loaded and run there, because a library that offers CUDA may yet lack the
+    /// driver, cuDNN, or a GPU.
+    pub fn open_cuda() -> Result<Self, EngineError> {
+        static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
+        let found = library::find().map_err(|missing| without_cuda(missing.reason))?;
+        built_for_cuda(&found.path).map_err(without_cuda)?;
+        let runtime = Self { name: CUDA_NAME, ..Self::open()? };
+        TRIED.get_or_init(|| runtime.try_out()).clone().map_err(without_cuda)?;
+        Ok(runtime)
+    }
+
+    /// Computes something small, or says why that failed.
+    fn try_out(&self) -> Result<(), String> {
+        let input = Tensor::from_f32(Shape(vec![2]), vec![-1.0, 2.0]).map_err(|e| e.to_string())?;
+        let model = ModelSource::Memory(relu().encode_to_vec().into());
+        let run = || -> Result<Vec<Tensor>, EngineError> {
+            self.load(&model, LoadOptions { threads: 1 })?.run(&[("x", &input)], &["y"])
+        };
+        let answer = run().map_err(|error| format!("a first run on the GPU failed: {error}"))?;
+        match answer.first().and_then(Tensor::as_f32).as_deref() {
+            Some([0.0, 2.0]) => Ok(()),
+            other => Err(format!("a first run on the GPU answered {other:?}, not [0, 2]")),
+        }
     }
 
     fn builder(&self, threads: usize, cores: &[usize]) -> Result<SessionBuilder, ort::Error> {
@@ -82,6 +128,11 @@ impl OnnxRuntime {
             builder = builder
                 .with_config_entry("session.intra_op_thread_affinities", places.join(";"))?;
         }
+        if self.name == CUDA_NAME {
+            // Trying every algorithm for every shape would take seconds at each load of a stage.
+            let cuda = CUDA::default().with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+            builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
+        }
         Ok(builder)
     }
 }
@@ -96,9 +147,76 @@ pub fn status() -> EngineStatus {
     EngineStatus { name: NAME, available: version.is_some(), version, reason, path }
 }
 
+/// What is known of the engine on this machine's GPU. Where the library is built for CUDA it is
+/// loaded, kept, and tried.
+pub fn cuda_status() -> EngineStatus {
+    let path = library::find().ok().map(|found| found.path);
+    let (version, reason) = match OnnxRuntime::open_cuda() {
+        Ok(runtime) => (Some(runtime.version.to_string()), "ran on this machine's GPU".to_owned()),
+        Err(EngineError::Unavailable { reason, .. }) => (None, reason),
+        Err(error) => (None, error.to_string()),
+    };
+    EngineStatus { name: CUDA_NAME, available: version.is_some(), version, reason, path }
+}
+
+/// Refuses a library without the part that computes on GPUs.
+fn built_for_cuda(library: &Path) -> Result<(), String> {
+    match library.with_file_name(CUDA_FILE).exists() {
+        true => Ok(()),
+        false => Err(format!(
+            "`{}` computes on the processor only: there is no `{CUDA_FILE}` beside it; for an \
+             NVIDIA GPU install the Python package onnxruntime-gpu and set ORT_DYLIB_PATH to its \
+             library",
+            library.display()
+        )),
+    }
+}
+
+fn without_cuda(reason: String) -> EngineError {
+    EngineError::Unavailable { engine: CUDA_NAME.to_owned(), reason }
+}
+
+/// A model of one operator on two numbers.
+fn relu() -> ModelProto {
+    let two = tensor_shape_proto::Dimension {
+        value: Some(tensor_shape_proto::dimension::Value::DimValue(2)),
+        ..Default::default()
+    };
+    let tensor = type_proto::Tensor {
+        elem_type: Some(1),
+        shape: Some(TensorShapeProto { dim: vec![two] }),
+    };
+    let value = |name: &str| ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor.clone())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let node = NodeProto {
+        op_type: Some("Relu".to_owned()),
+        input: vec!["x".to_owned()],
+        output: vec!["y".to_owned()],
+        ..Default::default()
+    };
+    ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { version: Some(13), ..Default::default() }],
+        graph: Some(GraphProto {
+            name: Some("relu".to_owned()),
+            node: vec![node],
+            input: vec![value("x")],
+            output: vec![value("y")],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
 impl Engine for OnnxRuntime {
     fn name(&self) -> &str {
-        NAME
+        self.name
     }
 
     fn version(&self) -> &str {
@@ -110,18 +228,18 @@ impl Engine for OnnxRuntime {
         model: &ModelSource,
         options: LoadOptions,
     ) -> Result<Box<dyn Session>, EngineError> {
-        check_threads(NAME, options)?;
+        check_threads(self.name, options)?;
         let cores = own_cores(options.threads, timer::allowed());
         let builder = self.builder(options.threads, &cores);
-        let mut builder = builder.map_err(|error| EngineError::load(NAME, error))?;
+        let mut builder = builder.map_err(|error| EngineError::load(self.name, error))?;
         let session = match model {
             ModelSource::File(path) => builder.commit_from_file(path),
             ModelSource::Memory(bytes) => builder.commit_from_memory(bytes),
         };
-        let session = session.map_err(|error| match load_error(&error.to_string()) {
+        let session = session.map_err(|error| match load_error(self.name, &error.to_string()) {
             EngineError::Unsupported { op, layer: None, .. } => {
-                let layer = decode(NAME, model).ok().and_then(|model| layer_with(&model, &op));
-                EngineError::unsupported(NAME, &op, layer)
+                let layer = decode(self.name, model).ok().and_then(|model| layer_with(&model, &op));
+                EngineError::unsupported(self.name, &op, layer)
             }
             error => error,
         })?;
@@ -129,12 +247,14 @@ impl Engine for OnnxRuntime {
         let outputs = session.outputs().iter().map(port).collect();
         let memory =
             MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
-                .map_err(|error| EngineError::load(NAME, error))?;
-        Ok(Box::new(OrtSession { session, inputs, outputs, memory, cores }))
+                .map_err(|error| EngineError::load(self.name, error))?;
+        Ok(Box::new(OrtSession { name: self.name, session, inputs, outputs, memory, cores }))
     }
 }
 
 struct OrtSession {
+    /// The engine's.
+    name: &'static str,
     session: ort::session::Session,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
@@ -149,9 +269,10 @@ impl Session for OrtSession {
         inputs: &[(&str, &Tensor)],
         outputs: &[&str],
     ) -> Result<Vec<Tensor>, EngineError> {
-        check_inputs(NAME, &self.inputs, inputs)?;
-        find_outputs(NAME, &self.outputs, outputs)?;
-        let failed = |error: ort::Error| EngineError::run(NAME, error);
+        check_inputs(self.name, &self.inputs, inputs)?;
+        find_outputs(self.name, &self.outputs, outputs)?;
+        let engine = self.name;
+        let failed = |error: ort::Error| EngineError::run(engine, error);
         let aligned: Vec<Tensor> = inputs.iter().map(|(_, tensor)| align(tensor)).collect();
         let values = inputs
             .iter()
@@ -166,9 +287,9 @@ impl Session for OrtSession {
         timer::pin(&self.cores);
         let mut results = results.map_err(failed)?;
         let take = |name: &&str| {
-            let missing = || EngineError::run(NAME, format!("output `{name}` did not come"));
+            let missing = || EngineError::run(engine, format!("output `{name}` did not come"));
             let value = results.remove(name).ok_or_else(missing)?;
-            hand_over(value.downcast::<DynTensorValueType>().map_err(failed)?)
+            hand_over(engine, value.downcast::<DynTensorValueType>().map_err(failed)?)
         };
         outputs.iter().map(take).collect()
     }
@@ -272,8 +393,8 @@ fn view<'a, T: PrimitiveTensorElementType + std::fmt::Debug>(
 }
 
 /// A result whose bytes stay where the library put them, for as long as anyone holds them.
-fn hand_over(value: DynTensor) -> Result<Tensor, EngineError> {
-    let named = |what: &str| EngineError::run(NAME, format!("an output is {what}"));
+fn hand_over(engine: &str, value: DynTensor) -> Result<Tensor, EngineError> {
+    let named = |what: &str| EngineError::run(engine, format!("an output is {what}"));
     let dtype = dtype_of(*value.data_type()).ok_or_else(|| named("of an unknown element type"))?;
     if !value.memory_info().is_cpu_accessible() {
         return Err(named("not in main memory"));
@@ -284,7 +405,7 @@ fn hand_over(value: DynTensor) -> Result<Tensor, EngineError> {
         0 => Bytes::new(),
         _ => Bytes::from_owner(Output { value, length }),
     };
-    Tensor::new(dtype, shape, data).map_err(|error| EngineError::run(NAME, error))
+    Tensor::new(dtype, shape, data).map_err(|error| EngineError::run(engine, error))
 }
 
 struct Output {
@@ -311,7 +432,7 @@ impl AsRef<[u8]> for Output {
 /// In Node, ("norm1", Affine, "", -1) : (...) -> (...) , Error No Op registered for Affine with ...
 /// ... Fatal error: com.example:Affine(-1) is not a registered function/op
 /// ```
-fn load_error(message: &str) -> EngineError {
+fn load_error(engine: &str, message: &str) -> EngineError {
     let quoted = |after: &str, quote: char| {
         let rest = message.split_once(after)?.1;
         let name = rest.split(quote).next()?;
@@ -330,8 +451,8 @@ fn load_error(message: &str) -> EngineError {
         });
     let layer = quoted("node with name '", '\'').or_else(|| quoted("In Node, (\"", '"'));
     match op {
-        Some(op) => EngineError::unsupported(NAME, &op, layer),
-        None => EngineError::load(NAME, message),
+        Some(op) => EngineError::unsupported(engine, &op, layer),
+        None => EngineError::load(engine, message),
     }
 }
 
@@ -359,7 +480,7 @@ mod tests {
             ("Load model from x.onnx failed: Protobuf parsing failed.", None),
         ];
         for (message, expected) in cases {
-            match (load_error(message), expected) {
+            match (load_error(NAME, message), expected) {
                 (EngineError::Unsupported { op, layer, .. }, Some((name, of))) => {
                     assert_eq!((op.as_str(), layer.as_deref()), (name, of));
                 }
