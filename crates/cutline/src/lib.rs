@@ -13,6 +13,7 @@ pub mod fleet;
 mod frames;
 mod gallery;
 mod inputs;
+pub mod journal;
 mod output;
 mod planning;
 mod process;

@@ -16,6 +16,15 @@ pub(crate) struct Output {
     quiet: bool,
 }
 
+/// What became of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Printed {
+    /// It is with who reads stdout, or on its way.
+    Whole,
+    /// Whoever read stdout has gone.
+    ToNobody,
+}
+
 impl Output {
     /// `json`: stdout carries one JSON document; `quiet`: no progress on stderr.
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
@@ -45,13 +54,21 @@ impl Output {
     }
 
     /// Prints one line of JSON, for commands that stream a result per frame.
-    pub(crate) fn line(self, document: &impl Serialize) -> anyhow::Result<()> {
+    pub(crate) fn line(self, document: &impl Serialize) -> anyhow::Result<Printed> {
         let mut stdout = io::stdout().lock();
         let written = serde_json::to_writer(&mut stdout, document)
             .map_err(io::Error::from)
             .and_then(|()| writeln!(stdout))
             .and_then(|()| stdout.flush());
-        ignore_closed_pipe(written)
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Printed::ToNobody),
+            written => Ok(written.map(|()| Printed::Whole)?),
+        }
+    }
+
+    /// What a person has to know, on stderr, even where no progress is to be shown.
+    pub(crate) fn warning(self, text: impl AsRef<str>) {
+        eprintln!("{}", text.as_ref());
     }
 
     /// A remark for people, on stderr.

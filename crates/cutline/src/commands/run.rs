@@ -31,12 +31,14 @@ use cutline_runtime::{
 };
 
 mod hold;
+mod journaling;
 mod reading;
 mod status;
 mod stream;
 mod tracing;
 
 use hold::{Holding, Wanted};
+use journaling::Notes;
 use reading::Reader;
 use status::Status;
 use stream::Place;
@@ -104,6 +106,10 @@ pub(crate) struct Args {
     /// process holds the whole network, and finishes the frames of agents and links that fail.
     #[arg(long)]
     no_fallback: bool,
+    /// Note in this file which frames are held, so that the next run with it tells which are lost when
+    /// this one is killed.
+    #[arg(long, value_name = "F")]
+    journal: Option<PathBuf>,
     /// Write where the time of each frame went to a file that Perfetto (ui.perfetto.dev) opens: a
     /// row for each stage and for each link.
     #[arg(long, value_name = "t.json")]
@@ -143,6 +149,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
             encoding.name()
         ));
     }
+    let notes = Notes::begin(args.journal.as_deref(), output)?;
     let staged = staging::stage(&model, &plan, choice)?;
     let runtime = process::runtime()?;
     let runner = match args.local {
@@ -177,7 +184,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
     let tracing = args.trace.as_deref().map(Tracing::start).transpose()?;
     let status = Status::new(args.status, output);
-    let mut run = stream::Run::new(place, held, reader, tracing, status, output);
+    let mut run = stream::Run::new(place, held, reader, notes, tracing, status, output);
     let streamed = runtime.block_on(run.stream(&room, live));
     match (run.into_routed(), runner) {
         (Some(routed), _) => runtime.block_on(routed.remove()),

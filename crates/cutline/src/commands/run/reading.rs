@@ -11,7 +11,7 @@ use cutline_runtime::{
 use serde::Serialize;
 
 use super::Args;
-use crate::output::Output;
+use crate::output::{Output, Printed};
 
 /// Reads answers as the user asked for.
 pub(super) struct Reader {
@@ -78,7 +78,7 @@ impl Reader {
         input: &str,
         answer: Answer,
         output: &Output,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Printed> {
         let reading = self.read(&answer);
         if self.labels.is_some() && !self.noted {
             self.note(&reading, output);
@@ -131,7 +131,7 @@ pub(super) fn failed(
     input: &str,
     error: &anyhow::Error,
     output: &Output,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Printed> {
     output.line(&FailedLine { frame: index, input, error: format!("{error:#}") })
 }
 

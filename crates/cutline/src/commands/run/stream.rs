@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{
     hold::{self, Holding},
+    journaling::Notes,
     reading::{self, Reader},
     status::Status,
     tracing::Tracing,
@@ -91,6 +92,7 @@ pub(super) struct Run<'a> {
     held: Option<Holding>,
     meter: Meter,
     reader: Reader,
+    notes: Notes,
     tracing: Option<Tracing>,
     status: Status,
     output: &'a Output,
@@ -102,12 +104,13 @@ impl<'a> Run<'a> {
         place: Place,
         held: Option<Holding>,
         reader: Reader,
+        notes: Notes,
         tracing: Option<Tracing>,
         status: Status,
         output: &'a Output,
     ) -> Self {
         let meter = Meter::start();
-        Self { place, held, meter, reader, tracing, status, output, failure: None }
+        Self { place, held, meter, reader, notes, tracing, status, output, failure: None }
     }
 
     /// Who held the frames, where anybody did.
@@ -181,17 +184,14 @@ impl<'a> Run<'a> {
                     tracing.frame(index, &name, answer.route.as_deref(), &answer.trace)?;
                 }
                 let Self { reader, status, output, .. } = self;
-                status.aside(|| reader.answered(index, &name, answer, output))?;
-                Ok(true)
+                let printed = status.aside(|| reader.answered(index, &name, answer, output))?;
+                self.notes.printed(index, printed)
             }
             Err(error) => {
                 let goes_on = error.is_of_one_frame();
                 let error = anyhow::Error::new(error);
                 let error = error.context(format!("frame {index} (`{name}`) was not answered"));
-                self.meter.failed();
-                self.status.aside(|| reading::failed(index, &name, &error, self.output))?;
-                self.failure.get_or_insert(error);
-                Ok(goes_on)
+                Ok(self.failed(index, &name, error)? && goes_on)
             }
         }
     }
@@ -200,13 +200,14 @@ impl<'a> Run<'a> {
     fn send(&mut self, frame: Sourced) -> anyhow::Result<bool> {
         let Sourced { index, name, frame } = frame;
         match frame {
-            Ok(frame) => self.place.send(Tag { index, name }, frame).map(|()| true),
+            Ok(frame) => {
+                self.notes.taken(index, &name)?;
+                self.place.send(Tag { index, name }, frame).map(|()| true)
+            }
             Err(Unusable::Picture(error)) => {
+                self.notes.taken(index, &name)?;
                 let error = error.context(format!("frame {index} (`{name}`) was not sent"));
-                self.meter.failed();
-                self.status.aside(|| reading::failed(index, &name, &error, self.output))?;
-                self.failure.get_or_insert(error);
-                Ok(true)
+                self.failed(index, &name, error)
             }
             Err(Unusable::Source(error)) => {
                 self.failure.get_or_insert(error);
@@ -215,8 +216,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Prints that a frame has no answer; false where it was the last to be sent.
+    fn failed(&mut self, index: u64, name: &str, error: anyhow::Error) -> anyhow::Result<bool> {
+        self.meter.failed();
+        let printed = self.status.aside(|| reading::failed(index, name, &error, self.output))?;
+        self.failure.get_or_insert(error);
+        self.notes.printed(index, printed)
+    }
+
     fn end(&mut self, dropped: u64) -> anyhow::Result<()> {
         self.status.end();
+        self.notes.finish()?;
         if let Some(tracing) = self.tracing.take() {
             tracing.finish()?;
         }
