@@ -2,7 +2,8 @@
 //!
 //! A file is assembled in a temporary one beside its place and renamed; a folder of packages
 //! likewise. On any error, a full disk above all, nothing of it is left behind and what stood there
-//! before still stands. Renaming replaces a file at once for every reader, but nothing is forced to
+//! before still stands. What stands there and is no file, such as a folder or a device, is never
+//! replaced; a symbolic link is, while what it leads to stays as it is. Renaming replaces a file at once for every reader, but nothing is forced to
 //! the medium: after a power cut a file may be missing or empty, as with `cp`.
 //!
 //! Weights are not read into memory: pieces of a mapped model and ranges of external files are
@@ -106,8 +107,18 @@ pub fn write_atomic<'a>(
     Ok(())
 }
 
-/// A file in the folder of `path`, gone unless it is put in its place there.
+/// A file in the folder of `path`, gone unless it is put in its place there. Refused where `path` is,
+/// or leads to, anything else than a regular file: renaming would replace `/dev/null`, too. A link to
+/// a file, or to nothing, is replaced by the new one.
 pub fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    match fs::metadata(path) {
+        Ok(there) if !there.is_file() => {
+            let reason = format!("it is {}, not a regular file", kind(there.file_type()));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -116,6 +127,23 @@ pub fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     builder.prefix(TEMPORARY).suffix(".part");
     with_usual_mode(&mut builder, 0o666);
     builder.tempfile_in(folder)
+}
+
+/// What a file is that is no regular one.
+fn kind(file: fs::FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let kinds = [
+            (file.is_char_device() || file.is_block_device(), "a device"),
+            (file.is_fifo(), "a pipe"),
+            (file.is_socket(), "a socket"),
+        ];
+        if let Some((_, name)) = kinds.into_iter().find(|(is, _)| *is) {
+            return name;
+        }
+    }
+    if file.is_dir() { "a folder" } else { "something special" }
 }
 
 /// Writes a model as a temporary file in the folder of another, whose external data it shares; it goes
@@ -384,6 +412,55 @@ mod tests {
         let text = error.to_string();
         assert!(matches!(error, FileError::Full { .. }), "{text}");
         assert!(text.contains("parts/model.onnx") && text.contains("2.50 MB"), "{text}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_not_replaced() {
+        use std::os::unix::{fs::symlink, net::UnixListener};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("folder")).unwrap();
+        let fifo = std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap();
+        assert!(fifo.success());
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        for (link, to) in [
+            ("to folder", at("folder")),
+            ("to device", "/dev/null".into()),
+            ("to file", at("file")),
+            ("to nothing", at("nothing")),
+            ("to itself", at("to itself")),
+        ] {
+            symlink(to, at(link)).unwrap();
+        }
+        fs::write(at("file"), "old").unwrap();
+        fs::write(at("plain"), "old").unwrap();
+        let refused = [
+            (at("folder"), "a folder"),
+            (at("fifo"), "a pipe"),
+            (at("socket"), "a socket"),
+            ("/dev/null".into(), "a device"),
+            (at("to folder"), "a folder"),
+            (at("to device"), "a device"),
+            (at("to itself"), "symbolic links"),
+            (at("plain").join("file"), "Not a directory"),
+        ];
+        let before = fs::read_dir(dir.path()).unwrap().count();
+        for (path, words) in refused {
+            let kind = fs::symlink_metadata(&path).map(|there| there.file_type()).ok();
+            let error = write_bytes(&path, "new").unwrap_err();
+            let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+            assert!(text.contains(words) && text.contains("cannot write"), "{text}");
+            assert_eq!(fs::symlink_metadata(&path).map(|there| there.file_type()).ok(), kind);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before, "nothing is left behind");
+        for name in ["to file", "to nothing", "plain", "fresh"] {
+            write_bytes(&at(name), "new").unwrap();
+            assert!(fs::symlink_metadata(at(name)).unwrap().is_file(), "{name}");
+            assert_eq!(fs::read_to_string(at(name)).unwrap(), "new");
+        }
+        assert_eq!(fs::read_to_string(at("file")).unwrap(), "old", "what a link led to stays");
+        assert!(!at("nothing").exists());
     }
 
     #[test]
