@@ -7,7 +7,7 @@
 //!
 //! An [`Agent`] serves two gRPC services on one port: inference for any client of the protocol, and
 //! its own control service, which deploys stages by content hash. Everything that comes in is
-//! bounded: messages, files, waiting requests, memory. With credentials it speaks mutual TLS, and
+//! bounded: connections, messages, files, waiting requests, memory. With credentials it speaks mutual TLS, and
 //! takes orders from controllers only; without, it listens on loopback only, unless told otherwise.
 
 use std::{
@@ -21,14 +21,11 @@ use std::{
 use cutline_core::units::Bytes;
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tonic::{
-    Request, Status,
-    service::Routes,
-    transport::server::{Server, TcpIncoming},
-};
+use tonic::{Request, Status, service::Routes, transport::server::Server};
 
 use crate::{
     client::{CONNECTION_WINDOW, ClientOptions, MAX_FRAME, MAX_MESSAGE, clock::unix_nanos},
+    connections::{self, Connections, HANDSHAKE},
     engine::SharedEngine,
     pace::{
         Slowdown,
@@ -107,6 +104,8 @@ pub struct AgentConfig {
     pub memory: Option<Bytes>,
     /// Whether the limit also holds for what the whole process really occupies.
     pub whole_process: bool,
+    /// Most connections that it has open at a time; more are closed at once.
+    pub max_connections: usize,
     /// Largest inference request or answer, in bytes.
     pub max_message: usize,
     /// Largest file that may be deployed, in bytes.
@@ -138,6 +137,7 @@ impl AgentConfig {
             register: None,
             memory: None,
             whole_process: false,
+            max_connections: connections::affordable(),
             max_message: MAX_MESSAGE,
             max_file: 64 << 30,
             max_batch: 1,
@@ -200,7 +200,7 @@ pub enum AgentError {
 
 /// A device that has its port and waits to serve.
 pub struct Agent {
-    incoming: TcpIncoming,
+    listener: tokio::net::TcpListener,
     address: SocketAddr,
     state: Arc<State>,
     _share: Option<Claim>,
@@ -215,6 +215,7 @@ struct State {
     memory: Arc<Budget>,
     /// The device itself: one stage computes at a time.
     slot: Arc<Semaphore>,
+    connections: Arc<Connections>,
     /// Requests under way.
     requests: Admission,
     stages: Repository,
@@ -256,6 +257,7 @@ impl Agent {
             store,
             memory: Arc::new(Budget::new(config.memory, config.whole_process)),
             slot: Arc::new(Semaphore::new(1)),
+            connections: Connections::new(config.max_connections),
             requests: Admission::default(),
             stages,
             peers: peers::Peers::new(config.client.clone()),
@@ -263,8 +265,7 @@ impl Agent {
             boot: unix_nanos(),
             config,
         });
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Ok(Self { incoming, address, state, _share: share })
+        Ok(Self { listener, address, state, _share: share })
     }
 
     /// Where it listens.
@@ -287,8 +288,11 @@ impl Agent {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let mut server = Server::builder();
         if let Some(credentials) = &self.state.config.credentials {
-            server = server.tls_config(credentials.server_tls()).map_err(AgentError::Serve)?;
+            let tls = credentials.server_tls().timeout(HANDSHAKE);
+            server = server.tls_config(tls).map_err(AgentError::Serve)?;
         }
+        let open = Arc::clone(&self.state.connections);
+        let incoming = connections::incoming(self.listener, open);
         let server = server
             .initial_stream_window_size(CONNECTION_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -298,7 +302,7 @@ impl Agent {
             .http2_keepalive_timeout(Some(Duration::from_secs(30)))
             .accept_http1(true)
             .add_routes(routes)
-            .serve_with_incoming_shutdown(self.incoming, async {
+            .serve_with_incoming_shutdown(Box::pin(incoming), async {
                 let _ = stopped.await;
             });
         tokio::pin!(server, shutdown);

@@ -35,6 +35,8 @@ pub mod link;
 
 pub mod stage;
 
+pub mod connections;
+
 pub mod pki;
 
 pub mod client;

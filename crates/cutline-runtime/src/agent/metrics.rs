@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 
 use super::{State, deployed::Deployed, meter::Meter, repository::Entry};
-use crate::profiler;
+use crate::{connections::Connections, profiler};
 
 /// The type of what [`scrape`] returns.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -78,6 +78,7 @@ impl Collector for Scrape {
         of_stages.latency()?;
         of_stages.at_once()?;
         drop(ready);
+        of_connections(&mut encoder, &state.connections)?;
         let memory = &state.memory;
         let under_way = state.requests.under_way();
         gauge(&mut encoder, "requests_under_way", "Requests now", None, under_way as u64)?;
@@ -113,6 +114,19 @@ impl Collector for Scrape {
 
 fn count_ready(all: &[(String, Entry)]) -> u64 {
     all.iter().filter(|(_, entry)| matches!(entry, Entry::Ready(_))).count() as u64
+}
+
+fn of_connections(encoder: &mut DescriptorEncoder<'_>, connections: &Connections) -> fmt::Result {
+    gauge(encoder, "connections", "Open now", None, connections.open() as u64)?;
+    gauge(encoder, "connections_limit", "That may be open", None, connections.most() as u64)?;
+    for (name, help, count) in [
+        ("connections_refused", "Closed at once: too many were open", connections.refused()),
+        ("connections_failed", "That the system could not give", connections.failed()),
+    ] {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    Ok(())
 }
 
 fn gauge(

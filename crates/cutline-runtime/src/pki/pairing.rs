@@ -13,23 +13,29 @@
 //! recorded or an own connection is hopeless and no slow derivation is needed; it serves once, for
 //! [`OPEN`] at most.
 
-use std::{fmt, net::SocketAddr, str::FromStr, sync::Mutex, time::Duration};
+use std::{
+    fmt,
+    net::{SocketAddr, TcpListener},
+    str::FromStr,
+    sync::Mutex,
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tonic::{
     Request, Response, Status,
-    transport::{
-        Endpoint,
-        server::{Server, TcpIncoming},
-    },
+    transport::{Endpoint, server::Server},
 };
 
 use super::{Authority, Credentials, PkiError, Role};
-use crate::wire::control::{
-    AdoptRequest, AdoptResponse,
-    pairing_client::PairingClient,
-    pairing_server::{Pairing, PairingServer},
+use crate::{
+    connections::{self, Connections, HANDSHAKE, MOST_WHILE_PAIRING},
+    wire::control::{
+        AdoptRequest, AdoptResponse,
+        pairing_client::PairingClient,
+        pairing_server::{Pairing, PairingServer},
+    },
 };
 
 /// How long an agent waits to be paired.
@@ -115,7 +121,7 @@ impl PairingCode {
 
 /// A port at which an agent waits for its credentials.
 pub struct Waiting {
-    incoming: TcpIncoming,
+    listener: tokio::net::TcpListener,
     address: SocketAddr,
     code: PairingCode,
 }
@@ -124,9 +130,11 @@ impl Waiting {
     /// Takes the port. Must run within a tokio runtime.
     pub fn bind(listen: SocketAddr) -> Result<Self, PkiError> {
         let failed = |error| PkiError::Pairing(format!("cannot listen on {listen}: {error}"));
-        let incoming = TcpIncoming::bind(listen).map_err(failed)?;
-        let address = incoming.local_addr().map_err(failed)?;
-        Ok(Self { incoming, address, code: PairingCode::generate()? })
+        let listener = TcpListener::bind(listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address, code: PairingCode::generate()? })
     }
 
     /// Where it listens.
@@ -144,6 +152,8 @@ impl Waiting {
     pub async fn paired(self, open: Duration) -> Result<Credentials, PkiError> {
         let authority = self.code.authority()?;
         let tls = authority.issue("pairing agent", Role::Agent, &[])?.server_tls();
+        let tls = tls.timeout(HANDSHAKE);
+        let incoming = connections::incoming(self.listener, Connections::new(MOST_WHILE_PAIRING));
         let (adopted, adoption) = oneshot::channel();
         let service = PairingServer::new(Once { adopted: Mutex::new(Some(adopted)) })
             .max_decoding_message_size(MAX_MESSAGE);
@@ -153,7 +163,7 @@ impl Waiting {
             .tls_config(tls)
             .map_err(failed)?
             .add_service(service)
-            .serve_with_incoming_shutdown(self.incoming, async {
+            .serve_with_incoming_shutdown(Box::pin(incoming), async {
                 let _ = stopped.await;
             });
         let server = tokio::spawn(server);

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use cutline_core::units::Bytes;
 use cutline_runtime::{
     agent::{Agent, AgentConfig, MOST_AT_ONCE},
+    connections,
     engine::{self, SharedEngine},
     pace::{Slowdown, claim::Claim, timer},
     pki::{
@@ -70,6 +71,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
+    // Before the agent asks how many there are.
+    connections::raise_descriptors();
     let store = args.store.unwrap_or_else(AgentConfig::default_store);
     let engines = engines(args.engine.as_deref())?;
     let mut config = AgentConfig::new(args.listen, store, engines);
