@@ -1,20 +1,27 @@
-//! What strangers may take of an agent: connections, and no more than it has set aside.
+//! What strangers may take of an agent: connections and memory, and no more than it has set aside.
 #![allow(clippy::unwrap_used)]
 
 mod fleet;
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use cutline_core::{
+    tensor::{DType, Shape},
+    units::Bytes as Size,
+};
 use cutline_runtime::{
     client::{AgentClient, ClientError},
-    stage::Content,
+    stage::{Coded, Content, StageSpec, TensorSpec},
     tensor::Tensor,
 };
 use fleet::{Device, deploy_double, vector, wait};
+use tonic::Code;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -74,4 +81,57 @@ fn idle_connections_take_their_share_only_and_make_room_when_they_end() {
         let other = device.client().await;
         assert_eq!(double(&other).await.unwrap(), expected, "there is room again");
     });
+}
+
+#[test]
+fn a_coded_request_is_refused_by_the_memory_of_its_tensor_before_it_is_decoded() {
+    // Answers what came, which takes the tensor itself.
+    const LENGTH: u64 = 16 << 20;
+    let tensor = |name: &str| TensorSpec {
+        name: name.to_owned(),
+        dtype: DType::U8,
+        shape: Some(Shape(vec![1, LENGTH])),
+    };
+    let stage = StageSpec {
+        plan: "tiny".to_owned(),
+        name: "0-pi".to_owned(),
+        device: "pi".to_owned(),
+        inputs: vec![tensor("x")],
+        picture: None,
+        model: None,
+        answers: vec![tensor("x")],
+        branches: Vec::new(),
+        next: None,
+    };
+    let ask = |memory: Option<u64>, shape: Vec<u64>, code: Bytes| {
+        let device = Device::with(|config| config.memory = memory.map(Size));
+        let stage = &stage;
+        wait(async move {
+            let client = device.client().await;
+            client.deploy("same", stage, &BTreeMap::new(), "").await.unwrap();
+            let x = Content::Coded(Coded::new(Shape(shape), code));
+            let answer = client.infer("same", vec![("x".to_owned(), x)], false, TIMEOUT).await;
+            let taken = metric(device.address, "cutline_memory_reserved_bytes");
+            assert_eq!(taken, Some(0), "what was reserved is given back");
+            answer.map(|answer| answer.outputs[0].1.clone())
+        })
+    };
+    let whole = vec![1, LENGTH];
+    // A code that nobody made: whoever reads it says so.
+    let damaged = Bytes::from_static(&[1, 0, 0]);
+    for (memory, shape, code, words) in [
+        (Some(LENGTH - 1), whole.clone(), Code::ResourceExhausted, "a request, decoded, needs 16."),
+        (Some(2 * LENGTH), whole.clone(), Code::InvalidArgument, "entropy code"),
+        (None, whole.clone(), Code::InvalidArgument, "entropy code"),
+        (Some(2 * LENGTH), vec![1 << 40, 1 << 20], Code::InvalidArgument, "expected UINT8"),
+        (None, vec![1 << 40, 1 << 40], Code::InvalidArgument, "expected UINT8"),
+    ] {
+        let error = ask(memory, shape.clone(), damaged.clone()).unwrap_err();
+        assert_eq!(error.code(), code, "{memory:?} {shape:?}: {error}");
+        assert!(error.to_string().contains(words), "{memory:?} {shape:?}: {error}");
+    }
+    let zeros = Tensor::new(DType::U8, Shape(whole.clone()), vec![0; LENGTH as usize]).unwrap();
+    let code = Coded::of(&zeros).unwrap().code().clone();
+    assert!(code.len() < 4096, "{}", code.len());
+    assert_eq!(ask(Some(2 * LENGTH), whole, code).unwrap(), zeros);
 }

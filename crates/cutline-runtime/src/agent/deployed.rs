@@ -176,6 +176,9 @@ impl Deployed {
         let bytes_in = total_bytes(&values);
         let inputs = self.stage.bind(values).map_err(|error| status(&self.stage, &error))?;
         let sending = self.sending(state).await;
+        // Only now: a shape counts once it is known to be the declared one.
+        let decoded = self.stage.decoded_bytes(&inputs, sending);
+        let _decoded = state.reserve(decoded, "a request, decoded,")?;
         let ran = self.worker.run(inputs, sending, call.came.from).await;
         let spec = self.stage.spec();
         let (result, queued) = ran.map_err(|_| {

@@ -31,6 +31,11 @@ impl Coded {
         Some(Self { shape: tensor.shape().clone(), code: code.into() })
     }
 
+    /// Bytes of the tensor that its shape says it is; more than there can be where that has no size.
+    pub fn decoded_bytes(&self) -> u64 {
+        self.shape.elements().unwrap_or(u64::MAX)
+    }
+
     /// The tensor. Reserves memory for the shape, so this must have been compared with what is
     /// declared.
     pub fn tensor(&self) -> Result<Tensor, EntropyError> {

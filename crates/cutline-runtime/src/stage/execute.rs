@@ -424,13 +424,10 @@ fn decode(
     let mut arrived = BTreeMap::new();
     for (name, content) in values {
         let Content::Coded(coded) = content else { continue };
-        let goes_on = stage.calls().any(|call| call.sends.contains(name));
-        let as_code = sending == Sending::EntropyCoded
-            && stage.calls().any(|call| call.entropy_coded.contains(name));
-        if as_code {
+        if stage.sends_code(name, sending) {
             arrived.insert(name.clone(), coded.clone());
         }
-        if stage.needs_tensor(name) || goes_on && !as_code {
+        if stage.decodes(name, sending) {
             let tensor =
                 coded.tensor().map_err(|error| stage.input_error(format!("`{name}`: {error}")))?;
             *content = Content::Tensor(tensor);
@@ -469,6 +466,27 @@ impl Stage {
         spec.model.iter().flat_map(|model| &model.inputs).any(is)
             || spec.answers.iter().any(|answer| answer.name == name)
             || self.calls().filter(|call| call.here).any(|call| call.sends.iter().any(is))
+    }
+
+    /// Whether this value goes on in the code.
+    fn sends_code(&self, name: &String, sending: Sending) -> bool {
+        sending == Sending::EntropyCoded
+            && self.calls().any(|call| call.entropy_coded.contains(name))
+    }
+
+    /// Whether a tensor is made of this value where it came in the code.
+    fn decodes(&self, name: &String, sending: Sending) -> bool {
+        let goes_on = self.calls().any(|call| call.sends.contains(name));
+        self.needs_tensor(name) || goes_on && !self.sends_code(name, sending)
+    }
+
+    /// Bytes of the tensors that are made of values in the code, beside the values themselves.
+    pub(crate) fn decoded_bytes(&self, values: &[Named], sending: Sending) -> u64 {
+        let sizes = values.iter().map(|(name, content)| match content {
+            Content::Coded(coded) if self.decodes(name, sending) => coded.decoded_bytes(),
+            _ => 0,
+        });
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Checks that the values are exactly the stage's inputs, or its picture in place of one.
