@@ -13,12 +13,18 @@ use serde_json::Value;
 
 /// Runs a command in a folder; its exit, JSON and words.
 fn cutline(folder: &Path, arguments: &str) -> (bool, Value, String) {
+    cutline_of(folder, "", arguments)
+}
+
+/// The same with a folder of credentials in the environment.
+fn cutline_of(folder: &Path, identity: &str, arguments: &str) -> (bool, Value, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cutline"));
     let output = command
         .args(arguments.split_whitespace())
         .args(["--json", "--quiet"])
         .current_dir(folder)
         .env("XDG_CONFIG_HOME", folder.join("config"))
+        .env("CUTLINE_IDENTITY", identity)
         .output()
         .unwrap();
     let json = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
@@ -36,7 +42,7 @@ impl Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cutline"));
         let identity = ["--pair", "--identity", "board", "--store", "store"];
         command.args(["agent", "--json", "--quiet", "--listen", listen]).args(identity);
-        command.current_dir(folder).stdout(Stdio::piped());
+        command.current_dir(folder).stdout(Stdio::piped()).env_remove("CUTLINE_IDENTITY");
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
@@ -101,4 +107,47 @@ fn a_board_is_paired_and_then_serves_its_controller_only() {
     );
     let (fine, _, words) = cutline(here, "pki issue more -o more --identity board");
     assert!(!fine && words.contains("is not a controller's folder"), "{words}");
+}
+
+#[test]
+fn the_environment_names_the_folder_that_the_command_line_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let print = |shown: &Value| shown["fingerprint"].as_str().unwrap().to_owned();
+    let (fine, own, words) = cutline(here, "pki init");
+    assert!(fine, "{words}");
+    let (fine, other, words) = cutline_of(here, "other", "pki init");
+    assert!(fine && here.join("other/identity.key").exists(), "{words}");
+    assert_ne!(print(&own), print(&other));
+    let own_folder = here.join("config/cutline/pki").display().to_string();
+    for (environment, argument, expected) in [
+        ("", "", &own),
+        ("other", "", &other),
+        (own_folder.as_str(), "", &own),
+        (own_folder.as_str(), "--identity other", &other),
+    ] {
+        let (fine, shown, words) = cutline_of(here, environment, &format!("pki show {argument}"));
+        assert!(fine, "{environment:?} {argument}: {words}");
+        assert_eq!(print(&shown), print(expected), "{environment:?} {argument}");
+    }
+
+    // A folder that is named must be there, or calls would go unencrypted where they should not.
+    let lenet = zoo::build("lenet5", &ZooOptions::default()).unwrap();
+    std::fs::write(here.join("net.onnx"), lenet.encode_to_vec()).unwrap();
+    let profile = "profile net.onnx --agent 127.0.0.1:1 -o p.json";
+    let (fine, _, words) = cutline_of(here, "absent", profile);
+    assert!(!fine && words.contains("absent"), "{words}");
+    let exposed = "agent --listen 0.0.0.0:0 --store store";
+    let (fine, _, words) = cutline_of(here, "absent", exposed);
+    assert!(!fine && words.contains("absent"), "{words}");
+
+    for command in ["agent", "run", "deploy", "plan", "profile", "bench", "pki init", "pki pair"] {
+        let help = Command::new(env!("CARGO_BIN_EXE_cutline"))
+            .args(command.split(' '))
+            .arg("--help")
+            .output()
+            .unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.contains("CUTLINE_IDENTITY"), "{command}: {help}");
+    }
 }

@@ -142,7 +142,7 @@ async fn credentials(
         return Ok(Some(Arc::new(credentials)));
     }
     let exposed = !listen.ip().is_loopback() && !config.insecure;
-    let wanted = pair || identity.is_named() || (exposed && there);
+    let wanted = pair || identity.is_named() || (exposed && (there || identity.must_be_there()));
     Ok(wanted.then(|| Credentials::read(&folder)).transpose()?.map(Arc::new))
 }
 
