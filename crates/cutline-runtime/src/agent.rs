@@ -33,6 +33,7 @@ use crate::{
     },
     pki::{Credentials, PkiError, Role},
     stage::clip,
+    telemetry::Telemetry,
     wire::{
         control::control_server::ControlServer,
         inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -116,6 +117,8 @@ pub struct AgentConfig {
     pub client: ClientOptions,
     /// Told what there is to say of its stages; by default nobody.
     pub remark: Remark,
+    /// Told of requests and what took their time.
+    pub telemetry: Telemetry,
 }
 
 /// Takes what an agent has to say to people, a line at a time.
@@ -143,6 +146,7 @@ impl AgentConfig {
             max_batch: 1,
             client: ClientOptions::default(),
             remark: Arc::new(|_| {}),
+            telemetry: Telemetry::default(),
         }
     }
 

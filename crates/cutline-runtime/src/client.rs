@@ -34,8 +34,8 @@ mod upload;
 
 pub(crate) use channel::{CONNECTION_WINDOW, MAX_FRAME};
 pub use foreign::ForeignStage;
-pub use infer::InferAnswer;
 pub(crate) use infer::trace_parameter;
+pub use infer::{Asking, InferAnswer};
 
 /// Largest message that agents and their clients accept, unless told otherwise: 256 MiB, above
 /// every cut of the usual networks and below what would exhaust a small board.

@@ -26,12 +26,13 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::{
-    client::{AgentClient, ClientError, ClientOptions, ForeignStage},
+    client::{AgentClient, Asking, ClientError, ClientOptions, ForeignStage},
     engine::EngineError,
     stage::{
         Content, Named, PICTURE_INPUT, StageError, chain,
         trace::{HopTrace, Trace},
     },
+    telemetry::{Kind, Telemetry, TraceContext},
     tensor::Tensor,
 };
 
@@ -40,6 +41,8 @@ mod local;
 mod meter;
 mod pipeline;
 mod routed;
+mod slices;
+mod spans;
 mod timeline;
 mod waiting;
 
@@ -48,6 +51,7 @@ pub use local::LocalRunner;
 pub use meter::{Busy, Latency, Meter, Summary};
 pub use pipeline::{Carrier, Outcome, Pipeline};
 pub use routed::{Change, Here, RouteShare, Routed, Routes, Routing, Way};
+pub use spans::tell;
 pub use timeline::Timeline;
 pub use waiting::{Closed, WaitingRoom, WhenFull};
 
@@ -135,11 +139,17 @@ pub struct RunOptions {
     pub client: ClientOptions,
     /// Longest time of one frame.
     pub frame_timeout: Duration,
+    /// Who is told of frames and calls.
+    pub telemetry: Telemetry,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { client: ClientOptions::default(), frame_timeout: Duration::from_secs(60) }
+        Self {
+            client: ClientOptions::default(),
+            frame_timeout: Duration::from_secs(60),
+            telemetry: Telemetry::default(),
+        }
     }
 }
 
@@ -352,16 +362,39 @@ impl Runner {
         &self.deployment
     }
 
-    /// Sends one frame through the plan. Several may be under way at a time.
+    /// Sends one frame through the plan, in a trace of its own. Several may be under way at a time.
     pub async fn infer(&self, frame: Frame) -> Result<Answer, RunError> {
-        self.infer_as("", frame, self.options.frame_timeout).await
+        let mut span = self.options.telemetry.trace("frame");
+        let result = self.infer_within(frame, span.context()).await;
+        tell(&mut span, &result);
+        result
+    }
+
+    /// The same within a trace.
+    async fn infer_within(
+        &self,
+        frame: Frame,
+        within: Option<&TraceContext>,
+    ) -> Result<Answer, RunError> {
+        self.infer_as("", frame, self.options.frame_timeout, within).await
     }
 
     /// The same for a request that has a name of its own, within a time of its own.
-    async fn infer_as(&self, id: &str, frame: Frame, time: Duration) -> Result<Answer, RunError> {
+    async fn infer_as(
+        &self,
+        id: &str,
+        frame: Frame,
+        timeout: Duration,
+        within: Option<&TraceContext>,
+    ) -> Result<Answer, RunError> {
         let first = &self.deployment.stages[0];
-        let values = frame.into_values();
-        let answer = self.agents[0].1.infer_as(id, &first.model_name, values, true, time).await;
+        let (agent, name) = (&self.agents[0].1, ("call", first.spec.name.as_str()));
+        let mut span = self.options.telemetry.begin(Kind::Client, name, within);
+        span.calls(&first.spec.device, agent.address());
+        let asking = Asking { id, trace: true, timeout, within: span.context() };
+        let answer = agent.infer_as(&first.model_name, frame.into_values(), asking).await;
+        let error = answer.as_ref().err().map(ToString::to_string);
+        span.end(error.as_deref());
         let answer = answer.map_err(|error| RunError::Frame {
             stage: first.spec.name.clone(),
             device: first.spec.device.clone(),

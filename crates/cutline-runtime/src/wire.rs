@@ -1,4 +1,4 @@
-//! Generated types of the two gRPC services that an agent speaks.
+//! Generated types of the gRPC services: two that an agent serves, one that collectors of spans do.
 
 /// The Open Inference Protocol v2.
 #[rustfmt::skip]
@@ -9,6 +9,11 @@ pub mod inference;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod control;
+
+/// OTLP: how spans get to a collector.
+#[rustfmt::skip]
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod otlp;
 
 pub mod contents;
 pub mod rest;

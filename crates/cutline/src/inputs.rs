@@ -25,8 +25,10 @@ use crate::output::Output;
 
 mod glob;
 mod identity;
+mod otlp;
 
 pub(crate) use identity::IdentityArgs;
+pub(crate) use otlp::{OtlpArgs, Telling};
 
 /// A model file and how to bind its symbolic dimensions.
 #[derive(Debug, Args)]

@@ -18,7 +18,7 @@ use super::{
     worker::{TakeSlot, Worker},
 };
 use crate::{
-    client::clock::unix_nanos,
+    client::{Asking, clock::unix_nanos},
     engine::{LoadOptions, MAX_THREADS, ModelSource, SharedEngine},
     stage::{
         Executed, Made, ModelSpec, Named, NextStage, Sending, Stage, StageError, StageSession,
@@ -26,6 +26,7 @@ use crate::{
         content::total_bytes,
         trace::{HopTrace, StageTrace, Trace},
     },
+    telemetry::{Kind, Span},
     tensor::Tensor,
 };
 
@@ -59,13 +60,15 @@ pub(super) struct Came {
 
 /// What is known of a request beside its tensors.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call {
+pub(super) struct Call<'a> {
     /// When and from whom it came.
     pub(super) came: Came,
     /// When its caller stops waiting.
     pub(super) deadline: Option<Instant>,
     /// Whether its caller wants to know where the time went.
     pub(super) trace: bool,
+    /// What is recorded of it.
+    pub(super) span: &'a Span,
     /// How many stages of this agent it went through, each called by the one before.
     pub(super) depth: usize,
 }
@@ -158,7 +161,7 @@ impl Deployed {
         &self,
         state: &State,
         values: Vec<Named>,
-        call: Call,
+        call: Call<'_>,
     ) -> Result<Answer, Status> {
         let began = Instant::now();
         let answer = self.answer(state, values, call).await;
@@ -171,7 +174,7 @@ impl Deployed {
         &self,
         state: &State,
         values: Vec<Named>,
-        call: Call,
+        call: Call<'_>,
     ) -> Result<Answer, Status> {
         let bytes_in = total_bytes(&values);
         let inputs = self.stage.bind(values).map_err(|error| status(&self.stage, &error))?;
@@ -179,6 +182,7 @@ impl Deployed {
         // Only now: a shape counts once it is known to be the declared one.
         let decoded = self.stage.decoded_bytes(&inputs, sending);
         let _decoded = state.reserve(decoded, "a request, decoded,")?;
+        let asked_unix_ns = unix_nanos();
         let ran = self.worker.run(inputs, sending, call.came.from).await;
         let spec = self.stage.spec();
         let (result, queued) = ran.map_err(|_| {
@@ -186,6 +190,7 @@ impl Deployed {
         })?;
         let done = result.map_err(|error| status(&self.stage, &error))?;
         self.meter.computed(queued, &done, bytes_in);
+        self.tell(call.span, asked_unix_ns, queued, &done);
         let Executed { mut made, answers: mut pool, prepare, compute, frames } = done;
         let mut calls = Vec::new();
         let branches =
@@ -226,6 +231,28 @@ impl Deployed {
         Ok((answers, trace))
     }
 
+    /// Records where a frame's time went on this device, one after another since it was asked for.
+    fn tell(&self, span: &Span, asked_unix_ns: u64, queued: Duration, done: &Executed) {
+        if !span.is_recorded() {
+            return;
+        }
+        let name = self.stage.spec().name.as_str();
+        let mut start = asked_unix_ns;
+        let frames = ("cutline.frames", (done.frames as u64).into());
+        for (what, took, about) in [
+            ("queue", queued, None),
+            ("prepare", done.prepare, None),
+            ("compute", done.compute, Some(frames)),
+        ] {
+            let took = nanos(took);
+            // Only a picture is prepared.
+            if took > Nanos::ZERO {
+                span.part((what, name), (start, took), about);
+            }
+            start = start.saturating_add(took.0);
+        }
+    }
+
     /// How values go to other stages; as they are where an agent that should get them in the code
     /// cannot be asked.
     async fn sending(&self, state: &State) -> Sending {
@@ -248,7 +275,7 @@ impl Deployed {
         state: &State,
         next: &NextStage,
         made: &Made,
-        call: Call,
+        call: Call<'_>,
     ) -> Result<Called, Status> {
         let timeout = timeout(call.deadline).ok_or_else(|| {
             let name = &self.stage.spec().name;
@@ -268,9 +295,14 @@ impl Deployed {
             let depth = call.depth + 1;
             let stage = state.ready(&next.model_name)?;
             let came = Came { unix_ns: began_unix_ns, ..call.came };
+            let telemetry = &state.config.telemetry;
+            let name = ("infer", next.stage.as_str());
+            let span = telemetry.begin(Kind::Internal, name, call.span.context());
             // A call within a call: its size is known only behind a pointer.
-            let (answers, trace) =
-                Box::pin(stage.infer(state, sends, Call { came, depth, ..call })).await?;
+            let inner = Call { came, depth, span: &span, ..call };
+            let answer = Box::pin(stage.infer(state, sends, inner)).await;
+            span.end(answer.as_ref().err().map(Status::message));
+            let (answers, trace) = answer?;
             let round_trip_ns = nanos(started.elapsed());
             let hop = HopTrace { began_unix_ns, round_trip_ns, ..HopTrace::default() };
             return Ok((answers, trace.map(|trace| (trace, hop))));
@@ -304,7 +336,24 @@ impl Deployed {
         state: &State,
         (next, address): (&NextStage, &str),
         sends: Vec<Named>,
-        call: Call,
+        call: Call<'_>,
+        timeout: Duration,
+    ) -> Result<Called, Status> {
+        let (telemetry, name) = (&state.config.telemetry, ("call", next.stage.as_str()));
+        let mut span = telemetry.begin(Kind::Client, name, call.span.context());
+        span.calls(&next.device, address);
+        let inner = Call { span: &span, ..call };
+        let result = self.call(state, (next, address), sends, inner, timeout).await;
+        span.end(result.as_ref().err().map(Status::message));
+        result
+    }
+
+    async fn call(
+        &self,
+        state: &State,
+        (next, address): (&NextStage, &str),
+        sends: Vec<Named>,
+        call: Call<'_>,
         timeout: Duration,
     ) -> Result<Called, Status> {
         let failed = |error: crate::client::ClientError| {
@@ -320,7 +369,8 @@ impl Deployed {
         let offset = if tells { peer.offset().await } else { None };
         let bytes_up = total_bytes(&sends);
         let (began, started) = (unix_nanos(), Instant::now());
-        let answer = peer.client.infer(&next.model_name, sends, tells, timeout).await;
+        let asking = Asking { id: "", trace: tells, timeout, within: call.span.context() };
+        let answer = peer.client.infer_as(&next.model_name, sends, asking).await;
         let answer = answer.map_err(failed)?;
         let (ended, round_trip) = (unix_nanos(), started.elapsed());
         self.meter.came_back(round_trip);

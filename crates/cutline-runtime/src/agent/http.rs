@@ -32,6 +32,7 @@ use super::{
 use crate::{
     client::clock::unix_nanos,
     stage::trace::TRACE_PARAMETER,
+    telemetry::TraceContext,
     wire::{
         inference::{
             DataType, InferStatistics, ModelStatistics, StatisticDuration,
@@ -291,6 +292,7 @@ async fn infer(Shared(state): Shared<Arc<State>>, Path(model): Model, request: R
         let coding = coding.to_str().unwrap_or("?");
         return Err(invalid(format!("`{coding}` is not read here; send the body as it is")));
     }
+    let within = TraceContext::read(&headers);
     let json = json_length(&headers)?;
     let limit = state.config.max_message;
     let body = to_bytes(body, limit).await.map_err(|error| {
@@ -313,7 +315,7 @@ async fn infer(Shared(state): Shared<Arc<State>>, Path(model): Model, request: R
             trace: trace.unwrap_or(false),
         })
     };
-    let (outputs, trace) = state.infer((name, version), came, asked).await?;
+    let (outputs, trace) = state.infer((name, version), came, within, asked).await?;
     let (id, wanted, binary) = form.unwrap_or_default();
     let binaries = wanted.iter().map(|(_, binary)| *binary).chain(std::iter::repeat(binary));
     let mut parameters = Map::new();

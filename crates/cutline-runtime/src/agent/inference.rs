@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{
     State,
-    deployed::{Call, Came},
+    deployed::{Call, Came, Deployed},
     measure,
     triton::{EXTENSIONS, PLATFORM},
 };
@@ -17,6 +17,7 @@ use crate::{
         content::total_bytes,
         trace::{TRACE_PARAMETER, Trace},
     },
+    telemetry::{Kind, Span, TraceContext},
     tensor::Tensor,
     wire::{
         contents,
@@ -90,6 +91,7 @@ impl GrpcInferenceService for State {
     ) -> Result<Response<ModelInferResponse>, Status> {
         let came = Came { unix_ns: unix_nanos(), from: request.remote_addr() };
         let deadline = timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
+        let within = TraceContext::read(request.metadata().as_ref());
         let mut message = request.into_inner();
         if message.model_name == ECHO {
             let limit = self.config.max_message;
@@ -102,7 +104,7 @@ impl GrpcInferenceService for State {
             let outputs = message.outputs.iter().map(|output| output.name.clone()).collect();
             Ok(Asked { values, outputs, deadline, trace: wants_trace(&message) })
         };
-        let (outputs, trace) = self.infer((&model.0, &model.1), came, asked).await?;
+        let (outputs, trace) = self.infer((&model.0, &model.1), came, within, asked).await?;
         Ok(Response::new(respond(message, outputs, trace)?))
     }
 
@@ -165,22 +167,45 @@ pub(super) struct Asked {
 }
 
 impl State {
-    /// Answers a request to a model, by name and version. What was asked is read only once the
-    /// agent admits another request.
+    /// Answers a request to a model, by name and version, within the trace that it came with. What was
+    /// asked is read only once the agent admits another request.
     pub(super) async fn infer(
         &self,
         (name, version): (&str, &str),
         came: Came,
+        within: Option<TraceContext>,
         asked: impl FnOnce() -> Result<Asked, Status>,
     ) -> Result<(Vec<Named>, Option<Trace>), Status> {
         check_version(version)?;
         let stage = self.ready(name)?;
+        let spec = stage.stage().spec();
+        let telemetry = &self.config.telemetry;
+        let mut span = telemetry.begin(Kind::Server, ("infer", &spec.name), within.as_ref());
+        span.began(came.unix_ns);
+        span.set("cutline.model", name);
+        span.set("cutline.device", spec.device.as_str());
+        let result = self.answer(&stage, came, &mut span, asked).await;
+        span.end(result.as_ref().err().map(Status::message));
+        result
+    }
+
+    async fn answer(
+        &self,
+        stage: &Deployed,
+        came: Came,
+        span: &mut Span,
+        asked: impl FnOnce() -> Result<Asked, Status>,
+    ) -> Result<(Vec<Named>, Option<Trace>), Status> {
         let _admitted = self.requests.admit(came.from)?;
         let Asked { values, outputs, deadline, trace } = asked()?;
-        let _memory = self.reserve(total_bytes(&values), "a request")?;
-        let call = Call { came, deadline, trace, depth: 0 };
+        let bytes = total_bytes(&values);
+        span.set("cutline.bytes_in", bytes);
+        let _memory = self.reserve(bytes, "a request")?;
+        let call = Call { came, deadline, trace, span, depth: 0 };
         let (answers, trace) = stage.infer(self, values, call).await?;
-        Ok((select(answers, &outputs)?, trace))
+        let answers = select(answers, &outputs)?;
+        span.set("cutline.bytes_out", total_bytes(&answers));
+        Ok((answers, trace))
     }
 
     /// A model's tensors.

@@ -103,6 +103,16 @@ impl Collector for Scrape {
                 resident.0,
             )?;
         }
+        if let Some(told) = state.config.telemetry.told() {
+            for (name, help, spans) in [
+                ("spans_sent", "Spans that the collector took", told.sent),
+                ("spans_dropped", "Spans that were not told", told.dropped),
+            ] {
+                let kind = MetricType::Counter;
+                let mut counter = encoder.encode_descriptor(name, help, None, kind)?;
+                counter.encode_counter::<NoLabelSet, _, u64>(&spans, None)?;
+            }
+        }
         let started = state.boot as f64 / 1e9;
         gauge(&mut encoder, "start_time", "Since 1970", Some(Unit::Seconds), started)?;
         let (version, hardware) = (env!("CARGO_PKG_VERSION"), profiler::hardware());

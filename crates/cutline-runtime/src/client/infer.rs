@@ -8,6 +8,7 @@ use crate::{
         Content, Named, clip,
         trace::{TRACE_PARAMETER, Trace},
     },
+    telemetry::TraceContext,
     tensor::Tensor,
     wire::{
         contents,
@@ -26,6 +27,20 @@ pub struct InferAnswer {
     pub trace: Option<Trace>,
 }
 
+/// How a model is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// Name of the request, which may get zeros behind it on its way; an answer to another one is
+    /// refused. Empty: it has none.
+    pub id: &'a str,
+    /// Whether every agent on the way reports its times.
+    pub trace: bool,
+    /// When to give up.
+    pub timeout: Duration,
+    /// Which trace the call is part of.
+    pub within: Option<&'a TraceContext>,
+}
+
 impl AgentClient {
     /// Runs a model on named values. With `trace`, every agent on the way reports its times.
     pub async fn infer(
@@ -35,19 +50,18 @@ impl AgentClient {
         trace: bool,
         timeout: Duration,
     ) -> Result<InferAnswer, ClientError> {
-        self.infer_as("", model_name, values, trace, timeout).await
+        let asking = Asking { id: "", trace, timeout, within: None };
+        self.infer_as(model_name, values, asking).await
     }
 
-    /// The same for a request that has a name of its own, which may get zeros behind it on its way; an
-    /// answer to another one is refused.
+    /// The same as it is asked for in full.
     pub async fn infer_as(
         &self,
-        id: &str,
         model_name: &str,
         values: Vec<Named>,
-        trace: bool,
-        timeout: Duration,
+        asking: Asking<'_>,
     ) -> Result<InferAnswer, ClientError> {
+        let Asking { id, trace, timeout, within } = asking;
         let mut message = ModelInferRequest {
             model_name: model_name.to_owned(),
             id: id.to_owned(),
@@ -58,7 +72,7 @@ impl AgentClient {
         }
         contents::fill_request(&mut message, values);
         let sent = message.id.clone();
-        let mut response = self.model_infer(message, timeout).await?;
+        let mut response = self.send(message, timeout, within).await?;
         let call = || format!("ModelInfer of `{model_name}`");
         if !id.is_empty() && response.id != sent {
             let cause = format!("it is the answer to `{}`, not to `{sent}`", clip(&response.id));
@@ -86,9 +100,21 @@ impl AgentClient {
         message: ModelInferRequest,
         timeout: Duration,
     ) -> Result<ModelInferResponse, ClientError> {
+        self.send(message, timeout, None).await
+    }
+
+    async fn send(
+        &self,
+        message: ModelInferRequest,
+        timeout: Duration,
+        within: Option<&TraceContext>,
+    ) -> Result<ModelInferResponse, ClientError> {
         let call = format!("ModelInfer of `{}`", message.model_name);
         let mut request = tonic::Request::new(message);
         request.set_timeout(timeout);
+        if let Some(within) = within {
+            within.write(request.metadata_mut());
+        }
         let answer = self.inference.clone().model_infer(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.failed(&call, &status))
     }

@@ -182,10 +182,8 @@ fn relu() -> ModelProto {
         value: Some(tensor_shape_proto::dimension::Value::DimValue(2)),
         ..Default::default()
     };
-    let tensor = type_proto::Tensor {
-        elem_type: Some(1),
-        shape: Some(TensorShapeProto { dim: vec![two] }),
-    };
+    let tensor =
+        type_proto::Tensor { elem_type: Some(1), shape: Some(TensorShapeProto { dim: vec![two] }) };
     let value = |name: &str| ValueInfoProto {
         name: Some(name.to_owned()),
         r#type: Some(TypeProto {

@@ -8,7 +8,8 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::{Answer, Frame, Routed, RunError, Runner};
+use super::{Answer, Frame, Routed, RunError, Runner, tell};
+use crate::telemetry::{Span, Telemetry, TraceContext};
 
 /// Frames under way through a plan: at most so many, answered in the order in which they were sent.
 ///
@@ -44,10 +45,17 @@ impl From<Routed> for Carrier {
 }
 
 impl Carrier {
-    async fn infer(self, frame: Frame) -> Result<Answer, RunError> {
+    async fn infer(self, frame: Frame, within: Option<&TraceContext>) -> Result<Answer, RunError> {
         match self {
-            Carrier::Plan(runner) => runner.infer(frame).await,
-            Carrier::Routes(routed) => routed.infer(frame).await,
+            Carrier::Plan(runner) => runner.infer_within(frame, within).await,
+            Carrier::Routes(routed) => routed.infer_within(frame, within).await,
+        }
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        match self {
+            Carrier::Plan(runner) => &runner.options.telemetry,
+            Carrier::Routes(routed) => routed.telemetry(),
         }
     }
 
@@ -64,8 +72,11 @@ impl Carrier {
 #[derive(Debug)]
 struct UnderWay<T> {
     tag: T,
-    task: JoinHandle<(Result<Answer, RunError>, Duration)>,
+    task: JoinHandle<Ended>,
 }
+
+/// An answer or its absence, how long it took, and the frame's span.
+type Ended = (Result<Answer, RunError>, Duration, Span);
 
 /// What came of a frame that was sent.
 #[derive(Debug)]
@@ -76,6 +87,8 @@ pub struct Outcome<T> {
     pub took: Duration,
     /// The answer, or why there is none.
     pub result: Result<Answer, RunError>,
+    /// The first of the frame's trace. It is over; who knows more of the frame may say so, and ends it.
+    pub span: Span,
 }
 
 impl<T> Pipeline<T> {
@@ -105,8 +118,11 @@ impl<T> Pipeline<T> {
         let carrier = self.carrier.clone();
         let task = tokio::spawn(async move {
             let sent = Instant::now();
-            let result = carrier.infer(frame).await;
-            (result, sent.elapsed())
+            let mut span = carrier.telemetry().trace("frame");
+            let result = carrier.clone().infer(frame, span.context()).await;
+            let took = sent.elapsed();
+            tell(&mut span, &result);
+            (result, took, span)
         });
         self.under_way.push_back(UnderWay { tag, task });
         Ok(())
@@ -118,10 +134,10 @@ impl<T> Pipeline<T> {
         let ended = (&mut self.under_way.front_mut()?.task).await;
         let UnderWay { tag, .. } = self.under_way.pop_front()?;
         let died = |error: tokio::task::JoinError| {
-            (Err(RunError::Task(error.to_string())), Duration::ZERO)
+            (Err(RunError::Task(error.to_string())), Duration::ZERO, Span::none())
         };
-        let (result, took) = ended.unwrap_or_else(died);
-        Some(Outcome { tag, took, result })
+        let (result, took, span) = ended.unwrap_or_else(died);
+        Some(Outcome { tag, took, result, span })
     }
 }
 

@@ -31,7 +31,8 @@ use cutline_core::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Answer, Deployment, Frame, RunError, RunOptions, Runner};
+use super::{Answer, Deployment, Frame, RunError, RunOptions, Runner, tell};
+use crate::telemetry::{Telemetry, TraceContext};
 
 mod here;
 mod holder;
@@ -115,6 +116,7 @@ pub struct RouteShare {
 pub struct Routed {
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
+    telemetry: Telemetry,
 }
 
 /// What the handles see of the holder.
@@ -125,7 +127,7 @@ struct Shared {
 }
 
 enum Command {
-    Infer(Frame, oneshot::Sender<Result<Answer, RunError>>),
+    Infer(Frame, Option<TraceContext>, oneshot::Sender<Result<Answer, RunError>>),
     Remove(oneshot::Sender<()>),
 }
 
@@ -145,19 +147,39 @@ impl Routed {
             Arc::new(Shared { routing: Mutex::default(), room: AtomicUsize::new(usize::MAX) });
         let (settled, ready) = oneshot::channel();
         let heartbeat = Duration::from_nanos(settings.heartbeat.0);
+        let telemetry = options.telemetry.clone();
         let holder =
             holder::Holder::new(routes, first, settings, options, Arc::clone(&shared), changes)?;
         tokio::spawn(holder.run(receiver, settled));
         let _ = tokio::time::timeout(heartbeat * SETTLING, ready).await;
-        Ok((Self { commands, shared }, said))
+        Ok((Self { commands, shared, telemetry }, said))
     }
 
-    /// Has a frame answered. Several may be held at a time, as many as the settings say.
+    /// Has a frame answered, in a trace of its own. Several may be held at a time, as many as the
+    /// settings say.
     pub async fn infer(&self, frame: Frame) -> Result<Answer, RunError> {
+        let mut span = self.telemetry.trace("frame");
+        let result = self.infer_within(frame, span.context()).await;
+        tell(&mut span, &result);
+        result
+    }
+
+    /// The same within a trace, of which every attempt is part.
+    pub(super) async fn infer_within(
+        &self,
+        frame: Frame,
+        within: Option<&TraceContext>,
+    ) -> Result<Answer, RunError> {
         let gone = || RunError::Task("the holder of the frames has ended".to_owned());
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Infer(frame, reply)).await.map_err(|_| gone())?;
+        let command = Command::Infer(frame, within.cloned(), reply);
+        self.commands.send(command).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Who is told of its frames.
+    pub(super) fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// How many frames it is of use to have held now: what the present route takes at a time, and one

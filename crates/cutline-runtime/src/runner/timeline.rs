@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::slices::{Slice, What, slices};
 use crate::stage::trace::Trace;
 
 /// Most rows side by side for one stage or link; further slices share the last.
@@ -38,17 +39,6 @@ struct Lane {
     until: u64,
 }
 
-/// A slice before it has a row.
-struct Slice {
-    /// Place of its row in a frame's order.
-    place: usize,
-    row: String,
-    what: &'static str,
-    start: u64,
-    length: u64,
-    about: Value,
-}
-
 impl Timeline {
     /// Nothing yet.
     pub fn new() -> Self {
@@ -65,14 +55,27 @@ impl Timeline {
         trace: &Trace,
     ) -> Vec<Value> {
         let mut events = Vec::new();
-        for slice in slices(index, name, route, trace) {
-            self.place(index, slice, &mut events);
+        let Some(source) = trace.stages.first() else { return events };
+        let about = json!({"frame": index, "input": name, "route": route});
+        let whole = (source.received_unix_ns, source.total_ns().0);
+        self.place((0, "frames".to_owned()), ("frame", index), whole, about, &mut events);
+        // Waiting is no work of its row.
+        for slice in slices(trace).into_iter().filter(|slice| slice.what != What::Wait) {
+            let (about, what) = (about_slice(&slice), slice.what.name());
+            let Slice { place, row, start, length, .. } = slice;
+            self.place((place, row), (what, index), (start, length.0), about, &mut events);
         }
         events
     }
 
-    fn place(&mut self, index: u64, slice: Slice, events: &mut Vec<Value>) {
-        let Slice { place, row, what, start, length, about } = slice;
+    fn place(
+        &mut self,
+        (place, row): (usize, String),
+        (what, index): (&str, u64),
+        (start, length): (u64, u64),
+        about: Value,
+        events: &mut Vec<Value>,
+    ) {
         let began = *self.began.get_or_insert(start);
         let name = row.clone();
         let lanes = self.rows.entry((place, row)).or_default();
@@ -103,6 +106,17 @@ impl Timeline {
     }
 }
 
+/// What a slice tells beside its time.
+fn about_slice(slice: &Slice<'_>) -> Value {
+    match slice.what {
+        What::Send | What::Answer => json!({ "bytes": slice.bytes }),
+        What::Wait | What::Prepare | What::Compute => json!({
+            "device": slice.stage.device,
+            "waited_us": slice.stage.queue_ns.0 as f64 / 1e3,
+        }),
+    }
+}
+
 /// What names a row and puts it in its place.
 fn names(row: u64, place: usize, name: &str, lane: usize) -> [Value; 2] {
     let name = match lane {
@@ -115,65 +129,6 @@ fn names(row: u64, place: usize, name: &str, lane: usize) -> [Value; 2] {
         about("thread_name", json!({ "name": name })),
         about("thread_sort_index", json!({ "sort_index": order })),
     ]
-}
-
-/// A frame's slices on the clock of the source's agent.
-fn slices(index: u64, name: &str, route: Option<&str>, trace: &Trace) -> Vec<Slice> {
-    let Some(source) = trace.stages.first() else { return Vec::new() };
-    let about = json!({"frame": index, "input": name, "route": route});
-    let mut slices = vec![Slice {
-        place: 0,
-        row: "frames".to_owned(),
-        what: "frame",
-        start: source.received_unix_ns,
-        length: source.total_ns().0,
-        about,
-    }];
-    // When each stage had the whole request.
-    let mut received = vec![source.received_unix_ns; trace.stages.len()];
-    for (at, stage) in trace.stages.iter().enumerate() {
-        let called = trace.hops.iter().find(|hop| hop.into == at);
-        match called.and_then(|hop| Some((hop, trace.ends(hop)?.0))) {
-            Some((hop, caller)) => {
-                // The caller's clock, put on the source's like everything that this stage tells.
-                let since = hop.began_unix_ns.saturating_sub(caller.received_unix_ns);
-                let began = received[hop.from].saturating_add(since);
-                received[at] = began.saturating_add(hop.upload_ns.0);
-                let end = began.saturating_add(hop.round_trip_ns.0);
-                let back = end.saturating_sub(hop.download_ns.0);
-                for (before, what, from, to, start, length, bytes) in [
-                    (2, "send", caller, stage, began, hop.upload_ns.0, hop.bytes_up),
-                    (1, "answer", stage, caller, back, hop.download_ns.0, hop.bytes_down),
-                ] {
-                    if from.device != to.device {
-                        let row = format!("{} to {}", from.device, to.device);
-                        let (place, about) = (1 + 3 * at - before, json!({ "bytes": bytes }));
-                        slices.push(Slice { place, row, what, start, length, about });
-                    }
-                }
-            }
-            // Stages without hops between them ran one after another in one process.
-            None if at > 0 => {
-                let before = trace.stages[at - 1].total_ns().0;
-                received[at] = received[at - 1].saturating_add(before);
-            }
-            None => {}
-        }
-        let prepare = received[at].saturating_add(stage.queue_ns.0);
-        let compute = prepare.saturating_add(stage.prepare_ns.0);
-        for (what, start, length) in
-            [("prepare", prepare, stage.prepare_ns.0), ("compute", compute, stage.compute_ns.0)]
-        {
-            // A stage without a picture prepares nothing.
-            if length > 0 {
-                let about =
-                    json!({"device": stage.device, "waited_us": stage.queue_ns.0 as f64 / 1e3});
-                let (place, row) = (1 + 3 * at, stage.name.clone());
-                slices.push(Slice { place, row, what, start, length, about });
-            }
-        }
-    }
-    slices
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::{
     fleet::Announcement,
-    inputs::IdentityArgs,
+    inputs::{IdentityArgs, OtlpArgs, Telling},
     output::Output,
     process::{self, Stop},
 };
@@ -65,6 +65,8 @@ pub(crate) struct Args {
     /// Listen off the loopback address without encryption or authentication.
     #[arg(long, conflicts_with_all = ["identity", "pair"])]
     insecure: bool,
+    #[command(flatten)]
+    otlp: OtlpArgs,
     /// End when standard input closes, so as not to outlive the program that started it.
     #[arg(long)]
     exit_with_stdin: bool,
@@ -73,6 +75,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     // Before the agent asks how many there are.
     connections::raise_descriptors();
+    let collector = args.otlp.collector()?;
     let store = args.store.unwrap_or_else(AgentConfig::default_store);
     let engines = engines(args.engine.as_deref())?;
     let mut config = AgentConfig::new(args.listen, store, engines);
@@ -97,6 +100,8 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
             credentials = credentials(&args.identity, args.pair, &config, output) => credentials?,
             () = &mut stopped => return Ok(ExitCode::SUCCESS),
         };
+        let telling = Telling::start(collector, "cutline-agent", output)?;
+        config.telemetry = telling.telemetry();
         let agent = Agent::bind(config)?;
         let announcement = Announcement { listening: agent.local_addr() };
         if output.is_json() {
@@ -104,7 +109,9 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         } else {
             output.note(format!("agent on {}; Ctrl-C ends it", announcement.listening));
         }
-        agent.serve(stopped).await?;
+        let served = agent.serve(stopped).await;
+        telling.finish(output).await;
+        served?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -14,7 +14,7 @@ use crate::{
         Loader,
         source::{Rate, Source},
     },
-    inputs::{IdentityArgs, ModelArgs},
+    inputs::{IdentityArgs, ModelArgs, OtlpArgs, Telling},
     output::Output,
     planning, process,
     staging::{self, Staged},
@@ -28,6 +28,7 @@ use cutline_runtime::{
     engine,
     labels::Labels,
     runner::{LocalRunner, Pipeline, RunOptions, WhenFull},
+    telemetry::Telemetry,
 };
 
 mod hold;
@@ -114,6 +115,8 @@ pub(crate) struct Args {
     /// row for each stage and for each link.
     #[arg(long, value_name = "t.json")]
     trace: Option<PathBuf>,
+    #[command(flatten)]
+    otlp: OtlpArgs,
     /// Print so often how the run goes: frames per second, latencies, who is busy, the route
     /// [default: on a terminal, in one line that changes].
     #[arg(long, value_name = "TIME", value_parser = parse_status)]
@@ -131,6 +134,7 @@ enum Full {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
+    let collector = args.otlp.collector()?;
     let model = args.model.open()?;
     let plan = planning::read_plan(&args.plan, &model)?;
     let choice = planning::choice(&plan, args.best_split)?;
@@ -152,14 +156,19 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let notes = Notes::begin(args.journal.as_deref(), output)?;
     let staged = staging::stage(&model, &plan, choice)?;
     let runtime = process::runtime()?;
+    let telling = {
+        let _within = runtime.enter();
+        Telling::start(collector, "cutline-run", output)?
+    };
+    let options = options(&args, telling.telemetry())?;
     let runner = match args.local {
         true => None,
-        false => Some(on_agents(&staged.deployment, options(&args)?, &runtime, output)?),
+        false => Some(on_agents(&staged.deployment, options.clone(), &runtime, output)?),
     };
     let swept = plan.routes.as_ref().filter(|_| !args.no_adapt && !args.best_split);
     let in_flight = args.in_flight.unwrap_or_else(|| in_flight(choice, swept));
     let (place, held) = match &runner {
-        None => (Place::here(load(&staged)?), None),
+        None => (Place::here(load(&staged)?, options.telemetry), None),
         Some(runner) if args.no_fallback => {
             (Place::Agents(Pipeline::new(runner.clone(), in_flight)), None)
         }
@@ -173,7 +182,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
                 in_flight: in_flight.get(),
                 heartbeat: args.heartbeat,
                 deadline: args.timeout,
-                options: options(&args)?,
+                options,
             };
             let held = Holding::start(&wanted, runner.clone(), &runtime, output)?;
             (Place::Agents(Pipeline::new(held.routed.clone(), in_flight)), Some(held))
@@ -191,6 +200,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         (None, Some(runner)) => runtime.block_on(runner.remove()),
         (None, None) => {}
     }
+    runtime.block_on(telling.finish(output));
     streamed?;
     Ok(ExitCode::SUCCESS)
 }
@@ -201,8 +211,9 @@ fn load(staged: &Staged) -> anyhow::Result<LocalRunner> {
     Ok(LocalRunner::load(&staged.deployment, open, process::cores())?)
 }
 
-fn options(args: &Args) -> anyhow::Result<RunOptions> {
-    Ok(RunOptions { client: args.identity.client()?, frame_timeout: duration(args.timeout) })
+fn options(args: &Args, telemetry: Telemetry) -> anyhow::Result<RunOptions> {
+    let (client, frame_timeout) = (args.identity.client()?, duration(args.timeout));
+    Ok(RunOptions { client, frame_timeout, telemetry })
 }
 
 /// Frames that the plan keeps under way, or the one of its routes that keeps most.

@@ -24,6 +24,7 @@ use crate::{
     client::{ClientError, clock::unix_nanos},
     runner::{Answer, Deployment, Frame, RunError, RunOptions, Runner},
     stage::{chain, trace::Trace},
+    telemetry::TraceContext,
 };
 
 /// See the module.
@@ -73,6 +74,8 @@ enum Road {
 /// A frame until it is answered.
 struct Held {
     frame: Frame,
+    /// Its trace.
+    within: Option<TraceContext>,
     reply: oneshot::Sender<Result<Answer, RunError>>,
     attempts: u32,
     error: Option<RunError>,
@@ -195,7 +198,10 @@ impl Holder {
                     None => {}
                 },
                 command = commands.recv() => match command {
-                    Some(Command::Infer(frame, reply)) => self.submit(frame, reply),
+                    Some(Command::Infer(frame, within, reply)) => {
+                        let held = Held { frame, within, reply, attempts: 0, error: None };
+                        self.submit(held);
+                    }
                     Some(Command::Remove(reply)) => {
                         self.remove().await;
                         let _ = reply.send(());
@@ -234,13 +240,11 @@ impl Holder {
 
     // What happens.
 
-    fn submit(&mut self, frame: Frame, reply: oneshot::Sender<Result<Answer, RunError>>) {
+    fn submit(&mut self, held: Held) {
         match self.router.submit(self.now()) {
-            Ok(id) => {
-                self.frames.insert(id, Held { frame, reply, attempts: 0, error: None });
-            }
+            Ok(id) => drop(self.frames.insert(id, held)),
             Err(full) => {
-                let _ = reply.send(Err(RunError::Task(full.to_string())));
+                let _ = held.reply.send(Err(RunError::Task(full.to_string())));
             }
         }
     }
@@ -395,7 +399,7 @@ impl Holder {
     fn send(&mut self, request: Request, route: RouteId, deadline: Nanos) {
         let Some(held) = self.frames.get_mut(&request.frame) else { return };
         held.attempts += 1;
-        let frame = held.frame.clone();
+        let (frame, within) = (held.frame.clone(), held.within.clone());
         let left = Duration::from_nanos((deadline - self.now()).0);
         let task = match &self.roads[route.index()] {
             Road::Here(here) => {
@@ -410,7 +414,7 @@ impl Holder {
                 self.tasks.spawn(async move {
                     // What follows the point is padding.
                     let id = format!("{request}.");
-                    let result = runner.infer_as(&id, frame, left).await;
+                    let result = runner.infer_as(&id, frame, left, within.as_ref()).await;
                     Done::Request(request, result.map(Box::new))
                 })
             }

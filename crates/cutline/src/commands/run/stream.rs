@@ -3,8 +3,11 @@
 use std::time::Instant;
 
 use anyhow::anyhow;
-use cutline_runtime::runner::{
-    Frame, LocalRunner, Meter, Outcome, Pipeline, Routed, Routing, Summary, WaitingRoom,
+use cutline_runtime::{
+    runner::{
+        self, Frame, LocalRunner, Meter, Outcome, Pipeline, Routed, Routing, Summary, WaitingRoom,
+    },
+    telemetry::Telemetry,
 };
 use serde::Serialize;
 
@@ -24,7 +27,7 @@ use crate::{
 /// Agents, or this process.
 pub(super) enum Place {
     Agents(Pipeline<Tag>),
-    Here(Box<LocalRunner>, Option<(Tag, Frame)>),
+    Here(Box<LocalRunner>, Telemetry, Option<(Tag, Frame)>),
 }
 
 /// What is known of a frame under way.
@@ -44,28 +47,28 @@ struct SummaryLine<'a> {
 
 impl Place {
     /// Every stage in this process: one frame at a time.
-    pub(super) fn here(runner: LocalRunner) -> Self {
-        Place::Here(Box::new(runner), None)
+    pub(super) fn here(runner: LocalRunner, telemetry: Telemetry) -> Self {
+        Place::Here(Box::new(runner), telemetry, None)
     }
 
     fn is_full(&self) -> bool {
         match self {
             Place::Agents(pipeline) => pipeline.is_full(),
-            Place::Here(_, frame) => frame.is_some(),
+            Place::Here(_, _, frame) => frame.is_some(),
         }
     }
 
     fn is_empty(&self) -> bool {
         match self {
             Place::Agents(pipeline) => pipeline.is_empty(),
-            Place::Here(_, frame) => frame.is_none(),
+            Place::Here(_, _, frame) => frame.is_none(),
         }
     }
 
     fn send(&mut self, tag: Tag, frame: Frame) -> anyhow::Result<()> {
         let refused = match self {
             Place::Agents(pipeline) => pipeline.send(tag, frame).err(),
-            Place::Here(_, waiting) => waiting.replace((tag, frame)),
+            Place::Here(_, _, waiting) => waiting.replace((tag, frame)),
         };
         match refused {
             None => Ok(()),
@@ -76,11 +79,13 @@ impl Place {
     async fn next(&mut self) -> Option<Outcome<Tag>> {
         match self {
             Place::Agents(pipeline) => pipeline.next().await,
-            Place::Here(runner, waiting) => {
+            Place::Here(runner, telemetry, waiting) => {
                 let (tag, frame) = waiting.take()?;
-                let began = Instant::now();
+                let (began, mut span) = (Instant::now(), telemetry.trace("frame"));
                 let result = runner.infer(frame);
-                Some(Outcome { tag, took: began.elapsed(), result })
+                let took = began.elapsed();
+                runner::tell(&mut span, &result);
+                Some(Outcome { tag, took, result, span })
             }
         }
     }
@@ -174,9 +179,12 @@ impl<'a> Run<'a> {
 
     /// Prints what came of a frame; false where it was the last to be sent.
     fn answered(&mut self, outcome: Option<Outcome<Tag>>) -> anyhow::Result<bool> {
-        let Some(Outcome { tag: Tag { index, name }, took, result }) = outcome else {
+        let Some(Outcome { tag: Tag { index, name }, took, result, mut span }) = outcome else {
             return Ok(true);
         };
+        span.set("cutline.frame", index);
+        span.set("cutline.input", name.as_str());
+        span.end(None);
         match result {
             Ok(answer) => {
                 self.meter.answered(&answer, took);
