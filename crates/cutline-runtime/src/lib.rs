@@ -36,6 +36,7 @@ pub mod link;
 pub mod stage;
 
 pub mod connections;
+
 pub mod telemetry;
 
 pub mod pki;
