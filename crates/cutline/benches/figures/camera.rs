@@ -29,7 +29,7 @@ use tokio::runtime::Runtime;
 const PICTURES: u64 = 4;
 
 /// The largest difference to the whole network's answer, relative to its largest value.
-const TOLERANCE: f64 = 1e-4;
+pub(crate) const TOLERANCE: f64 = 1e-4;
 
 /// How long anything may take to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -113,10 +113,10 @@ pub(crate) struct Rig {
     listen: SocketAddr,
     pub(crate) engine: &'static str,
     pub(crate) slowdown: f64,
-    model: Model,
-    plan: Plan,
+    pub(crate) model: Model,
+    pub(crate) plan: Plan,
     pub(crate) runtime: Runtime,
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// What is run.
@@ -152,18 +152,7 @@ impl Rig {
         let [first, second] = profiles;
         let plan = plan(&model, &platform, &[first?, second?])?;
         let link = Some(link);
-        Ok(Self {
-            edge,
-            cloud,
-            link,
-            listen,
-            engine,
-            slowdown,
-            model,
-            plan,
-            runtime,
-            _folder: folder,
-        })
+        Ok(Self { edge, cloud, link, listen, engine, slowdown, model, plan, runtime, folder })
     }
 
     /// The link, where there is one now.
@@ -232,9 +221,14 @@ impl Rig {
 
     /// The whole network at the source.
     fn whole(&self) -> anyhow::Result<Staged> {
-        let edge_only = self.plan.baselines.iter().find(|baseline| baseline.name == "edge-only");
+        self.whole_of(&self.plan)
+    }
+
+    /// The same, as a plan of this rig's says that pictures are read.
+    pub(crate) fn whole_of(&self, plan: &Plan) -> anyhow::Result<Staged> {
+        let edge_only = plan.baselines.iter().find(|baseline| baseline.name == "edge-only");
         let choice = edge_only.and_then(|baseline| baseline.choice.as_ref());
-        staging::stage(&self.model, &self.plan, choice.context("the edge can hold the network")?)
+        staging::stage(&self.model, plan, choice.context("the edge can hold the network")?)
     }
 }
 

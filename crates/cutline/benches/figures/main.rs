@@ -11,6 +11,7 @@ mod compression;
 mod cut_cost;
 mod equality;
 mod failure;
+mod failure_run;
 mod fleet;
 mod held;
 mod hierarchy;
@@ -59,7 +60,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 19] = [
+const SECTIONS: [(&str, Section); 20] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
@@ -78,6 +79,7 @@ const SECTIONS: [(&str, Section); 19] = [
     ("sharing", sharing::run),
     ("adaptation", adaptation::run),
     ("failure", failure::run),
+    ("failure-run", failure_run::run),
     ("soak", soak::run),
 ];
 
