@@ -328,6 +328,17 @@ mod tests {
     }
 
     #[test]
+    fn what_only_a_testbed_reads_is_left_to_it() {
+        let platform = parse(json!({ "version": 1, "testbed": { "congestion": "reno" },
+            "device": [ { "name": "pi", "testbed": { "slowdown": 8 } }, { "name": "cloud" } ],
+            "link": [ { "between": ["pi", "cloud"], "up": "1mbit", "testbed": { "queue": "1MB" } } ] }));
+        let plain =
+            parse(json!({ "version": 1, "device": [ { "name": "pi" }, { "name": "cloud" } ],
+            "link": [ { "between": ["pi", "cloud"], "up": "1mbit" } ] }));
+        assert_eq!(platform.unwrap(), plain.unwrap());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let cases = [
             (json!({ "version": 2, "device": [] }), "version 2"),

@@ -33,6 +33,9 @@ pub mod pace;
 
 pub mod link;
 
+#[cfg(target_os = "linux")]
+pub mod testbed;
+
 pub mod stage;
 
 pub mod connections;

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{Device, DeviceId, Link, PlatformError, Price, Server, Tier, Workload};
 use crate::units::{
@@ -21,6 +21,10 @@ pub(super) struct Platform {
     link: Vec<RawLink>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     workload: Option<RawWorkload>,
+    /// Read by `cutline testbed`; it decides no plan.
+    #[serde(default, skip_serializing)]
+    #[expect(dead_code, reason = "allowed in the file, and of no use here")]
+    testbed: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -71,6 +75,10 @@ struct RawDevice {
     purchase: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     life_months: Option<u64>,
+    /// Read by `cutline testbed`; it decides no plan.
+    #[serde(default, skip_serializing)]
+    #[expect(dead_code, reason = "allowed in the file, and of no use here")]
+    testbed: Option<IgnoredAny>,
 }
 
 /// One value for both ends of a link, or one for each.
@@ -103,6 +111,10 @@ struct RawLink {
     via: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<String>,
+    /// Read by `cutline testbed`; it decides no plan.
+    #[serde(default, skip_serializing)]
+    #[expect(dead_code, reason = "allowed in the file, and of no use here")]
+    testbed: Option<IgnoredAny>,
 }
 
 impl TryFrom<Platform> for super::Platform {
@@ -320,6 +332,7 @@ impl From<super::Platform> for Platform {
                 .then(|| link.cards.map(Option::unwrap_or_default)),
             via: link.via,
             table: link.table,
+            testbed: None,
         });
         let device = platform.devices.into_iter().map(|device| RawDevice {
             host: Some(device.host).filter(|host| *host != device.name),
@@ -339,6 +352,7 @@ impl From<super::Platform> for Platform {
             users_per_instance: device.price.users_per_instance,
             purchase: device.price.purchase.map(|price| price.to_string()),
             life_months: device.price.life_months,
+            testbed: None,
         });
         let workload = platform.workload.map(|workload| RawWorkload {
             users: workload.users,
@@ -348,7 +362,13 @@ impl From<super::Platform> for Platform {
             electricity: workload.electricity.map(|price| price.to_string()),
             currency: workload.currency,
         });
-        Platform { version: 1, device: device.collect(), link: link.collect(), workload }
+        Platform {
+            version: 1,
+            device: device.collect(),
+            link: link.collect(),
+            workload,
+            testbed: None,
+        }
     }
 }
 
