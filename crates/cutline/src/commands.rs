@@ -15,5 +15,6 @@ pub(crate) mod presets;
 pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod split;
+pub(crate) mod testbed;
 pub(crate) mod verify;
 pub(crate) mod zoo;

@@ -43,6 +43,32 @@ pub struct AgentOptions {
     pub identity: Option<PathBuf>,
 }
 
+impl AgentOptions {
+    /// Gives `command`, which is this program, the arguments of such an agent.
+    pub fn pass_to(&self, command: &mut Command) {
+        command.args(["agent", "--exit-with-stdin", "--quiet", "--json"]);
+        match &self.listen {
+            Some(listen) => command.args(["--insecure", "--listen", listen]),
+            None => command.args(["--listen", "127.0.0.1:0"]),
+        };
+        if let Some(identity) = &self.identity {
+            command.arg("--identity").arg(identity);
+        }
+        command.arg("--store").arg(&self.store);
+        let mut give = |option: &str, value: Option<String>| {
+            if let Some(value) = value {
+                command.arg(option).arg(value);
+            }
+        };
+        give("--engine", self.engine.clone());
+        give("--slowdown", self.slowdown.map(|slowdown| slowdown.to_string()));
+        give("--threads", self.threads.map(|threads| threads.to_string()));
+        give("--cores", self.cores.clone());
+        give("--memory", self.memory.clone());
+        give("--max-batch", self.max_batch.map(|frames| frames.to_string()));
+    }
+}
+
 /// A running agent; dropping it ends the process.
 #[derive(Debug)]
 pub struct AgentProcess {
@@ -56,39 +82,16 @@ pub struct AgentProcess {
 impl AgentProcess {
     /// Starts `binary agent` and waits until it listens.
     pub fn start(binary: &Path, options: &AgentOptions) -> anyhow::Result<Self> {
-        let mut command = Command::new(binary);
-        command.args(["agent", "--exit-with-stdin", "--quiet", "--json"]);
-        match &options.listen {
-            Some(listen) => command.args(["--insecure", "--listen", listen]),
-            None => command.args(["--listen", "127.0.0.1:0"]),
-        };
-        if let Some(identity) = &options.identity {
-            command.arg("--identity").arg(identity);
-        }
-        command.arg("--store").arg(&options.store);
-        if let Some(engine) = &options.engine {
-            command.arg("--engine").arg(engine);
-        }
-        if let Some(slowdown) = options.slowdown {
-            command.arg("--slowdown").arg(slowdown.to_string());
-        }
-        if let Some(threads) = options.threads {
-            command.arg("--threads").arg(threads.to_string());
-        }
-        if let Some(cores) = &options.cores {
-            command.arg("--cores").arg(cores);
-        }
-        if let Some(memory) = &options.memory {
-            command.arg("--memory").arg(memory);
-        }
-        if let Some(frames) = options.max_batch {
-            command.arg("--max-batch").arg(frames.to_string());
-        }
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start `{} agent`", binary.display()))?;
+        Self::start_as(Command::new(binary), options)
+    }
+
+    /// The same with a command that was prepared, e.g. to run elsewhere.
+    pub fn start_as(mut command: Command, options: &AgentOptions) -> anyhow::Result<Self> {
+        options.pass_to(&mut command);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().with_context(|| {
+                format!("cannot start `{} agent`", command.get_program().display())
+            })?;
         let stdin = child.stdin.take().context("the agent has no standard input")?;
         let stdout = child.stdout.take().context("the agent has no standard output")?;
         let mut line = String::new();

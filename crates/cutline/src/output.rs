@@ -36,6 +36,12 @@ impl Output {
         self.json
     }
 
+    /// Whether progress is unwanted.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
     /// Prints `document` as JSON under `--json`, else what `text` writes.
     pub(crate) fn print(
         self,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::Context;
@@ -46,7 +47,7 @@ impl Fleet {
         threads: usize,
         slowdown: Option<f64>,
     ) -> anyhow::Result<Self> {
-        Self::start_apart(engine, threads, slowdown, Path::new(BINARY), None)
+        Self::start_apart(engine, threads, slowdown, Command::new(BINARY), None)
     }
 
     /// The same, the cloud started by another command and listening elsewhere.
@@ -54,7 +55,7 @@ impl Fleet {
         engine: &str,
         threads: usize,
         slowdown: Option<f64>,
-        far: &Path,
+        far: Command,
         listen: Option<String>,
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
@@ -67,7 +68,7 @@ impl Fleet {
         };
         let edge = AgentProcess::start(Path::new(BINARY), &options("edge", slowdown))?;
         let cloud = AgentOptions { listen, ..options("cloud", None) };
-        let cloud = AgentProcess::start(far, &cloud)?;
+        let cloud = AgentProcess::start_as(far, &cloud)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

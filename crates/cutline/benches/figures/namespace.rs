@@ -1,148 +1,71 @@
-//! A network namespace for one agent, joined to the benchmark's own by a shaped pair of interfaces.
+//! The benchmark in a test bed of its own: it is the edge, and the cloud is in a network namespace
+//! behind a link that the kernel shapes.
 //!
-//! Nothing needs root: the section runs itself again in a user namespace, where it may make network
-//! namespaces and queues. Where the system does not let it, the section is skipped.
-//!
-//! ```text
-//! benchmark, edge agent ── near ◀═ tbf ══ tbf ═▶ far ── cloud agent
-//! ```
+//! Nothing needs root: the section runs itself again in a user namespace. Where the system does not
+//! let it, the section is skipped.
 
 use std::{
     env,
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::{Command, Stdio},
 };
 
-use anyhow::{Context, bail};
+use cutline_core::{platform::Platform, units::BytesPerSec};
+use cutline_runtime::testbed::{
+    layout::Layout,
+    namespace,
+    network::{Change, Network},
+};
 
 use super::{Verdict, measure::BINARY};
 
 /// Set in the copy of this program that runs in the namespace.
 const MARK: &str = "CUTLINE_BENCH_INSIDE";
 
-const NEAR: &str = "10.77.0.1/24";
-const FAR: &str = "10.77.0.2/24";
-const LISTEN: &str = "10.77.0.2:9002";
-
 /// Whether this is the copy in the namespace.
 pub(crate) fn inside() -> bool {
     env::var_os(MARK).is_some()
 }
 
-/// Runs one section again in a user and network namespace.
+/// Runs one section again in a user namespace.
 pub(crate) fn enter(section: &str) -> anyhow::Result<Verdict> {
-    for (tool, version) in [("ip", "-V"), ("tc", "-V"), ("nsenter", "-V"), ("unshare", "-V")] {
-        if Command::new(tool).arg(version).output().is_err() {
-            println!("(`{tool}` is not here; packages iproute2 and util-linux have it: skipped)");
-            return Ok(Verdict::Skipped);
-        }
-    }
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--net", "--mount"]);
-        command
-    };
-    let probe = unshare().args(["ip", "link", "set", "lo", "up"]).output()?;
-    if !probe.status.success() {
-        let why = String::from_utf8_lossy(&probe.stderr).trim().to_owned();
-        println!("(no network namespace can be made here: {why}: skipped)");
+    if let Err(refusal) = namespace::possible() {
+        println!("({refusal}: skipped)");
         return Ok(Verdict::Skipped);
     }
-    let status = unshare().arg(env::current_exe()?).arg(section).env(MARK, "1").status()?;
-    Ok(Verdict::of(status.success()))
+    let mut command = Command::new(env::current_exe()?);
+    command.arg(section).env(MARK, "1").stdin(Stdio::null());
+    namespace::isolate(&mut command);
+    Ok(Verdict::of(command.status()?.success()))
 }
 
-/// The far namespace; it ends with this value.
-pub(crate) struct Namespace {
-    holder: Child,
-    folder: tempfile::TempDir,
-    /// Starts the command under test in it.
-    pub(crate) binary: PathBuf,
-}
+/// The link to the cloud; it ends with this value.
+pub(crate) struct Uplink(Network);
 
-impl Namespace {
-    /// Makes it, with addresses on both sides and no shape yet.
+impl Uplink {
+    /// Makes both devices and moves this thread, and with it those that it starts, to the edge.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        run("ip link set lo up")?;
-        let holder = Command::new("unshare")
-            .args(["--net", "sleep", "infinity"])
-            .stdin(Stdio::null())
-            .spawn()
-            .context("cannot start `unshare`")?;
-        let folder = tempfile::tempdir()?;
-        let binary = folder.path().join("cutline");
-        let far = Self { holder, folder, binary };
-        far.wait_for_namespace()?;
-        let process = far.holder.id();
-        run("ip link add near type veth peer name far")?;
-        run(&format!("ip link set far netns {process}"))?;
-        run(&format!("ip addr add {NEAR} dev near"))?;
-        run("ip link set near up")?;
-        far.run("ip link set lo up")?;
-        far.run(&format!("ip addr add {FAR} dev far"))?;
-        far.run("ip link set far up")?;
-        let script = format!("#!/bin/sh\nexec nsenter --target {process} --net {BINARY} \"$@\"\n");
-        fs::write(&far.binary, script)?;
-        fs::set_permissions(&far.binary, Permissions::from_mode(0o755))?;
-        Ok(far)
+        let platform: Platform = toml::from_str(
+            "version = 1\n[[device]]\nname = \"edge\"\n[[device]]\nname = \"cloud\"\n\
+             [[link]]\nbetween = [\"edge\", \"cloud\"]\nup = \"1gbit\"\n",
+        )?;
+        let network = Network::build(Layout::new(&platform, &[])?, None)?;
+        network.space(0).enter()?;
+        Ok(Self(network))
     }
 
-    /// Where its agent listens.
-    pub(crate) fn listen(&self) -> Option<String> {
-        Some(LISTEN.to_owned())
+    /// The command under test, in the cloud.
+    pub(crate) fn far(&self) -> Command {
+        self.0.space(1).command(BINARY)
     }
 
-    /// Gives both directions a rate. A burst of more than one frame would let small messages
-    /// through for nothing.
-    pub(crate) fn shape(&self, megabits: u64) -> anyhow::Result<()> {
-        let queue = |device: &str| {
-            format!(
-                "tc qdisc replace dev {device} root tbf rate {megabits}mbit burst 1600 limit 4mb"
-            )
-        };
-        run(&queue("near"))?;
-        self.run(&queue("far"))
+    /// Where the cloud's agent listens.
+    pub(crate) fn listen(&self) -> String {
+        format!("{}:9002", self.0.layout().nodes[1].address)
     }
 
-    fn run(&self, command: &str) -> anyhow::Result<()> {
-        run(&format!("nsenter --target {} --net {command}", self.holder.id()))
+    /// Gives both directions a rate.
+    pub(crate) fn shape(&mut self, megabits: u64) -> anyhow::Result<()> {
+        let rate = Some(BytesPerSec(megabits * 125_000));
+        Ok(self.0.set(0, Change { up: rate, down: rate, ..Change::default() })?)
     }
-
-    /// Until the holder has left the namespace that it was started in.
-    fn wait_for_namespace(&self) -> anyhow::Result<()> {
-        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
-        let (own, holder) = (of("self")?, self.holder.id().to_string());
-        let start = Instant::now();
-        while of(&holder)? == own {
-            if start.elapsed() > Duration::from_secs(5) {
-                bail!("`unshare --net` made no namespace within 5 s");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // Already gone is as good as killed. The interfaces go with the namespace.
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-        let _ = fs::remove_file(self.folder.path().join("cutline"));
-        let _ = run("ip link delete near");
-    }
-}
-
-fn run(command: &str) -> anyhow::Result<()> {
-    let mut words = command.split(' ');
-    let program = words.next().context("no command")?;
-    let output = Command::new(program).args(words).output();
-    let output = output.with_context(|| format!("cannot start `{program}`"))?;
-    if !output.status.success() {
-        bail!("`{command}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

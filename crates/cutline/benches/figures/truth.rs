@@ -5,6 +5,8 @@
 //! shared machine changes by the second, every plan has its turn several times at every bandwidth,
 //! and the profiles are taken between turns. No profile sees a frame.
 
+use std::cell::RefCell;
+
 use anyhow::Context;
 use cutline_core::{
     cost::Costs,
@@ -29,7 +31,7 @@ use super::{
     Verdict,
     fleet::{self, Fleet, cut_limit, mapping, networks, rates, sample, stage},
     measure::{median, quantile, zoo},
-    namespace::{self, Namespace},
+    namespace::{self, Uplink},
 };
 
 const NETWORKS: [&str; 3] = ["mobilenetv2", "resnet18", "squeezenet"];
@@ -78,10 +80,11 @@ pub(crate) fn run_tbf() -> anyhow::Result<Verdict> {
         return namespace::enter("truth-tbf");
     }
     over("a link between network namespaces, shaped by tbf", |engine| {
-        let far = Namespace::new()?;
-        let fleet =
-            Fleet::start_apart(engine, 1, Some(f64::from(SLOWDOWN)), &far.binary, far.listen())?;
-        let shape = move |megabits| far.shape(megabits);
+        let link = Uplink::new()?;
+        let slowdown = Some(f64::from(SLOWDOWN));
+        let fleet = Fleet::start_apart(engine, 1, slowdown, link.far(), Some(link.listen()))?;
+        let link = RefCell::new(link);
+        let shape = move |megabits| link.borrow_mut().shape(megabits);
         Ok(Scene { fleet, via: None, shape: Box::new(shape) })
     })
 }

@@ -178,7 +178,7 @@ fn bind(cores: &[usize]) -> anyhow::Result<()> {
 }
 
 /// `0,2-3` as processors 0, 2 and 3.
-fn parse_cores(text: &str) -> anyhow::Result<Vec<usize>> {
+pub(crate) fn parse_cores(text: &str) -> anyhow::Result<Vec<usize>> {
     let number = |word: &str| {
         let number = word.trim().parse::<usize>().ok().filter(|&core| core < 4096);
         number.with_context(|| format!("`{text}` is not a list of processors such as `0,2-3`"))
