@@ -161,14 +161,14 @@ impl Bed {
     }
 
     /// A device takes transfers from now on, until the returned process or the test bed ends.
-    fn receives(&self, device: &str, port: u16) -> Child {
+    fn receives(&self, device: &str, port: u16) -> Receiver {
         let mut receiver = self.exec(device, &format!("receive {port}"));
         let mut receiver = receiver.stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let mut words = BufReader::new(receiver.stderr.take().unwrap());
         while words.read_line(&mut line).unwrap() > 0 && !line.contains("receives") {}
         assert!(line.contains("receives"), "{line}");
-        receiver
+        Receiver(receiver)
     }
 
     /// Seconds of a transfer, or why it failed.
@@ -229,6 +229,17 @@ impl Drop for Bed {
             let _ = namespace::signal(self.child.id(), Signal::Terminate);
             let _ = self.child.wait();
         }
+    }
+}
+
+/// What takes transfers; killed when dropped, if it still runs.
+struct Receiver(Child);
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // Already gone is as good as killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -399,11 +410,10 @@ fn an_agent_is_killed_frozen_and_started_again() {
     assert!(!listening(&bed));
     bed.refuses(&["kill", "localhost"], "cannot be killed: it is down");
     // Something else took its port meanwhile.
-    let mut thief = bed.receives("localhost", 9001);
+    let thief = bed.receives("localhost", 9001);
     bed.refuses(&["start", "localhost"], "cannot listen on 10.77.0.2:9001");
     assert_eq!(bed.state("localhost"), "down");
-    thief.kill().unwrap();
-    thief.wait().unwrap();
+    drop(thief);
     bed.obeys(&["start", "localhost"]);
     assert_eq!(bed.state("localhost"), "running");
     assert!(listening(&bed));
@@ -428,13 +438,15 @@ fn nothing_is_left_however_it_ends() {
     ];
     for (name, end, expected) in ends {
         let Some(bed) = Bed::start(PAIR) else { return };
-        let _receiver = bed.receives("localhost", PORT);
+        let mut receiver = bed.receives("localhost", PORT);
         bed.obeys(&["stop", "the pi"]);
         let all = bed.processes();
         assert!(all.count() >= 4, "its root, two agents, and what was executed");
         end(&bed, &all);
         let (code, folder) = bed.ends();
         assert_eq!(code, expected, "{name}");
+        // It ends by the test bed's doing, before this test would end it.
+        wait(&mut receiver.0);
         all.are_gone();
         let ended = cutline(&folder, &["testbed", "status"]).output().unwrap();
         assert!(said(&ended).contains("no testbed `testbed` runs"), "{name}: {}", said(&ended));
@@ -460,6 +472,43 @@ fn a_command_runs_on_the_source_and_its_end_is_the_end() {
     let output =
         cutline(&folder, &["testbed", "bed.toml", "--", "no-such-program"]).output().unwrap();
     assert!(said(&output).contains("cannot run `no-such-program`"), "{}", said(&output));
+}
+
+#[test]
+fn congestion_control_is_that_of_the_file() {
+    let Some(folder) = folder(&("testbed.congestion = \"reno\"\n".to_owned() + PAIR)) else {
+        return;
+    };
+    let setting = "/proc/sys/net/ipv4/tcp_congestion_control";
+    let output = cutline(&folder, &["testbed", "bed.toml", "--", "cat", setting]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "reno\n", "{}", said(&output));
+}
+
+#[test]
+fn a_delay_is_there_or_refused_with_a_way_out() {
+    let Some(folder) = folder(&PAIR.replace("up =", "delay = \"20ms\"\nup =")) else { return };
+    let run = |options: &[&str]| {
+        let script = "import socket,time;t=time.time();\
+                      c=socket.create_connection(('10.77.0.2',9001));print(time.time()-t)";
+        let words = [&["testbed", "bed.toml"], options, &["--", "python3", "-c", script]].concat();
+        cutline(&folder, &words).output().unwrap()
+    };
+    let seconds = |output: &Output| -> Option<f64> {
+        String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+    };
+    let without = run(&["--no-delay"]);
+    let Some(without) = seconds(&without) else {
+        return eprintln!("skipped: no Python: {}", said(&without));
+    };
+    assert!(without < 0.04, "{without} s");
+    let with = run(&[]);
+    match seconds(&with) {
+        Some(with) => assert!(with >= 0.04, "{with} s"),
+        None => {
+            let words = said(&with);
+            assert!(words.contains("no netem") && words.contains("--no-delay"), "{words}");
+        }
+    }
 }
 
 #[test]
