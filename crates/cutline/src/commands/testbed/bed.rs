@@ -203,6 +203,7 @@ fn agent(device: &Device, extras: &DeviceTable, listen: String) -> anyhow::Resul
         max_batch: max_batch.transpose()?,
         store: PathBuf::new(),
         listen: Some(listen),
+        identity: None,
     })
 }
 

@@ -195,7 +195,7 @@ impl Main<'_> {
             return Ok(());
         }
         if self.output.is_json() {
-            return self.output.line(&ready);
+            return self.output.line(&ready).map(drop);
         }
         for device in &ready.devices {
             self.output.note(format!("{} listens on {}", device.name, device.address));
