@@ -245,7 +245,7 @@ impl Deployed {
             ("compute", done.compute, Some(frames)),
         ] {
             let took = nanos(took);
-            // Only a picture is prepared.
+            // A stage without a picture prepares nothing.
             if took > Nanos::ZERO {
                 span.part((what, name), (start, took), about);
             }

@@ -53,9 +53,10 @@ fn tell_parts(span: &Span, (began, ended): (u64, u64), trace: &Trace) {
 
 fn attributes(slice: &Slice<'_>) -> Vec<(&'static str, Value)> {
     let device = ("cutline.device", slice.stage.device.as_str().into());
+    let frames = u64::from(slice.stage.frames);
     match slice.what {
         What::Send | What::Answer => vec![("cutline.bytes", slice.bytes.into())],
-        What::Compute => vec![device, ("cutline.frames", u64::from(slice.stage.frames).into())],
-        What::Wait | What::Prepare => vec![device],
+        What::Compute if frames > 0 => vec![device, ("cutline.frames", frames.into())],
+        What::Compute | What::Wait | What::Prepare => vec![device],
     }
 }

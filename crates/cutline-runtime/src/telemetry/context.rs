@@ -236,6 +236,23 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_that_is_damaged_is_found_or_is_another_digit() {
+        let text = format!("00-{TRACE}-{SPAN}-01").into_bytes();
+        for at in 0..text.len() {
+            for byte in 0..=u8::MAX {
+                let mut damaged = text.clone();
+                damaged[at] = byte;
+                let fits = match text[at] {
+                    b'-' => byte == b'-',
+                    _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+                };
+                assert_eq!(parse(&damaged).is_some(), fits, "{byte} at {at}");
+            }
+            assert_eq!(parse(&text[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
     fn the_state_of_others_is_passed_on_within_its_bounds() {
         let parent = format!("00-{TRACE}-{SPAN}-01");
         let many: Vec<String> = (0..40).map(|n| format!("k{n}=v")).collect();
