@@ -164,7 +164,7 @@ def test_each_frame_is_one_trace_over_run_and_agents(lenet, tmp_path):
         address = f"{text(call, 'server.address')}:{text(call, 'server.port')}"
         assert (address, text(call, "rpc.method")) == (addresses[1], "ModelInfer")
     frames = [span for _, span in collector.spans if span.name == "frame"]
-    assert {text(span, "cutline.input") for span in frames} == {path.name for path in paths}
+    assert {text(span, "cutline.input") for span in frames} == {str(path) for path in paths}
     assert len(services) == 3 and set(services.values()) == {3}, "three processes, each in all"
 
 

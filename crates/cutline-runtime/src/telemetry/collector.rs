@@ -194,10 +194,11 @@ mod tests {
         ] {
             assert_eq!(parse(url), Ok((encrypted, place.to_owned())), "{url}");
         }
+        let mut others = Vec::new();
         for (url, words) in [
             ("", "cannot be read"),
             ("collector:4317", "http:// or https://"),
-            ("127.0.0.1:4317", "cannot be read"),
+            ("127.0.0.1:4317", "http:// or https://"),
             ("grpc://collector:4317", "http:// or https://"),
             ("/v1/traces", "http:// or https://"),
             ("http://", "cannot be read"),
@@ -211,9 +212,10 @@ mod tests {
             ("http://a b", "cannot be read"),
         ] {
             let error = Collector::new(url, None).unwrap_err().to_string();
-            assert!(error.contains(words), "{url}: {error}");
-            assert!(error.contains("http://127.0.0.1:4317"), "{url}: {error}");
+            let as_expected = error.contains(words) && error.contains("http://127.0.0.1:4317");
+            others.extend((!as_expected).then_some((url, words, error)));
         }
+        assert!(others.is_empty(), "{others:#?}");
         assert!(parse(&format!("http://{}", "x".repeat(2000))).is_err());
     }
 
@@ -238,7 +240,7 @@ mod tests {
         own.write(folder.path()).unwrap();
         let own = folder.path().join("ca.pem");
         let url = "https://collector";
-        assert!(Collector::new(url, Some(&own)).unwrap().dial().is_err(), "there is no runtime");
+        assert!(Collector::new(url, Some(&own)).is_ok());
         assert!(matches!(
             Collector::new("http://collector", Some(&own)),
             Err(CollectorError::Plaintext)
