@@ -280,6 +280,7 @@ fn cutline(folder: &tempfile::TempDir, words: &[&str]) -> Command {
     command.args(words).current_dir(folder.path()).stdin(Stdio::null());
     // The socket is found here, and nobody else's.
     command.env("XDG_RUNTIME_DIR", folder.path()).env_remove("CUTLINE_TESTBED");
+    command.env("TMPDIR", folder.path());
     command
 }
 
@@ -448,6 +449,10 @@ fn nothing_is_left_however_it_ends() {
         // It ends by the test bed's doing, before this test would end it.
         wait(&mut receiver.0);
         all.are_gone();
+        let kept = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let kept: Vec<_> =
+            kept.filter(|name| name.display().to_string().contains("testbed-")).collect();
+        assert!(kept.is_empty(), "{name}: {kept:?}");
         let ended = cutline(&folder, &["testbed", "status"]).output().unwrap();
         assert!(said(&ended).contains("no testbed `testbed` runs"), "{name}: {}", said(&ended));
     }
@@ -472,6 +477,14 @@ fn a_command_runs_on_the_source_and_its_end_is_the_end() {
     let output =
         cutline(&folder, &["testbed", "bed.toml", "--", "no-such-program"]).output().unwrap();
     assert!(said(&output).contains("cannot run `no-such-program`"), "{}", said(&output));
+}
+
+#[test]
+fn the_example_of_the_page_can_be_built() {
+    let page = include_str!("../../../docs/testbed.md");
+    let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let Some(bed) = Bed::start(example) else { return };
+    assert_eq!(bed.obeys(&["status"])["devices"].as_array().unwrap().len(), 3);
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub(super) fn run(job: &Job, folder: &Path, output: &Output) -> anyhow::Result<E
     namespace::sweep(&own);
     // Another may have taken the name in the meantime; then it listens, and this one does not.
     let _ = std::fs::remove_file(&socket);
+    // The one outside does it too, unless it was killed.
+    let _ = std::fs::remove_dir_all(folder);
     result
 }
 
@@ -205,7 +207,7 @@ impl Main<'_> {
             name => format!("--name {name} "),
         };
         self.output.note(format!(
-            "from elsewhere: cutline testbed status|exec|set|cut|restore|kill|start {name}...; Ctrl-C ends it"
+            "from elsewhere: cutline testbed status|exec|set|cut|restore|kill|stop|cont|start {name}; Ctrl-C ends it"
         ));
         Ok(())
     }
