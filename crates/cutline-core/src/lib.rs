@@ -13,6 +13,8 @@ pub mod units;
 
 pub mod hex;
 
+pub mod random;
+
 pub mod tensor;
 
 // What is computed.
@@ -68,3 +70,6 @@ pub mod plan;
 pub mod split;
 
 pub mod package;
+
+// What it does under load.
+pub mod histogram;

@@ -157,7 +157,7 @@ fn improved(
     let all = with_sums(objectives);
     let archives: Vec<_> = alone.flat_map(|alone| [alone, all.clone()]).collect();
     let mut joined = Archive::new(problem, prices, &all);
-    let mut random = Random(0);
+    let mut random = Random::new(0);
     for compared in &archives {
         let mut own = Archive::new(problem, prices, compared);
         known.iter().for_each(|route| own.offer(route));

@@ -4,19 +4,18 @@
 //! gives the same answer.
 
 use super::route::{Route, Visit};
-use crate::platform::DeviceId;
+use crate::{platform::DeviceId, random::SplitMix64};
 
-/// A generator of numbers that look random (SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
-pub(super) struct Random(pub(super) u64);
+/// Draws of whole numbers.
+pub(super) struct Random(SplitMix64);
 
 impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(SplitMix64(seed))
+    }
+
     pub(super) fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^= word >> 31;
-        ((u128::from(word) * end as u128) >> 64) as usize
+        self.0.below(end)
     }
 
     /// 1, 2, 4 or more up to a half of `end`, and anything between: short lengths are as frequent as
@@ -188,7 +187,7 @@ mod tests {
 
     #[test]
     fn variations_end_at_the_last_border() {
-        let mut random = Random(1);
+        let mut random = Random::new(1);
         let choices = Choices { last: 12, inputs: 2, codecs: &[0, 3], engines: vec![1, 2, 1] };
         let other = route("aabbccaabbcc");
         let mut varied = route("abcabcabcabc");
