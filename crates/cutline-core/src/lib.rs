@@ -73,3 +73,5 @@ pub mod package;
 
 // What it does under load.
 pub mod histogram;
+
+pub mod simulate;
