@@ -75,3 +75,5 @@ pub mod package;
 pub mod histogram;
 
 pub mod simulate;
+
+pub mod queueing;
