@@ -17,7 +17,7 @@ use crate::{
     units::Nanos,
 };
 
-mod nnls;
+pub(crate) mod nnls;
 
 /// One measured part of the network.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -77,3 +77,7 @@ pub mod histogram;
 pub mod simulate;
 
 pub mod queueing;
+
+// How fast, where nothing was measured.
+
+pub mod scaling;

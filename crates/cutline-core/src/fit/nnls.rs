@@ -5,19 +5,19 @@
 //! Murty's rule (exchange the last one only), which ends for every positive definite matrix.
 
 /// A'A (its lower triangle) and A'b, grown row by row.
-pub(super) struct NormalEquations {
+pub(crate) struct NormalEquations {
     size: usize,
     matrix: Vec<f64>,
     right: Vec<f64>,
 }
 
 impl NormalEquations {
-    pub(super) fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Self { size, matrix: vec![0.0; size * size], right: vec![0.0; size] }
     }
 
     /// Adds the equation `coefficients · x = value`.
-    pub(super) fn add_row(&mut self, coefficients: &[f64], value: f64) {
+    pub(crate) fn add_row(&mut self, coefficients: &[f64], value: f64) {
         for (i, &a) in coefficients.iter().enumerate().filter(|(_, a)| **a != 0.0) {
             self.right[i] += a * value;
             let row = &mut self.matrix[i * self.size..i * self.size + i + 1];
@@ -28,13 +28,13 @@ impl NormalEquations {
     }
 
     /// Adds `weight · (x[at] - target)²` to what is minimised.
-    pub(super) fn add_diagonal(&mut self, at: usize, weight: f64, target: f64) {
+    pub(crate) fn add_diagonal(&mut self, at: usize, weight: f64, target: f64) {
         self.matrix[at * self.size + at] += weight;
         self.right[at] += weight * target;
     }
 
     /// The minimising x, none negative.
-    pub(super) fn solve(&self) -> Vec<f64> {
+    pub(crate) fn solve(&self) -> Vec<f64> {
         let mut positive = vec![true; self.size];
         let mut fewest = self.size + 1;
         let mut patience = 3;
