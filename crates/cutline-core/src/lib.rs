@@ -79,5 +79,6 @@ pub mod simulate;
 pub mod queueing;
 
 // How fast, where nothing was measured.
+pub mod unseen;
 
 pub mod scaling;
