@@ -136,14 +136,14 @@ fn modules_of(krate: &str) -> Vec<String> {
     shipped(&text).lines().filter_map(name).collect()
 }
 
-/// The first column of a crate's table in the code map.
+/// The first column of a crate's table in the code map: one module, or some that follow each other.
 fn mapped_modules(architecture: &str, krate: &str) -> Vec<String> {
     let heading = format!("### `{krate}`");
     let section = architecture.lines().skip_while(|line| *line != heading).skip(1);
     let rows = section.take_while(|line| !line.starts_with('#'));
-    let name =
-        |row: &str| row.strip_prefix("| `")?.split_once('`').map(|(name, _)| name.to_owned());
-    rows.filter_map(name).collect()
+    let cells = rows.filter_map(|row| row.strip_prefix("| `")?.split_once(" |"));
+    let names = cells.flat_map(|(cell, _)| cell.split(", "));
+    names.map(|name| name.trim_matches('`').to_owned()).collect()
 }
 
 /// The top-level module of the core that a file belongs to; none for its tests.
