@@ -22,7 +22,14 @@ use cutline_core::{
     graph::Graph,
     group::{Grouping, group},
     hex::hex,
-    onnx::{self, ImportError, ImportOptions, proto::ModelProto},
+    onnx::{
+        self, ImportError, ImportOptions,
+        proto::{
+            ModelProto, ValueInfoProto,
+            tensor_shape_proto::{Dimension, dimension},
+            type_proto,
+        },
+    },
     split::{CUT_ENCODING, Piece, external_tensors},
     units,
 };
@@ -238,6 +245,30 @@ pub fn signature(path: &Path) -> Result<Signature, ModelError> {
     let inputs = names.filter(|name| !stored(name)).collect();
     let outputs = graph.output.iter().map(|info| info.name().to_owned()).collect();
     Ok(Signature { inputs, outputs, cut_encoding })
+}
+
+/// What a model file declares of an input: its name and its axes, `None` where it leaves one open.
+pub type DeclaredInput = (String, Vec<Option<u64>>);
+
+/// The inputs of a model file as it declares them, in its order, weights excluded; an input that
+/// declares no shape has no axes.
+pub fn declared_inputs(path: &Path) -> Result<Vec<DeclaredInput>, ModelError> {
+    let (bytes, ..) = map(path)?;
+    let graph = decode(path, &bytes)?.graph.unwrap_or_default();
+    let stored = |name: &str| graph.initializer.iter().any(|tensor| tensor.name() == name);
+    let inputs = graph.input.iter().filter(|info| !stored(info.name()));
+    Ok(inputs.map(|info| (info.name().to_owned(), declared_axes(info))).collect())
+}
+
+fn declared_axes(info: &ValueInfoProto) -> Vec<Option<u64>> {
+    let kind = info.r#type.as_ref().and_then(|kind| kind.value.as_ref());
+    let Some(type_proto::Value::TensorType(tensor)) = kind else { return Vec::new() };
+    let axes = tensor.shape.iter().flat_map(|shape| &shape.dim);
+    let size = |axis: &Dimension| match axis.value {
+        Some(dimension::Value::DimValue(size)) => u64::try_from(size).ok().filter(|&s| s > 0),
+        _ => None,
+    };
+    axes.map(size).collect()
 }
 
 fn decode(path: &Path, bytes: &Bytes) -> Result<ModelProto, ModelError> {

@@ -10,7 +10,10 @@
 //! Decoding, resizing and normalising are integer arithmetic or single operations of IEEE 754, so
 //! the tensor has the same bits wherever it is made; only `jpeg` changes it.
 
-use std::io::Cursor;
+use std::{
+    io::Cursor,
+    time::{Duration, Instant},
+};
 
 use cutline_core::{
     picture::{Channels, Filter, Fit, InputEncoding, PictureSpec, PictureSpecError},
@@ -91,13 +94,51 @@ pub enum PictureError {
     Tensor(#[from] TensorError),
 }
 
+/// Where the time of the sender's half went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrepareTimes {
+    /// From the file to its pixels.
+    pub decode: Duration,
+    /// To the input's size and channels.
+    pub resize: Duration,
+    /// To what travels: a JPEG, nothing, or the normalised tensor.
+    pub encode: Duration,
+}
+
 /// The sender's half: from a picture file to what travels.
 pub fn prepare(
     file: &[u8],
     spec: &PictureSpec,
     encoding: InputEncoding,
 ) -> Result<Payload, PictureError> {
-    let pixels = resize(decode(file)?, spec)?;
+    Ok(prepare_timed(file, spec, encoding)?.0)
+}
+
+/// The same, and how long its steps took.
+pub fn prepare_timed(
+    file: &[u8],
+    spec: &PictureSpec,
+    encoding: InputEncoding,
+) -> Result<(Payload, PrepareTimes), PictureError> {
+    let began = Instant::now();
+    let picture = decode(file)?;
+    let decoded = Instant::now();
+    let pixels = resize(picture, spec)?;
+    let resized = Instant::now();
+    let payload = encode(pixels, spec, encoding)?;
+    let times = PrepareTimes {
+        decode: decoded - began,
+        resize: resized - decoded,
+        encode: resized.elapsed(),
+    };
+    Ok((payload, times))
+}
+
+fn encode(
+    pixels: Vec<u8>,
+    spec: &PictureSpec,
+    encoding: InputEncoding,
+) -> Result<Payload, PictureError> {
     let tensor = match encoding {
         InputEncoding::Jpeg => {
             let file = encode_jpeg(&pixels, spec)?;

@@ -41,7 +41,7 @@ mod prepare;
 mod race;
 
 pub use inputs::{InputError, sample_inputs};
-pub use machine::hardware;
+pub use machine::{hardware, precision};
 use parts::Ready;
 pub use race::fastest;
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod bench;
+pub(crate) mod characterize;
 pub(crate) mod demo;
 pub(crate) mod deploy;
 pub(crate) mod doctor;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod agree;
+mod characterize;
 mod commands;
 pub mod fleet;
 mod frames;
@@ -45,6 +46,7 @@ enum Command {
     Demo(commands::demo::Args),
     Inspect(commands::inspect::Args),
     Profile(commands::profile::Args),
+    Characterize(commands::characterize::Args),
     Plan(commands::plan::Args),
     Explore(commands::explore::Args),
     Split(commands::split::Args),
@@ -81,6 +83,7 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => commands::demo::run(args, output),
         Command::Inspect(args) => commands::inspect::run(args, output),
         Command::Profile(args) => commands::profile::run(args, output),
+        Command::Characterize(args) => commands::characterize::run(args, output),
         Command::Plan(args) => commands::plan::run(args, output),
         Command::Explore(args) => commands::explore::run(args, output),
         Command::Split(args) => commands::split::run(args, output),

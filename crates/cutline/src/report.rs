@@ -22,6 +22,7 @@ mod plans;
 mod search;
 
 pub(crate) use build::build;
+pub(crate) use csv::Table as CsvTable;
 pub(crate) use data::Data;
 
 /// The files of a report, in the order in which they are written: the page comes last.

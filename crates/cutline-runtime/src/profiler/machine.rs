@@ -41,7 +41,7 @@ pub(super) fn resident_memory() -> Bytes {
 
 /// Numeric type in which most of the network computes: `int8` if it quantises, else that of most of
 /// its weights.
-pub(super) fn precision(graph: &Graph) -> String {
+pub fn precision(graph: &Graph) -> String {
     let is_quantised = |dtype| matches!(dtype, Some(DType::I8 | DType::U8));
     let weights = || graph.values().iter().filter(|value| value.origin == Origin::Weight);
     let bytes_of = |wanted: &dyn Fn(Option<DType>) -> bool| -> u64 {

@@ -165,20 +165,7 @@ pub(crate) async fn on_agent(
     job: &Job<'_>,
     output: &Output,
 ) -> anyhow::Result<Profile> {
-    let mut places = BTreeMap::new();
-    let mut files = Vec::new();
-    for path in std::iter::once(job.model.path.as_path()).chain(job.model.data_files()) {
-        let file = FileSpec {
-            name: path.strip_prefix(job.model.folder()).unwrap_or(path).display().to_string(),
-            sha256: sha256_of(job.model, path)?,
-            bytes: fs::metadata(path)?.len(),
-        };
-        places.insert(file.sha256.clone(), path.to_owned());
-        files.push(file);
-    }
-    if files.iter().any(|file| file.name.contains('/')) {
-        bail!("external data in folders cannot be sent to an agent; put it beside the model");
-    }
+    let (files, mut places) = files_to_send(job.model)?;
     let mut picture = None;
     if let Some((path, spec)) = &job.picture {
         let sha256 = hex(&files::sha256(path)?);
@@ -203,6 +190,27 @@ pub(crate) async fn on_agent(
     let profile = profile.await;
     bar.finish_and_clear();
     Ok(Profile { model: file_name(&job.model.path), ..profile? })
+}
+
+/// The model's files as an agent is told of them, and where each lies, by its SHA-256.
+pub(crate) fn files_to_send(
+    model: &Model,
+) -> anyhow::Result<(Vec<FileSpec>, BTreeMap<String, PathBuf>)> {
+    let mut places = BTreeMap::new();
+    let mut files = Vec::new();
+    for path in std::iter::once(model.path.as_path()).chain(model.data_files()) {
+        let file = FileSpec {
+            name: path.strip_prefix(model.folder()).unwrap_or(path).display().to_string(),
+            sha256: sha256_of(model, path)?,
+            bytes: fs::metadata(path)?.len(),
+        };
+        places.insert(file.sha256.clone(), path.to_owned());
+        files.push(file);
+    }
+    if files.iter().any(|file| file.name.contains('/')) {
+        bail!("external data in folders cannot be sent to an agent; put it beside the model");
+    }
+    Ok((files, places))
 }
 
 /// Hash of one of the model's files. That of a model in one file may be known already.

@@ -105,18 +105,21 @@ fn optional(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-struct Table {
-    text: String,
+/// Lines of quoted fields.
+pub(crate) struct Table {
+    pub(crate) text: String,
 }
 
 impl Table {
-    fn new(header: &[impl AsRef<str>]) -> Self {
+    /// A table of nothing but its header.
+    pub(crate) fn new(header: &[impl AsRef<str>]) -> Self {
         let mut table = Self { text: String::new() };
         table.row(header.iter().map(|name| name.as_ref().to_owned()));
         table
     }
 
-    fn row(&mut self, fields: impl IntoIterator<Item = String>) {
+    /// Adds a line.
+    pub(crate) fn row(&mut self, fields: impl IntoIterator<Item = String>) {
         for (position, field) in fields.into_iter().enumerate() {
             if position > 0 {
                 self.text.push(',');
