@@ -11,6 +11,8 @@ use std::{
 };
 
 use cutline::fleet::{AgentOptions, AgentProcess};
+use cutline_core::zoo::{self, ZooOptions};
+use prost::Message;
 use rusqlite::{Connection, OpenFlags, types::Value};
 use serde_json::Value as Json;
 use tempfile::TempDir;
@@ -406,6 +408,63 @@ fn uploads_to_an_agent_are_measured_over_every_link() {
         let least = size * 1000 + 10_000_000;
         assert!(time >= least * 95 / 100, "{size} bytes in {time} ns over 8 Mbit/s");
     }
+}
+
+/// What an engine lacks shows when the network is loaded.
+#[test]
+fn a_cell_that_cannot_run_fails_alone_and_is_tried_again() {
+    let folder = folder(&GRID.replace("networks = [", "networks = [\"strange.onnx\", "));
+    let grid = fs::read_to_string(folder.path().join("grid.toml")).unwrap();
+    fs::write(folder.path().join("grid.toml"), grid.replace("batches = [1, 2]", "")).unwrap();
+    let mut model = zoo::build("lenet5", &ZooOptions::default()).unwrap();
+    let nodes = &mut model.graph.as_mut().unwrap().node;
+    nodes.last_mut().unwrap().op_type = Some("Mystery".to_owned());
+    fs::write(folder.path().join("strange.onnx"), model.encode_to_vec()).unwrap();
+    for kept in [0, 2] {
+        let output = characterize(folder.path(), &["grid.toml", "-o", "sweep.db", "--json"]);
+        assert!(!output.status.success());
+        let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["kept"], kept, "{report:#}");
+        let lines = report["cells"].as_array().unwrap();
+        let states: Vec<&Json> = lines.iter().map(|line| &line["state"]).collect();
+        assert_eq!(states, ["failed", "known", "known"], "{report:#}");
+        let error = lines[0]["error"].as_str().unwrap();
+        assert!(error.contains("`rten`") && error.contains("Mystery"), "{error}");
+    }
+}
+
+#[test]
+fn a_sweep_whose_agent_dies_goes_on_when_it_is_back() {
+    let store = tempfile::tempdir().unwrap();
+    let options = AgentOptions { store: store.path().to_owned(), ..AgentOptions::default() };
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_cutline"));
+    let mut agent = AgentProcess::start(&binary, &options).unwrap();
+    let address = agent.plain();
+    let grid = GRID.replace("batches", &format!("agents = [\"{address}\"]\nbatches"));
+    let folder = folder(&grid.replace("rest = \"2ms\"", "rest = \"20ms\""));
+    let file = folder.path().join("sweep.db");
+    let mut sweep = command(folder.path(), &["grid.toml", "-o", "sweep.db"]);
+    let sweep = sweep.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let turns = "SELECT count(*) FROM sqlite_master WHERE name = 'turn'";
+    while !file.exists()
+        || count(&file, turns) == 0
+        || count(&file, "SELECT count(*) FROM turn") < 5
+    {
+        thread::sleep(Duration::from_millis(10));
+    }
+    agent.kill().unwrap();
+    let output = sweep.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    assert!(said(&output).contains("the same command goes on from there"), "{}", said(&output));
+    let turns = count(&file, "SELECT count(*) FROM turn");
+
+    let listen = address.strip_prefix("http://").map(str::to_owned);
+    let _agent = AgentProcess::start(&binary, &AgentOptions { listen, ..options }).unwrap();
+    let report = report(folder.path(), &["grid.toml", "-o", "sweep.db"]);
+    let states = report["cells"].as_array().unwrap().iter().map(|line| &line["state"]);
+    assert!(states.clone().count() == 4 && states.clone().all(|state| state != "failed"));
+    assert!(count(&file, "SELECT count(*) FROM turn") > turns && turns >= 5);
+    check_turns(&file);
 }
 
 #[test]

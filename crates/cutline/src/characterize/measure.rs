@@ -169,7 +169,7 @@ impl Local {
         let session = StageSession::load(engine.as_ref(), &source, options, Slowdown::NONE)?;
         let graph = &opened.model.graph;
         let outputs = graph.outputs().iter().map(|&id| graph.value(id).name.clone()).collect();
-        Ok(Self { session, feeds, outputs, picture, opened: opened })
+        Ok(Self { session, feeds, outputs, picture, opened })
     }
 
     fn run(&mut self) -> anyhow::Result<Run> {

@@ -44,7 +44,7 @@ pub(super) struct Variant {
 enum Origin {
     Zoo {
         input_size: Option<u32>,
-        outline: ModelProto,
+        outline: Box<ModelProto>,
     },
     /// With the shapes of its inputs for one frame.
     File {
@@ -97,7 +97,7 @@ fn of_zoo(name: &str, precision: Precision, size: Size) -> anyhow::Result<Varian
     let outline = zoo::outline(name, input_size)?;
     let sha256 = hex(&Sha256::digest(outline.encode_to_vec()));
     let graph = onnx::import(&outline, &ImportOptions::default())?;
-    let origin = Origin::Zoo { input_size, outline };
+    let origin = Origin::Zoo { input_size, outline: Box::new(outline) };
     Ok(Variant { name: name.to_owned(), precision, sha256, graph, origin })
 }
 

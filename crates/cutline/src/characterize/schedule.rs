@@ -9,8 +9,8 @@
 //!
 //! Whoever looks at an interval after every sample, and stops at the first one that is narrow enough,
 //! stops too often at one that is narrow by chance. So a cell is looked at after `min_turns` turns
-//! and then each time that their number has grown by a quarter; the tests count how often intervals
-//! that were stopped at hold the median.
+//! and then each time that their number has grown by half; the tests count how often intervals that
+//! were stopped at hold the median.
 
 use std::time::Duration;
 
@@ -67,11 +67,16 @@ impl Rule {
 
     /// Whether the interval is computed after so many turns.
     fn is_looked_at(&self, turns: usize) -> bool {
+        self.next_look(turns) == turns
+    }
+
+    /// The number of turns at the first look after which there are at least so many.
+    fn next_look(&self, turns: usize) -> usize {
         let mut look = self.min_turns;
         while look < turns {
-            look = look.saturating_add(look.div_ceil(4));
+            look = look.saturating_add(look.div_ceil(2));
         }
-        look == turns
+        look
     }
 
     /// About how many turns more a cell needs: the interval narrows with the root of their number.
@@ -86,8 +91,9 @@ impl Rule {
             }
             None => self.min_turns,
         };
-        let wanted = wanted.clamp(self.min_turns, self.max_turns);
-        wanted.saturating_sub(samples.len()).max(1)
+        let wanted =
+            self.next_look(wanted.clamp(samples.len() + 1, self.max_turns.max(samples.len() + 1)));
+        wanted.min(self.max_turns).saturating_sub(samples.len()).max(1)
     }
 }
 

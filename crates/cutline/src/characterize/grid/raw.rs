@@ -264,7 +264,7 @@ impl RawMeasure {
         bounded("min_turns", self.min_turns, 1, MOST_TURNS)?;
         bounded("max_turns", self.max_turns, self.min_turns, MOST_TURNS)?;
         bounded("runs_per_turn", self.runs_per_turn, 1, 999)?;
-        if self.runs_per_turn % 2 == 0 {
+        if self.runs_per_turn.is_multiple_of(2) {
             return Err(GridError::Value {
                 key: "runs_per_turn",
                 value: self.runs_per_turn.to_string(),

@@ -77,9 +77,9 @@ fn a_limit_ends_a_cell_and_says_so() {
 }
 
 #[test]
-fn looks_are_a_quarter_apart() {
-    let looks: Vec<usize> = (0..60).filter(|&turns| rule().is_looked_at(turns)).collect();
-    assert_eq!(looks, [10, 13, 17, 22, 28, 35, 44, 55]);
+fn looks_grow_by_half() {
+    let looks: Vec<usize> = (0..130).filter(|&turns| rule().is_looked_at(turns)).collect();
+    assert_eq!(looks, [10, 15, 23, 35, 53, 80, 120]);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_turn_has_an_odd_number_of_runs_that_fit() {
 fn more_turns_are_expected_of_what_varies_more() {
     let steady = times((0..10).map(|n| 1000 + n));
     let wild = times((0..10).map(|n| 1000 + 30 * n));
-    assert_eq!(rule().turns_left(&steady), 1);
+    assert_eq!(rule().turns_left(&steady), 5);
     let left = rule().turns_left(&wild);
     assert!((100..=190).contains(&left), "{left}");
     assert_eq!(rule().turns_left(&[]), 10);
@@ -144,14 +144,18 @@ impl Times {
 /// looks on the way, and whether or not the runs of a turn are alike.
 #[test]
 fn intervals_hold_the_median_as_often_as_asked() {
-    for (run, turn, tail) in
-        [(0.05, 0.0, 0.0), (0.05, 0.02, 0.05), (0.02, 0.05, 0.02), (0.1, 0.03, 0.1)]
-    {
+    for (run, turn, tail) in [
+        (0.05, 0.0, 0.0),
+        (0.05, 0.02, 0.05),
+        (0.02, 0.05, 0.02),
+        (0.1, 0.03, 0.1),
+        (0.02, 0.03, 0.02),
+    ] {
         let mut source = Times { state: 42 };
         let mut many: Vec<Nanos> = (0..40_001).map(|_| source.turn(run, turn, tail)).collect();
         many.sort_unstable();
         let truth = many[20_000];
-        let (mut held, mut near, sweeps) = (0, 0, 1000);
+        let (mut held, mut near, sweeps) = (0, 0, 2000);
         for _ in 0..sweeps {
             let mut samples = Vec::new();
             let interval = loop {
@@ -165,8 +169,8 @@ fn intervals_hold_the_median_as_often_as_asked() {
             held += u32::from((interval.low..=interval.high).contains(&truth));
             near += u32::from(interval.median.0.abs_diff(truth.0) * 50 <= truth.0);
         }
-        // 95 % of 1000 has a deviation of 7.
-        assert!(held >= 925, "{held} of {sweeps} hold the median: {run} {turn} {tail}");
-        assert!(near >= 950, "{near} of {sweeps} are within 2 %: {run} {turn} {tail}");
+        // 95 % of 2000 are 1900, with a deviation of 10.
+        assert!(held >= 1870, "{held} of {sweeps} hold the median: {run} {turn} {tail}");
+        assert!(near >= 1900, "{near} of {sweeps} are within 2 %: {run} {turn} {tail}");
     }
 }
