@@ -11,7 +11,10 @@ use std::{
 };
 
 use cutline::fleet::{AgentOptions, AgentProcess};
-use cutline_core::zoo::{self, ZooOptions};
+use cutline_core::{
+    onnx::proto::{tensor_shape_proto::dimension, type_proto},
+    zoo::{self, ZooOptions},
+};
 use prost::Message;
 use rusqlite::{Connection, OpenFlags, types::Value};
 use serde_json::Value as Json;
@@ -250,7 +253,7 @@ fn what_a_grid_cannot_have_is_refused_or_left_out() {
 }
 
 #[test]
-fn a_file_takes_the_sizes_that_it_leaves_open() {
+fn a_file_of_one_size_and_precision_is_refused_at_another() {
     let folder = folder(
         "version = 1\nnetworks = [\"net.onnx\"]\nsizes = [32]\n[measure]\nprecision = \"20%\"\n",
     );
@@ -271,6 +274,31 @@ fn a_file_takes_the_sizes_that_it_leaves_open() {
     .unwrap();
     let output = characterize(folder.path(), &["grid.toml", "-o", "sweep.db"]);
     assert!(said(&output).contains("is fp32 and cannot be had in `int8`"), "{}", said(&output));
+}
+
+#[test]
+fn a_file_takes_the_sizes_and_batches_that_it_leaves_open() {
+    let folder = folder(
+        "version = 1\nnetworks = [\"net.onnx\"]\nsizes = [48, 80]\nbatches = [1, 2]\n\
+         [measure]\nprecision = \"20%\"\nmax_turns = 10\nruns_per_turn = 1\n",
+    );
+    let options = ZooOptions { input_size: Some(64), seed: 0 };
+    let mut model = zoo::build("squeezenet", &options).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let kind = graph.input[0].r#type.as_mut().unwrap().value.as_mut().unwrap();
+    let type_proto::Value::TensorType(tensor) = kind else { panic!("no tensor") };
+    for (axis, name) in [(0, "n"), (2, "h"), (3, "w")] {
+        let open = dimension::Value::DimParam(name.to_owned());
+        tensor.shape.as_mut().unwrap().dim[axis].value = Some(open);
+    }
+    fs::write(folder.path().join("net.onnx"), model.encode_to_vec()).unwrap();
+    let report = report(folder.path(), &["grid.toml", "-o", "sweep.db"]);
+    let lines = report["cells"].as_array().unwrap();
+    let inputs: Vec<&str> = lines.iter().map(|line| line["input"].as_str().unwrap()).collect();
+    assert_eq!(inputs, ["1x3x48x48", "2x3x48x48", "1x3x80x80", "2x3x80x80"]);
+    let time = |at: usize| lines[at]["median_ns"].as_i64().unwrap();
+    // 2.8 times the pixels, and twice as many frames.
+    assert!(time(2) > time(0) && time(1) > time(0), "{report:#}");
 }
 
 /// The columns are what others read by.
