@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    os::unix::net::UnixListener,
     path::Path,
     process::{Child, Command, ExitCode, ExitStatus},
     sync::{
@@ -65,18 +66,26 @@ struct Address<'a> {
 pub(super) fn run(job: &Job, folder: &Path, output: &Output) -> anyhow::Result<ExitCode> {
     let socket = control::find(None)?;
     let own = namespace::user_namespace(std::process::id())?;
-    let result = serve(job, folder, &socket, output);
+    let result = control::listen(&socket).and_then(|listener| {
+        let result = serve(job, folder, &socket, listener, output);
+        // Only one's own: where another has the name, it goes on listening.
+        let _ = std::fs::remove_file(&socket);
+        result
+    });
     namespace::sweep(&own);
-    // Another may have taken the name in the meantime; then it listens, and this one does not.
-    let _ = std::fs::remove_file(&socket);
     // The one outside does it too, unless it was killed.
     let _ = std::fs::remove_dir_all(folder);
     result
 }
 
-fn serve(job: &Job, folder: &Path, socket: &Path, output: &Output) -> anyhow::Result<ExitCode> {
+fn serve(
+    job: &Job,
+    folder: &Path,
+    socket: &Path,
+    listener: UnixListener,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
     let bed = Bed::read(&job.platform, job.no_delay)?;
-    let listener = control::listen(socket)?;
     let network = Network::build(bed.layout.clone(), bed.congestion.as_deref())?;
     let device = |(index, agent): (usize, &Option<_>)| {
         let name = bed.layout.nodes[index].name.clone();
