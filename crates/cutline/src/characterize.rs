@@ -14,6 +14,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -46,6 +47,12 @@ use self::{
     schedule::Verdict,
 };
 use crate::{output::Output, process};
+
+/// Time that a killed sweep may take to be gone: its gigabytes are given back first, its lock last.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often its lock is tried meanwhile.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// What the end of a sweep says.
 #[derive(Debug, Serialize)]
@@ -166,12 +173,16 @@ impl Workspace {
         let failed = || format!("cannot make folder `{}`", folder.display());
         fs::create_dir_all(&folder).with_context(failed)?;
         let lock = File::create(folder.join("lock")).with_context(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { folder, _lock: lock }),
-            Err(TryLockError::WouldBlock) => {
-                bail!("another sweep is writing `{}`; wait for its end", database.display())
+        let began = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { folder, _lock: lock }),
+                Err(TryLockError::WouldBlock) if began.elapsed() < GRACE => thread::sleep(RETRY),
+                Err(TryLockError::WouldBlock) => {
+                    bail!("another sweep is writing `{}`; wait for its end", database.display())
+                }
+                Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
             }
-            Err(TryLockError::Error(error)) => Err(error).with_context(failed),
         }
     }
 
