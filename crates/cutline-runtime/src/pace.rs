@@ -2,7 +2,8 @@
 //!
 //! After every piece of work a [`Pacer`] sleeps K - 1 times as long as the work took. What a sleep
 //! missed or overdid is carried into the next one, so that the total is exact although no single
-//! sleep is. Quotas of the kernel cannot do this: they let short bursts through at full speed.
+//! sleep is. Time in which the work was ready and another process had the processor is no work: the
+//! slow device would not have waited, and what it waits here comes off the sleep. Quotas of the kernel cannot do this: they let short bursts through at full speed.
 //!
 //! ```text
 //! work ██░░░░░░██░░░░░░   K = 4: two units of work, six of sleep
@@ -97,6 +98,8 @@ pub trait Clock {
     fn now(&self) -> Duration;
     /// Returns after about this long.
     fn sleep(&self, duration: Duration);
+    /// How long this thread has waited for a processor since it began.
+    fn waited(&self) -> Duration;
 }
 
 /// The machine's monotonic clock.
@@ -116,6 +119,10 @@ impl Clock for SystemClock {
 
     fn sleep(&self, duration: Duration) {
         thread::sleep(duration);
+    }
+
+    fn waited(&self) -> Duration {
+        timer::waited().unwrap_or_default()
     }
 }
 
@@ -150,11 +157,17 @@ impl<C: Clock> Pacer<C> {
     /// result and how long both took.
     pub fn pace<T>(&mut self, work: impl FnOnce() -> T) -> (T, Duration) {
         let start = self.clock.now();
+        if self.slowdown == Slowdown::NONE {
+            let result = work();
+            return (result, self.clock.now().saturating_sub(start));
+        }
+        let waited = self.clock.waited();
         let result = work();
         let done = self.clock.now();
-        let own = done.saturating_sub(start);
-        self.debt += signed(self.slowdown.stretch(own)) - signed(own);
-        if self.debt > 0 && self.slowdown != Slowdown::NONE {
+        let taken = done.saturating_sub(start);
+        let own = taken.saturating_sub(self.clock.waited().saturating_sub(waited));
+        self.debt += signed(self.slowdown.stretch(own)) - signed(taken);
+        if self.debt > 0 {
             self.clock.sleep(nanos(self.debt.unsigned_abs()));
             self.debt -= signed(self.clock.now().saturating_sub(done));
         }
@@ -181,11 +194,17 @@ mod tests {
         now: Cell<Duration>,
         overrun: Duration,
         slept: Cell<u32>,
+        waited: Cell<Duration>,
     }
 
     impl Virtual {
         fn new(overrun: Duration) -> Self {
-            Self { now: Cell::new(Duration::ZERO), overrun, slept: Cell::new(0) }
+            Self {
+                now: Cell::new(Duration::ZERO),
+                overrun,
+                slept: Cell::new(0),
+                waited: Cell::new(Duration::ZERO),
+            }
         }
     }
 
@@ -196,6 +215,9 @@ mod tests {
         fn sleep(&self, duration: Duration) {
             self.now.set(self.now.get() + duration + self.overrun);
             self.slept.set(self.slept.get() + 1);
+        }
+        fn waited(&self) -> Duration {
+            self.waited.get()
         }
     }
 
@@ -209,6 +231,20 @@ mod tests {
             let mut pacer = Pacer::with_clock(Slowdown(permille), &clock);
             let ((), took) = pacer.pace(|| clock.now.set(clock.now.get() + 10 * MS));
             assert_eq!(took, expected, "{permille}");
+        }
+    }
+
+    #[test]
+    fn waiting_for_a_processor_is_no_work() {
+        // Of the work's 10 ms so many were spent waiting; the slow device takes K times the others.
+        for (waited, expected) in [(0, 40), (4, 24), (8, 10), (10, 10)] {
+            let clock = Virtual::new(Duration::ZERO);
+            let mut pacer = Pacer::with_clock(Slowdown(4000), &clock);
+            let work = || {
+                clock.now.set(clock.now.get() + 10 * MS);
+                clock.waited.set(waited * MS);
+            };
+            assert_eq!(pacer.pace(work).1, expected * MS, "{waited}");
         }
     }
 

@@ -455,7 +455,12 @@ fn a_cell_that_cannot_run_fails_alone_and_is_tried_again() {
         assert_eq!(report["kept"], kept, "{report:#}");
         let lines = report["cells"].as_array().unwrap();
         let states: Vec<&Json> = lines.iter().map(|line| &line["state"]).collect();
-        assert_eq!(states, ["failed", "known", "known"], "{report:#}");
+        // A busy machine may bring the others to their limit of runs; they are finished either way.
+        assert!(states[0] == "failed" && states.len() == 3, "{report:#}");
+        assert!(
+            states[1..].iter().all(|&state| state == "known" || state == "limit"),
+            "{report:#}"
+        );
         let error = lines[0]["error"].as_str().unwrap();
         assert!(error.contains("`rten`") && error.contains("Mystery"), "{error}");
     }

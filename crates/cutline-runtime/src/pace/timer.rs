@@ -1,5 +1,7 @@
 //! Threads as exact as the machine allows: their sleeps, their turns, and the processors they run on.
 
+use std::time::Duration;
+
 /// Asks the kernel to end this thread's sleeps as soon as they are due, rather than up to 50
 /// microseconds later to save wake-ups. Does nothing where there is no such setting.
 pub fn precise_sleeps() {
@@ -10,6 +12,14 @@ pub fn precise_sleeps() {
     unsafe {
         libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong, 0, 0, 0);
     }
+}
+
+/// How long this thread has been ready to run while others had its processors, as the kernel counts
+/// it; `None` where it does not tell.
+pub fn waited() -> Option<Duration> {
+    let line = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanos = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
 }
 
 /// Asks the kernel for short turns of this thread and of those that it starts: where a thread that

@@ -147,8 +147,7 @@ impl Agents {
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let agents = (0..count).map(|index| {
-            // Paced devices take turns on the cores that the source of the frames leaves free: their
-            // pace counts processor time, which passes faster beside a core that computes, too.
+            // Paced devices take turns on the cores that the source of the frames leaves free.
             let cores = match slowdown {
                 Some(_) => cores[1..].iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
                 None => cores[index % cores.len()].to_string(),
