@@ -49,6 +49,8 @@ pub mod preset;
 
 pub mod fit;
 
+pub mod predict;
+
 pub mod cost;
 
 // Who computes what.

@@ -23,6 +23,7 @@ mod builder;
 mod densenet;
 mod efficientnet;
 mod inception;
+pub mod kernel;
 mod layer;
 mod lenet;
 mod mobilenet;

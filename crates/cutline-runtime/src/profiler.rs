@@ -39,11 +39,13 @@ mod machine;
 mod parts;
 mod prepare;
 mod race;
+mod sweep;
 
 pub use inputs::{InputError, sample_inputs};
 pub use machine::{hardware, precision};
 use parts::Ready;
 pub use race::fastest;
+pub use sweep::{SweepJob, sweep};
 
 /// Least number of rounds in which every part has its turn.
 const ROUNDS: u32 = 3;

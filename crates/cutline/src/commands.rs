@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod engine;
 pub(crate) mod explore;
 pub(crate) mod inspect;
+pub(crate) mod kernels;
 pub(crate) mod link;
 pub(crate) mod pki;
 pub(crate) mod plan;

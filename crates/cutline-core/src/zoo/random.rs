@@ -26,6 +26,11 @@ impl Stream {
         Self(stream)
     }
 
+    /// Uniform in 0..1.
+    pub(super) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// Two integers, uniform in `-HALF..HALF`.
     fn pair(&mut self) -> [i32; 2] {
         let bits = self.0.word();
