@@ -111,6 +111,7 @@ fn profile(dag: &Dag, speed: u64) -> Profile {
         coding: Default::default(),
         prepare: Default::default(),
         engine_bytes: ENGINE,
+        predicted: None,
     }
 }
 

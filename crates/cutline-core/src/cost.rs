@@ -37,6 +37,7 @@ pub const PIXELS: &str = "uint8";
 pub enum Origin {
     Measured,
     Fitted,
+    Predicted,
     Preset,
     Assumed,
 }
@@ -90,6 +91,8 @@ pub struct EngineOption {
     pub threads: u32,
     /// Origin of the times.
     pub origin: Origin,
+    /// Of predicted times: the median of their relative error, in thousandths.
+    pub error_permille: Option<u64>,
     /// e: fixed time of one engine call.
     pub call: Nanos,
     /// Memory of the engine without any model.

@@ -1,19 +1,31 @@
 //! Times of networks that were never run, from kernels and other networks that were.
 //!
 //! A [`Sweep`] is what was measured on one device with one engine: single kernels, and networks of
-//! the zoo as wholes.
+//! the zoo as wholes. A [`Model`] is the law that explains it, with its error on networks of families
+//! that it has not seen, and says of any network what its groups take: a [`profile`] like a measured
+//! one, which says that it was predicted.
+//!
+//! Sources: operator class, multiply-accumulates, bytes and shape of fused kernels, fitted for
+//! relative error, are the idea of nn-Meter (L. L. Zhang et al., MobiSys 2021); the sum of work and
+//! bytes is a roofline (S. Williams, A. Waterman, D. Patterson, CACM 52, 2009) without its corner.
 
+use std::collections::BTreeMap;
+
+mod model;
 mod work;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use model::{Model, Validation};
 pub use work::{Kind, Work, works};
 
 use crate::{
+    graph::Graph,
     group::{Grouping, group},
     onnx::{ImportOptions, import, proto::ModelProto},
-    units::Nanos,
+    profile::{GroupTime, PROFILE_VERSION, Prediction, Profile, ProfileKey},
+    units::{Bytes, Nanos},
     zoo::{
         self,
         kernel::{Kernel, MOST_COPIES},
@@ -75,10 +87,56 @@ pub struct Sweep {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum PredictError {
-    #[error("sample {0} of the sweep is a kernel that cannot be; measure it again")]
-    Kernel(usize),
-    #[error("sample {0} of the sweep is of a network that the zoo does not have in that size")]
-    Network(usize),
+    #[error("the sweep has no samples; measure one with `cutline kernels`")]
+    Empty,
+    #[error("sweep version {0} is not known; this program reads version 1")]
+    Version(u32),
+    #[error("the sweep has {0} samples, more than {MOST_SAMPLES}")]
+    Large(usize),
+    #[error(
+        "sample {0} of the sweep is a kernel or a network that cannot be; measure it again with this version"
+    )]
+    Sample(usize),
+    #[error("sample {0} of the sweep took no time")]
+    NoTime(usize),
+    #[error("the sweeps are of {0} and of {1}; predict from sweeps of one device with one engine")]
+    Mixed(String, String),
+}
+
+/// Most samples that are read.
+const MOST_SAMPLES: usize = 10_000;
+
+impl Sweep {
+    /// Whether it can be read, and is of the same device and engine as another.
+    fn check(&self, other: &Sweep) -> Result<(), PredictError> {
+        if self.version != SWEEP_VERSION {
+            return Err(PredictError::Version(self.version));
+        }
+        if self.samples.len() > MOST_SAMPLES {
+            return Err(PredictError::Large(self.samples.len()));
+        }
+        match (self.subject(), other.subject()) {
+            (here, there) if here != there => Err(PredictError::Mixed(there, here)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Device, engine and threads, for people.
+    pub fn subject(&self) -> String {
+        let Self { hardware, engine, engine_version, threads, .. } = self;
+        format!("{hardware} with {engine} {engine_version}, {threads} threads")
+    }
+}
+
+/// The family of a network by its name: what stands before its first digit, without the `v` of a
+/// version. ResNet-18 and ResNet-101 are one family, and so are all MobileNets.
+pub fn family(network: &str) -> &str {
+    let letters = network.split(|c: char| c.is_ascii_digit() || c == '-').next();
+    let letters = letters.unwrap_or(network);
+    match letters.strip_suffix('v') {
+        Some(stem) if letters.len() < network.len() => stem,
+        _ => letters,
+    }
 }
 
 impl Sample {
@@ -123,6 +181,53 @@ impl Sample {
     }
 }
 
+/// A profile of a network that was never run: times of its groups as the model of a device predicts
+/// them, from sweeps of these names. Parts are predicted too, as every part is the sum of its groups.
+pub fn profile(
+    model: &Model,
+    sweep: &Sweep,
+    from: Vec<String>,
+    (graph, grouping): (&Graph, &Grouping),
+    model_sha256: String,
+) -> Profile {
+    let works = works(graph, grouping);
+    let groups = grouping.dag.groups().iter().zip(&works);
+    let Validation { median_permille, mean_permille, count, of_networks } = model.validation;
+    Profile {
+        version: PROFILE_VERSION,
+        key: ProfileKey {
+            model_sha256,
+            hardware: sweep.hardware.clone(),
+            engine: sweep.engine.clone(),
+            engine_version: sweep.engine_version.clone(),
+            threads: sweep.threads,
+            precision: "fp32".to_owned(),
+        },
+        model: String::new(),
+        slowdown_permille: 1000,
+        call_ns: model.call(),
+        groups: groups
+            .map(|(group, works)| GroupTime {
+                name: group.name.clone(),
+                time_ns: model.group(works),
+            })
+            .collect(),
+        unsupported: Vec::new(),
+        segments: Vec::new(),
+        residual_permille: 0,
+        prepare: BTreeMap::new(),
+        coding: BTreeMap::new(),
+        engine_bytes: Bytes::ZERO,
+        predicted: Some(Prediction {
+            from,
+            median_permille,
+            mean_permille,
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            of_networks,
+        }),
+    }
+}
+
 /// A model as groups, and the work of each.
 pub fn analyse(model: &ModelProto) -> Option<(Grouping, Vec<Vec<Work>>)> {
     let graph = import(model, &ImportOptions::default()).ok()?;
@@ -130,3 +235,6 @@ pub fn analyse(model: &ModelProto) -> Option<(Grouping, Vec<Vec<Work>>)> {
     let works = works(&graph, &grouping);
     Some((grouping, works))
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,6 +136,24 @@ pub struct Profile {
     pub coding: BTreeMap<String, CodecTime>,
     /// Resident memory of the engine without any model's weights.
     pub engine_bytes: Bytes,
+    /// Where the times were not measured: how they were predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Prediction>,
+}
+
+/// Where predicted times come from, and how far such predictions are off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Names of the files of measured kernels.
+    pub from: Vec<String>,
+    /// Median of |predicted - measured| / measured of what was left out of the fit, in thousandths.
+    pub median_permille: u64,
+    /// Its mean.
+    pub mean_permille: u64,
+    /// How many predictions these errors rest on.
+    pub count: u32,
+    /// Whether they are of whole networks, of families that the fit had not seen; else of kernels.
+    pub of_networks: bool,
 }
 
 /// `link.json`: time of a message against its size, measured over the protocol that carries tensors.

@@ -84,6 +84,7 @@ fn profile(random: &mut Random, dag: &Dag) -> Profile {
         prepare: BTreeMap::new(),
         coding,
         engine_bytes: Bytes(7),
+        predicted: None,
     }
 }
 

@@ -76,6 +76,7 @@ fn profile(random: &mut Random, dag: &Dag, threads: u32) -> Profile {
         prepare: BTreeMap::new(),
         coding: [("fp16".to_owned(), fp16)].into(),
         engine_bytes: Bytes(random.below(5) * 60),
+        predicted: None,
     }
 }
 

@@ -465,5 +465,6 @@ fn fitted(
         prepare: BTreeMap::new(),
         coding: BTreeMap::new(),
         engine_bytes: Bytes::ZERO,
+        predicted: None,
     })
 }

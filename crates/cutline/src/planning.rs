@@ -172,6 +172,27 @@ fn write_refinement(refinement: &Refinement, out: &mut dyn std::io::Write) -> st
     writeln!(out, "{} frames measured; {verdict}", refinement.frames)
 }
 
+/// Which devices' times were predicted, and how far such predictions are off.
+pub(crate) fn write_predictions(
+    costs: &Costs,
+    out: &mut dyn std::io::Write,
+) -> std::io::Result<()> {
+    for device in costs.devices() {
+        for option in &device.options {
+            if let Some(permille) = option.error_permille {
+                writeln!(
+                    out,
+                    "times on `{}` with {} are predicted from kernels (median error {:.1} %); measure them with `cutline profile` to be sure",
+                    device.name,
+                    option.engine,
+                    permille as f64 / 10.0
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The encoding in which a choice sends the network's input, where that may change the answer. An
 /// input that does not travel is never encoded.
 pub(crate) fn lossy_input(choice: &PlannedChoice, dag: &Dag) -> Option<InputEncoding> {
@@ -245,6 +266,7 @@ pub(crate) fn describe(choice: &PlannedChoice, dag: &Dag, objective: Objective) 
             let engine = if stage.engine.is_empty() { "its own engine" } else { &stage.engine };
             let estimated = match stage.origin {
                 Some(Origin::Preset) => ", its time estimated by preset",
+                Some(Origin::Predicted) => ", its time predicted from kernels",
                 _ => "",
             };
             let sends = choice.stages.last().is_some_and(|last| last.device != stage.device);

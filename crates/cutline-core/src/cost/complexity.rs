@@ -46,6 +46,7 @@ pub fn estimate(
         version: String::new(),
         threads: speed.threads,
         origin: Origin::Preset,
+        error_permille: None,
         call: speed.dispatch.value,
         engine_bytes: Bytes::ZERO,
         groups: dag.groups().iter().map(|group| Some(group_time(dag, group, speed))).collect(),

@@ -151,7 +151,8 @@ fn option(
         engine: profile.key.engine.clone(),
         version: profile.key.engine_version.clone(),
         threads: profile.key.threads,
-        origin: Origin::Fitted,
+        origin: if profile.predicted.is_some() { Origin::Predicted } else { Origin::Fitted },
+        error_permille: profile.predicted.as_ref().map(|predicted| predicted.median_permille),
         call: profile.call_ns,
         engine_bytes: profile.engine_bytes,
         groups,
@@ -230,6 +231,7 @@ mod tests {
             prepare: BTreeMap::new(),
             coding: BTreeMap::new(),
             engine_bytes: Bytes(7),
+            predicted: None,
         }
     }
 

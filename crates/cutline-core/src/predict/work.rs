@@ -1,7 +1,5 @@
 //! What the layers of a network do, as far as their time depends on it.
 
-use serde::Serialize;
-
 use crate::{
     graph::{Graph, Layer, Origin, Role, ValueId},
     group::Grouping,
@@ -9,8 +7,7 @@ use crate::{
 };
 
 /// Kinds of layers whose times follow one law each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Convolution over several pixels.
     Conv,
@@ -28,7 +25,7 @@ pub enum Kind {
     GlobalPool,
     /// A rectifier, with or without an upper end.
     Rectify,
-    /// An activation with a sigmoid, an exponential or a product in it.
+    /// An activation with a sigmoid, an exponential or a product in it; softmax.
     Smooth,
     /// An elementwise function of several maps of one shape.
     Combine,
@@ -36,20 +33,16 @@ pub enum Kind {
     Scale,
     /// A normalisation.
     Normalize,
-    /// Maps joined, or parted.
+    /// Maps joined or parted; anything else that moves elements.
     Join,
     /// A permutation of axes.
     Permute,
-    /// Softmax.
-    Softmax,
     /// The same elements under another shape.
     Relabel,
-    /// Anything else.
-    Other,
 }
 
 /// One layer's work.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
     /// Which law it follows.
     pub kind: Kind,
@@ -69,8 +62,6 @@ pub struct Work {
     pub filters: f64,
     /// Elements of the kernel's window; 1 where there is none.
     pub window: f64,
-    /// Step of the window.
-    pub stride: f64,
 }
 
 /// The work of every group of a network, layer by layer; replicated layers cost nothing.
@@ -100,7 +91,6 @@ fn work(graph: &Graph, layer: &Layer, follows: bool) -> Work {
     };
     let live: Vec<ValueId> = layer.reads().filter(is_live).collect();
     let first = layer.makes().next();
-    let (window, stride) = window(graph, layer);
     Work {
         kind: kind(graph, layer, &live),
         follows,
@@ -110,19 +100,18 @@ fn work(graph: &Graph, layer: &Layer, follows: bool) -> Work {
         weights: layer.reads().filter(|id| !is_live(id)).map(elements).sum(),
         channels: axis(live.first().copied()),
         filters: axis(first),
-        window,
-        stride,
+        window: window(graph, layer),
     }
 }
 
-/// Elements of the window, and its step.
-fn window(graph: &Graph, layer: &Layer) -> (f64, f64) {
+/// Elements of the window.
+fn window(graph: &Graph, layer: &Layer) -> f64 {
     let (Op::Conv { window, .. } | Op::ConvTranspose { window, .. } | Op::Pool { window, .. }) =
         &layer.op
     else {
-        return (1.0, 1.0);
+        return 1.0;
     };
-    let area = match window.kernel.is_empty() {
+    match window.kernel.is_empty() {
         true => {
             let weights = layer.inputs.get(1).copied().flatten();
             let shape = weights.and_then(|id| graph.value(id).shape.as_ref());
@@ -130,8 +119,7 @@ fn window(graph: &Graph, layer: &Layer) -> (f64, f64) {
             spatial.iter().map(|&side| side as f64).product()
         }
         false => window.kernel.iter().map(|&side| side as f64).product(),
-    };
-    (area, window.strides.first().copied().unwrap_or(1) as f64)
+    }
 }
 
 fn kind(graph: &Graph, layer: &Layer, live: &[ValueId]) -> Kind {
@@ -143,7 +131,7 @@ fn kind(graph: &Graph, layer: &Layer, live: &[ValueId]) -> Kind {
             let shape = shape.map(|shape| shape.0.as_slice()).unwrap_or_default();
             match (groups, shape.get(1)) {
                 (2.., Some(1)) => Kind::Depthwise,
-                _ if window(graph, layer).0 == 1.0 => Kind::Pointwise,
+                _ if window(graph, layer) == 1.0 => Kind::Pointwise,
                 _ => Kind::Conv,
             }
         }
@@ -153,7 +141,7 @@ fn kind(graph: &Graph, layer: &Layer, live: &[ValueId]) -> Kind {
         Op::Pool { .. } => Kind::MeanPool,
         Op::GlobalPool(_) | Op::Reduce { .. } => Kind::GlobalPool,
         Op::Activate(Activation::Relu | Activation::Clip) => Kind::Rectify,
-        Op::Activate(_) | Op::Unary(_) => Kind::Smooth,
+        Op::Activate(_) | Op::Unary(_) | Op::Softmax(_) => Kind::Smooth,
         Op::Binary(Binary::Min | Binary::Max) if live.len() < 2 => Kind::Rectify,
         Op::Binary(_) | Op::Where => {
             let shape = |id: &ValueId| graph.value(*id).shape.as_ref();
@@ -161,10 +149,8 @@ fn kind(graph: &Graph, layer: &Layer, live: &[ValueId]) -> Kind {
             if same && live.len() > 1 { Kind::Combine } else { Kind::Scale }
         }
         Op::Normalize(_) => Kind::Normalize,
-        Op::Concat { .. } | Op::Split { .. } | Op::Slice { .. } | Op::Pad { .. } => Kind::Join,
         Op::Transpose { .. } | Op::DepthToSpace { .. } | Op::SpaceToDepth { .. } => Kind::Permute,
-        Op::Softmax(_) => Kind::Softmax,
         op if op.is_relabelling() => Kind::Relabel,
-        _ => Kind::Other,
+        _ => Kind::Join,
     }
 }

@@ -130,7 +130,15 @@ impl Kernel {
         let map = |channels: u64, size: u64| small(channels, 1 << 14) && small(size, 1 << 10);
         let even = |channels: u64| channels.is_multiple_of(2);
         match *self {
-            Self::Conv { channels, filters, kernel: [rows, columns], stride, groups, size, then } => {
+            Self::Conv {
+                channels,
+                filters,
+                kernel: [rows, columns],
+                stride,
+                groups,
+                size,
+                then,
+            } => {
                 map(channels, size)
                     && map(filters, size)
                     && [rows, columns].iter().all(|&side| small(side, 15) && side % 2 == 1)
@@ -171,7 +179,9 @@ impl Kernel {
     /// about the nanoseconds on one core of a fast processor.
     fn weight(&self) -> (u64, u64) {
         match *self {
-            Self::Conv { channels, filters, kernel: [rows, columns], stride, groups, size, .. } => {
+            Self::Conv {
+                channels, filters, kernel: [rows, columns], stride, groups, size, ..
+            } => {
                 let weights = channels / groups * filters * rows * columns;
                 let out = size.div_ceil(stride).pow(2);
                 let moved = channels * size * size + filters * out;
@@ -243,7 +253,9 @@ impl Kernel {
         match *self {
             Self::Conv { filters, kernel, stride, groups, then, .. } => {
                 let conv = match kernel {
-                    [rows, columns] if rows == columns => Conv::new(filters, rows, stride, rows / 2),
+                    [rows, columns] if rows == columns => {
+                        Conv::new(filters, rows, stride, rows / 2)
+                    }
                     _ => Conv::same(filters, kernel),
                 };
                 let y = net.conv(name, x, Conv { groups, ..conv });
@@ -391,9 +403,8 @@ impl Draw {
             }
             Kind::Full => {
                 let square = [[3, 3]; 7];
-                let kernel = self.one_of(
-                    &[&square[..], &[[5, 5], [1, 7], [7, 1], [1, 3]]].concat(),
-                );
+                let kernel =
+                    self.one_of(&[&square[..], &[[5, 5], [1, 7], [7, 1], [1, 3]]].concat());
                 let (channels, filters) = (self.channels(16, 512), self.channels(16, 512));
                 let stride = match kernel {
                     [3, 3] => self.one_of(&[1, 1, 1, 2]),
@@ -442,7 +453,11 @@ impl Draw {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{group::group, onnx::{ImportOptions, import}, units::Macs};
+    use crate::{
+        group::group,
+        onnx::{ImportOptions, import},
+        units::Macs,
+    };
 
     fn macs(model: &ModelProto) -> Macs {
         let graph = import(model, &ImportOptions::default()).unwrap();
@@ -465,8 +480,15 @@ mod tests {
         for kernel in sweep(64, 3) {
             let [one, two, five] = [1, 2, 5].map(|copies| macs(&kernel.outline(copies)).0);
             assert_eq!(five - one, 4 * (two - one), "{kernel:?}");
-            if let Kernel::Conv { channels, filters, kernel: [rows, columns], stride, groups, size, .. } =
-                kernel
+            if let Kernel::Conv {
+                channels,
+                filters,
+                kernel: [rows, columns],
+                stride,
+                groups,
+                size,
+                ..
+            } = kernel
             {
                 let side = (size - 1) / stride + 1;
                 let work = channels / groups * filters * rows * columns * side * side;

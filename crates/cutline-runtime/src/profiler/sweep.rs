@@ -134,11 +134,7 @@ fn load(
 }
 
 /// Every network once: a run that is not counted, then two that are.
-fn round(
-    loaded: &mut [Running],
-    job: &SweepJob,
-    random: &mut Random,
-) -> Result<(), EngineError> {
+fn round(loaded: &mut [Running], job: &SweepJob, random: &mut Random) -> Result<(), EngineError> {
     let mut order: Vec<usize> = (0..loaded.len()).collect();
     random.shuffle(&mut order);
     for index in order {

@@ -20,6 +20,7 @@ mod measure;
 mod namespace;
 mod parts;
 mod pipeline;
+mod predict;
 mod profile;
 mod scatter;
 mod sharing;
@@ -69,6 +70,7 @@ const SECTIONS: [(&str, Section); 20] = [
     ("agent", agent::run),
     ("tls", tls::run),
     ("profile", profile::run),
+    ("predict", predict::run),
     ("hierarchy", hierarchy::run),
     ("scatter", scatter::run),
     ("truth", truth::run),

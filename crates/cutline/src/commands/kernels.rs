@@ -1,9 +1,10 @@
 //! `cutline kernels`: measure what times of networks that were never run are predicted from.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context;
 use cutline_core::{
-    predict::{Sample, Sweep},
+    predict::{self, Sample, Sweep},
     zoo::{self, kernel},
 };
 use cutline_runtime::{
@@ -30,7 +31,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 256)]
     kernels: usize,
     /// Networks of the zoo to measure besides, as wholes: `NAME` or `NAME:PIXELS`.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "squeezenet:128,resnet18:128,mobilenetv2:128,mobilenetv3-small,shufflenetv2")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "squeezenet:128,resnet18:128,resnet50:128,densenet121:128,inceptionv3:128,mobilenetv1:128,mobilenetv2:176,mobilenetv3-small:224,shufflenetv2:224,efficientnet-b0:128"
+    )]
     networks: Vec<String>,
     /// Turns of each kernel.
     #[arg(long, value_name = "N", default_value_t = 9)]
@@ -52,7 +58,6 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let job = SweepJob {
         threads: args.threads.map_or_else(process::cores, |threads| threads as usize),
         rounds: args.rounds.max(1),
-        pause: Duration::from_millis(3),
         ..SweepJob::default()
     };
     let bar = output.progress(format!("measuring with {}", engine.name()), 1);
@@ -62,25 +67,30 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     });
     bar.finish_and_clear();
     let sweep: Sweep = sweep?;
+    let validation = predict::Model::fit(std::slice::from_ref(&sweep))?.validation;
     write_bytes(&args.output, serde_json::to_vec_pretty(&sweep)?)?;
     output.print(&sweep, |out| {
         writeln!(
             out,
-            "{} of {} samples measured on {} with {} {}, {} threads",
+            "{} of {} kernels and networks measured on {}\n{} {} that the fit had not seen are predicted with a median error of {:.1} %, a mean of {:.1} %",
             sweep.samples.len(),
             samples.len(),
-            sweep.hardware,
-            sweep.engine,
-            sweep.engine_version,
-            sweep.threads
+            sweep.subject(),
+            validation.count,
+            if validation.of_networks { "networks of families" } else { "kernels" },
+            validation.median_permille as f64 / 10.0,
+            validation.mean_permille as f64 / 10.0
         )
-    });
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn network(text: &str) -> anyhow::Result<Sample> {
     let (name, size) = match text.split_once(':') {
-        Some((name, size)) => (name, Some(size.parse()?)),
+        Some((name, size)) => {
+            let side = size.parse().with_context(|| format!("`{text}`: expected NAME:PIXELS"))?;
+            (name, Some(side))
+        }
         None => (text, None),
     };
     zoo::outline(name, size)?;

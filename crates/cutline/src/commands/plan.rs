@@ -153,6 +153,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     }
     output.print(&plan, |out| {
         planning::write_plan(&plan, dag, out)?;
+        planning::write_predictions(costs, out)?;
         sweep::write(&plan, &problem, out)
     })?;
     Ok(match plan.best {

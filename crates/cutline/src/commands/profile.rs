@@ -13,7 +13,8 @@ use bytes::Bytes;
 use cutline_core::{
     hex::hex,
     picture::PictureSpec,
-    profile::{CodecTime, CodingTime, LinkTable, Profile},
+    predict::{self, Sweep},
+    profile::{CodecTime, CodingTime, LinkTable, Prediction, Profile},
     units::Nanos,
 };
 use cutline_runtime::{
@@ -29,7 +30,7 @@ use cutline_runtime::{
 use crate::{
     inputs::{IdentityArgs, PictureArgs, ShapeArgs, file_name},
     output::{Output, table},
-    process,
+    planning, process,
 };
 
 /// Repeats of each message size when a link is measured.
@@ -72,6 +73,10 @@ pub(crate) struct Args {
     /// front of it.
     #[arg(long, value_name = "FROM,TO", conflicts_with_all = ["agent", "picture"])]
     link: Option<String>,
+    /// Predict the times instead, from kernels that `cutline kernels` measured on the device; several
+    /// files of one device and engine count together.
+    #[arg(long, value_name = "K.json", num_args = 1.., conflicts_with_all = ["agent", "picture", "link", "engine", "threads"])]
+    predict: Vec<PathBuf>,
     /// The file to write.
     #[arg(short, long, value_name = "P.json")]
     output: PathBuf,
@@ -100,6 +105,12 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     }
     let path = args.model.as_ref().context("give a model, or --link")?;
     let model = args.shapes.open(path)?;
+    if !args.predict.is_empty() {
+        let profile = predicted(&model, &args.predict)?;
+        write_bytes(&args.output, serde_json::to_vec_pretty(&profile)?)?;
+        output.print(&profile, |out| write_profile(&profile, out))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let picture = match &args.picture {
         Some(path) => Some((path.as_path(), args.preprocess.spec(&model.graph)?)),
         None => None,
@@ -123,6 +134,18 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     write_bytes(&args.output, serde_json::to_vec_pretty(&profile)?)?;
     output.print(&profile, |out| write_profile(&profile, out))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Times of a network that is not run.
+fn predicted(model: &Model, files: &[PathBuf]) -> anyhow::Result<Profile> {
+    let sweeps: Vec<Sweep> =
+        files.iter().map(|file| planning::read_json(file)).collect::<Result<_, _>>()?;
+    let names = files.iter().map(|file| file_name(file)).collect();
+    let law = predict::Model::fit(&sweeps).context("cannot predict from these kernels")?;
+    let network = (&model.graph, &model.grouping);
+    let sha256 = model.sha256()?.to_owned();
+    let profile = predict::profile(&law, &sweeps[0], names, network, sha256);
+    Ok(Profile { model: file_name(&model.path), ..profile })
 }
 
 fn here(job: &Job<'_>, output: &Output) -> anyhow::Result<Profile> {
@@ -263,6 +286,20 @@ fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Re
         .filter(|group| group.time_ns.0 > 0)
         .map(|group| [group.name.clone(), group.time_ns.to_string()]);
     writeln!(out, "\n{}", table(["group", "fitted time"], rows))?;
+    if let Some(Prediction { from, median_permille, mean_permille, count, of_networks }) =
+        &profile.predicted
+    {
+        let what = if *of_networks { "networks of families" } else { "kernels" };
+        let whole: u64 = profile.groups.iter().map(|group| group.time_ns.0).sum();
+        return writeln!(
+            out,
+            "\n{} for the whole network, predicted from {}, not measured; {count} {what} that the fit had not seen were off by {:.1} % in the median, {:.1} % in the mean",
+            profile.call_ns + Nanos(whole),
+            from.join(", "),
+            *median_permille as f64 / 10.0,
+            *mean_permille as f64 / 10.0
+        );
+    }
     writeln!(
         out,
         "\n{} parts measured; an engine call costs {}; fitted and measured differ by {:.1} % in the median",
