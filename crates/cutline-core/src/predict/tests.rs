@@ -1,3 +1,5 @@
+//! The law against a device whose times are computed, and what is refused.
+
 use super::*;
 use crate::{cost::Origin, platform::Platform, units::Bytes, zoo::kernel};
 
