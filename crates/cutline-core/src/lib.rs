@@ -80,6 +80,8 @@ pub mod simulate;
 
 pub mod queueing;
 
+pub mod size;
+
 // How fast, where nothing was measured.
 pub mod unseen;
 

@@ -16,6 +16,7 @@ pub(crate) mod plan;
 pub(crate) mod presets;
 pub(crate) mod profile;
 pub(crate) mod run;
+pub(crate) mod size;
 pub(crate) mod split;
 pub(crate) mod testbed;
 pub(crate) mod verify;

@@ -21,6 +21,7 @@ mod process;
 pub mod refine;
 mod report;
 pub mod routes;
+mod sizing;
 pub mod staging;
 
 use output::Output;
@@ -50,6 +51,7 @@ enum Command {
     Kernels(commands::kernels::Args),
     Plan(commands::plan::Args),
     Explore(commands::explore::Args),
+    Size(commands::size::Args),
     Split(commands::split::Args),
     Verify(commands::verify::Args),
     Agent(commands::agent::Args),
@@ -88,6 +90,7 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Kernels(args) => commands::kernels::run(args, output),
         Command::Plan(args) => commands::plan::run(args, output),
         Command::Explore(args) => commands::explore::run(args, output),
+        Command::Size(args) => commands::size::run(args, output),
         Command::Split(args) => commands::split::run(args, output),
         Command::Verify(args) => commands::verify::run(args, output),
         Command::Agent(args) => commands::agent::run(args, output),

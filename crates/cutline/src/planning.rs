@@ -6,6 +6,7 @@ use anyhow::Context;
 use cutline_core::{
     cost::{Costs, Origin, TENSOR},
     dag::Dag,
+    graph::Graph,
     picture::InputEncoding,
     plan::{Figures, Plan, PlannedChoice, Refinement},
     planner::{Objective, Proof},
@@ -38,6 +39,17 @@ pub(crate) fn read_platform(path: &Path) -> anyhow::Result<Platform> {
 /// The cost table of a model on a platform, from the profiles and link tables that it names, and
 /// from the presets of devices without a profile.
 pub(crate) fn costs_of(model: &Model, platform: &Platform, folder: &Path) -> anyhow::Result<Costs> {
+    let dag = &model.grouping.dag;
+    costs_for((dag, &model.graph), model.sha256()?, platform, folder)
+}
+
+/// The same of a network whose file has this hash.
+pub(crate) fn costs_for(
+    (dag, graph): (&Dag, &Graph),
+    sha256: &str,
+    platform: &Platform,
+    folder: &Path,
+) -> anyhow::Result<Costs> {
     let mut profiles: Vec<Vec<Profile>> = Vec::new();
     for device in platform.devices() {
         profiles.push(
@@ -53,18 +65,17 @@ pub(crate) fn costs_of(model: &Model, platform: &Platform, folder: &Path) -> any
         .iter()
         .map(|link| link.table.as_ref().map(|file| read_json(&folder.join(file))).transpose())
         .collect::<Result<_, _>>()?;
-    let dag = &model.grouping.dag;
-    let mut costs = Costs::from_profiles(dag, model.sha256()?, platform, &profiles, &tables)?;
-    if let (Some([]), Some(pixels)) = (profiles.first().map(Vec::as_slice), pixels(model)) {
+    let mut costs = Costs::from_profiles(dag, sha256, platform, &profiles, &tables)?;
+    if let (Some([]), Some(pixels)) = (profiles.first().map(Vec::as_slice), pixels(graph)) {
         costs.offer_pixels(pixels);
     }
     Ok(costs)
 }
 
 /// Bytes of the picture that a network reads, at 8 bits a channel, if its one input looks like one.
-fn pixels(model: &Model) -> Option<Bytes> {
-    let [input] = model.graph.inputs() else { return None };
-    let value = model.graph.value(*input);
+fn pixels(graph: &Graph) -> Option<Bytes> {
+    let [input] = graph.inputs() else { return None };
+    let value = graph.value(*input);
     match value.shape.as_ref()?.0.as_slice() {
         &[1, channels @ (1 | 3), rows, columns] if value.dtype == Some(DType::F32) => {
             Some(Bytes(channels * rows * columns))
