@@ -61,7 +61,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 20] = [
+const SECTIONS: [(&str, Section); 21] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
