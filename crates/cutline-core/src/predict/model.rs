@@ -108,7 +108,7 @@ impl Model {
         Ok(Model { costs, validation: validate(&equations) })
     }
 
-    /// The same without validation, and without the networks of one [`family`]: what can be said of
+    /// The same without validation, and without the networks of one [`family`](super::family): what can be said of
     /// them if none of them was ever measured.
     pub fn fit_without(sweeps: &[Sweep], family: &str) -> Result<Model, PredictError> {
         let kept = |measured: &&Measured| match &measured.sample {
