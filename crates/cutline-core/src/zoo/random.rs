@@ -28,7 +28,7 @@ impl Stream {
 
     /// Uniform in 0..1.
     pub(super) fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.0.word() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Two integers, uniform in `-HALF..HALF`.
