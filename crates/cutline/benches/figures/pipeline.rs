@@ -65,7 +65,7 @@ const FEWEST: usize = 12;
 
 /// Turns in which everything is measured, one after the other; ratios are medians over the turns.
 const TURNS: usize = 3;
-const FLEET_TURNS: usize = 5;
+const FLEET_TURNS: usize = 7;
 
 /// Stages of the fleet that are measured in every turn: the slowest ones of a first look at all.
 const SLOWEST: usize = 2;
@@ -450,13 +450,18 @@ fn fleet_of_eight(engine: &str, cores: &[usize]) -> anyhow::Result<Verdict> {
     let mut slowest: Vec<usize> = (0..DEVICES).collect();
     slowest.sort_by(|&a, &b| first[a].total_cmp(&first[b]));
     slowest.truncate(SLOWEST);
+    let bound = || -> anyhow::Result<f64> {
+        slowest.iter().try_fold(f64::INFINITY, |least, &at| Ok(alone(at)?.min(least)))
+    };
     let mut turns = Vec::new();
+    // The machine's speed changes from one measurement to the next: the fleet is compared with the
+    // bound's mean of just before and just after.
+    let mut before = bound()?;
     for _ in 0..FLEET_TURNS {
-        let mut bound = f64::INFINITY;
-        for &at in &slowest {
-            bound = bound.min(alone(at)?);
-        }
-        turns.push((bound, agents.rate(&fleet, &frame, in_flight(deployment))?));
+        let rate = agents.rate(&fleet, &frame, in_flight(deployment))?;
+        let after = bound()?;
+        turns.push(((before + after) / 2.0, rate));
+        before = after;
     }
     let middle = |of: fn(&(f64, f64)) -> f64| median(&turns.iter().map(of).collect::<Vec<_>>());
     let of_bound = middle(|(bound, rate)| rate / bound);
