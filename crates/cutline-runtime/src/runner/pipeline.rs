@@ -45,7 +45,7 @@ impl From<Routed> for Carrier {
 }
 
 impl Carrier {
-    async fn infer(self, frame: Frame, within: Option<&TraceContext>) -> Result<Answer, RunError> {
+    async fn infer(&self, frame: Frame, within: Option<&TraceContext>) -> Result<Answer, RunError> {
         match self {
             Carrier::Plan(runner) => runner.infer_within(frame, within).await,
             Carrier::Routes(routed) => routed.infer_within(frame, within).await,
@@ -119,7 +119,7 @@ impl<T> Pipeline<T> {
         let task = tokio::spawn(async move {
             let sent = Instant::now();
             let mut span = carrier.telemetry().trace("frame");
-            let result = carrier.clone().infer(frame, span.context()).await;
+            let result = carrier.infer(frame, span.context()).await;
             let took = sent.elapsed();
             tell(&mut span, &result);
             (result, took, span)
