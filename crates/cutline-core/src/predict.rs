@@ -228,6 +228,15 @@ pub fn profile(
     }
 }
 
+/// The groups with layers of which no sample has the like: these layers count as no time, so that
+/// whatever holds them is predicted too short.
+pub fn unknown<'a>(model: &Model, graph: &Graph, grouping: &'a Grouping) -> Vec<&'a str> {
+    let works = works(graph, grouping);
+    let groups = grouping.dag.groups().iter().zip(&works);
+    let unknown = groups.filter(|(_, works)| !works.iter().all(|work| model.knows(work)));
+    unknown.map(|(group, _)| group.name.as_str()).collect()
+}
+
 /// A model as groups, and the work of each.
 pub fn analyse(model: &ModelProto) -> Option<(Grouping, Vec<Vec<Work>>)> {
     let graph = import(model, &ImportOptions::default()).ok()?;

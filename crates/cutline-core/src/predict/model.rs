@@ -108,8 +108,8 @@ impl Model {
         Ok(Model { costs, validation: validate(&equations) })
     }
 
-    /// The same without validation, and without the networks of one [`family`](super::family): what can be said of
-    /// them if none of them was ever measured.
+    /// The same without validation, and without the networks of one [`family`](super::family): what
+    /// can be said of them if none of them was ever measured.
     pub fn fit_without(sweeps: &[Sweep], family: &str) -> Result<Model, PredictError> {
         let kept = |measured: &&Measured| match &measured.sample {
             Sample::Network { network, .. } => super::family(network) != family,
@@ -133,6 +133,11 @@ impl Model {
     /// Time of a group of layers.
     pub fn group(&self, works: &[Work]) -> Nanos {
         rounded(self.value(&row(works)))
+    }
+
+    /// Whether something of the sort was in the sweeps; what was not counts as no time.
+    pub fn knows(&self, work: &Work) -> bool {
+        paid(work).iter().all(|(column, _)| self.costs.contains_key(column))
     }
 
     fn value(&self, row: &Row) -> f64 {

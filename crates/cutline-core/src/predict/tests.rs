@@ -92,6 +92,22 @@ fn a_family_that_is_left_out_does_not_teach() {
 }
 
 #[test]
+fn groups_with_layers_of_which_no_sample_has_the_like_are_named() {
+    let mut sweep = sweep(8, &[("squeezenet", 128)]);
+    sweep.samples.retain(|measured| matches!(measured.sample, Sample::Network { .. }));
+    let model = Model::fit(&[sweep]).unwrap();
+    let unknown_of = |name: &str| {
+        let outline = zoo::outline(name, Some(96)).unwrap();
+        let graph = import(&outline, &ImportOptions::default()).unwrap();
+        let grouping = group(&graph);
+        unknown(&model, &graph, &grouping).len()
+    };
+    assert_eq!(unknown_of("squeezenet"), 0);
+    // It has 17 convolutions of each channel by itself.
+    assert!(unknown_of("mobilenetv2") >= 17);
+}
+
+#[test]
 fn more_work_of_the_same_kind_never_takes_less_time() {
     let model = Model::fit(&[sweep(96, &[])]).unwrap();
     let (_, works) = analyse(&zoo::outline("mobilenetv1", Some(96)).unwrap()).unwrap();

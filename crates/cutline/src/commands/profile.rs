@@ -106,7 +106,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let path = args.model.as_ref().context("give a model, or --link")?;
     let model = args.shapes.open(path)?;
     if !args.predict.is_empty() {
-        let profile = predicted(&model, &args.predict)?;
+        let profile = predicted(&model, &args.predict, output)?;
         write_bytes(&args.output, serde_json::to_vec_pretty(&profile)?)?;
         output.print(&profile, |out| write_profile(&profile, out))?;
         return Ok(ExitCode::SUCCESS);
@@ -137,12 +137,18 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
 }
 
 /// Times of a network that is not run.
-fn predicted(model: &Model, files: &[PathBuf]) -> anyhow::Result<Profile> {
+fn predicted(model: &Model, files: &[PathBuf], output: &Output) -> anyhow::Result<Profile> {
     let sweeps: Vec<Sweep> =
         files.iter().map(|file| planning::read_json(file)).collect::<Result<_, _>>()?;
     let names = files.iter().map(|file| file_name(file)).collect();
     let law = predict::Model::fit(&sweeps).context("cannot predict from these kernels")?;
     let network = (&model.graph, &model.grouping);
+    if let unknown @ [first, ..] = predict::unknown(&law, network.0, network.1).as_slice() {
+        output.warning(format!(
+            "{} groups, the first of them `{first}`, have layers of a kind that nothing in the sweep has; these count as no time, and what is predicted is too short: measure a network that has them, too (`cutline kernels --networks`)",
+            unknown.len()
+        ));
+    }
     let sha256 = model.sha256()?.to_owned();
     let profile = predict::profile(&law, &sweeps[0], names, network, sha256);
     Ok(Profile { model: file_name(&model.path), ..profile })
