@@ -319,6 +319,8 @@ impl<'a> Count<'a> {
         };
         let point = |row: &Row| {
             let costs = match (self.pricing, costs(row)) {
+                // What is sent says nothing of what a cell that sends nothing costs.
+                (None, _) if row.cell.plan == "edge" => return None,
                 (None, _) => [row.bytes_sent.0, 0],
                 (Some(_), None) => return None,
                 (Some(_), Some(costs)) => {

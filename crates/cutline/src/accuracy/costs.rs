@@ -178,7 +178,7 @@ impl Priced<'_> {
                 || costs.send_input_as(name, bytes, encoding.is_lossy());
             let place = costs.inputs().iter().position(|input| input.name == name);
             input = place.filter(|_| offered).ok_or_else(|| {
-                format!("no profile of the first device times the input as {name}; measure one with `cutline profile --image`")
+                format!("no profile of the first device times the input as {name}; measure one with `cutline profile --picture`")
             })?;
         }
         let mut codec = 0;

@@ -61,8 +61,7 @@ pub(super) struct Entry {
 pub(super) enum At {
     /// Nowhere: all of it on one device.
     Whole,
-    /// At the candidate cut before which this share of the multiply-accumulates comes closest, in
-    /// millionths.
+    /// At a candidate cut before which about this share of the multiply-accumulates is, in millionths.
     Share(u32),
     /// At these values.
     Values(Vec<String>),

@@ -225,18 +225,25 @@ impl Cutting {
     }
 }
 
-/// The candidate cut before which the share of the multiply-accumulates is nearest to this one; of
-/// several, the one over which the fewest bytes go.
+/// How far from the share that was asked for a cut may lie, in millionths.
+const NEAR: u128 = 50_000;
+
+/// Of the candidate cuts before which the share of the multiply-accumulates is near this one, that
+/// over which the fewest bytes go; where none is near, the nearest.
 fn nearest(ppm: u32, graph: &Graph, grouping: &Grouping) -> anyhow::Result<Vec<Option<u32>>> {
     let groups = grouping.dag.groups();
     let total: u128 = groups.iter().map(|group| u128::from(group.macs.0)).sum();
     let target = total * u128::from(ppm) / 1_000_000;
     let cuts = candidate_cuts(&grouping.dag);
-    let distance = |cut: &&cut::Cut| {
+    let rank = |cut: &&cut::Cut| {
         let before = groups.iter().zip(&cut.before).filter(|(_, before)| **before);
         let macs: u128 = before.map(|(group, _)| u128::from(group.macs.0)).sum();
-        (macs.abs_diff(target), cut.bytes)
+        let off = macs.abs_diff(target);
+        match off <= total * NEAR / 1_000_000 {
+            true => (0, cut.bytes, off),
+            false => (off, cut.bytes, off),
+        }
     };
-    let cut = cuts.iter().min_by_key(distance).context("the network has no candidate cut")?;
+    let cut = cuts.iter().min_by_key(rank).context("the network has no candidate cut")?;
     Ok(cut::stages_of_cut(graph, grouping, cut))
 }

@@ -77,27 +77,13 @@ fn write_report(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
 }
 
 fn write_cells(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
-    let mut filters: Vec<&str> = report.cells.iter().map(|row| row.cell.filter.as_str()).collect();
-    filters.sort_unstable();
-    filters.dedup();
     let rows = report.cells.iter().map(|row| {
-        let cell = &row.cell;
-        let filter = match filters.len() {
-            0 | 1 => String::new(),
-            _ => format!(", {}", cell.filter),
-        };
         let costs = row.costs.as_ref();
         let time = costs.map(|costs| costs.latency_ns.to_string());
         let money = costs.and_then(|costs| costs.money_per_month);
+        let mark = if row.on_front { "*" } else { " " };
         [
-            format!(
-                "{} {}, {}, {}{filter}: {}",
-                if row.on_front { "*" } else { " " },
-                cell.network,
-                cell.input,
-                cell.precision,
-                plan(row)
-            ),
+            format!("{mark} {}", name(report, row)),
             row.accuracy.map_or("-".to_owned(), percent),
             percent(row.agreement),
             row.bytes_sent.to_string(),
@@ -110,12 +96,15 @@ fn write_cells(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "{}", table(header, rows))
 }
 
-fn plan(row: &Row) -> String {
+/// What a cell is; the filter only where there are several.
+fn name(report: &Report, row: &Row) -> String {
+    let cell = &row.cell;
+    let is_same = report.cells.iter().all(|other| other.cell.filter == cell.filter);
+    let filter = if is_same { String::new() } else { format!(", {}", cell.filter) };
     let cloud = row.costs.as_ref().and_then(|costs| costs.cloud.as_deref());
-    match cloud {
-        Some(cloud) => format!("{}, `{cloud}`", row.cell.plan()),
-        None => row.cell.plan(),
-    }
+    let cloud = cloud.map(|cloud| format!(", `{cloud}`")).unwrap_or_default();
+    let (network, input, precision) = (&cell.network, &cell.input, &cell.precision);
+    format!("{network}, {input}, {precision}{filter}: {}{cloud}", cell.plan())
 }
 
 /// `93.0 % (86.3 to 96.6)`.
@@ -132,15 +121,12 @@ fn write_front(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
         Some(&"agreement") => ", of each network by itself",
         _ => "",
     };
-    writeln!(
-        out,
-        "\n* on the front of {}{each}: no other cell is better in all of it",
-        front.by.join(", ")
-    )?;
-    let name = |at: usize| {
-        let row = &report.cells[at];
-        format!("{}, {}: {}", row.cell.network, row.cell.input, plan(row))
+    let (of, sending) = match front.by.contains(&"bytes") {
+        true => ("cell that sends anything", "; give --platform for latency and money"),
+        false => ("cell", ""),
     };
+    let by = front.by.join(", ");
+    writeln!(out, "\n* on the front of {by}{each}: no other {of} is better in all of it{sending}")?;
     for (number, &at) in (1..).zip(&front.cells) {
         let row = &report.cells[at];
         let place = |cell: usize| front.cells.iter().position(|&other| other == cell);
@@ -151,7 +137,7 @@ fn write_front(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
             true => String::new(),
             false => format!("; not told apart from {}", better.join(", ")),
         };
-        writeln!(out, "  {number}. {}, {}{words}", percent(row.quality()), name(at))?;
+        writeln!(out, "  {number}. {}, {}{words}", percent(row.quality()), name(report, row))?;
     }
     if !front.alike.is_empty() {
         writeln!(
