@@ -66,6 +66,40 @@ impl Share {
     }
 }
 
+/// The pictures that tell two networks apart: those that exactly one of them is right about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paired {
+    /// Those that only the first is right about.
+    pub only_first: u64,
+    /// Those that only the second is right about.
+    pub only_second: u64,
+}
+
+impl Paired {
+    /// How likely two networks that are right equally often differ at least so unevenly on such
+    /// pictures: the exact test of McNemar ("Note on the sampling error of the difference between
+    /// correlated proportions or percentages", 1947), two-sided. Each of these pictures is a throw of
+    /// a fair coin. O(pictures).
+    pub fn chance(self) -> f64 {
+        let thrown = self.only_first + self.only_second;
+        let fewer = self.only_first.min(self.only_second);
+        let (n, k) = (thrown as f64, fewer as f64);
+        let ways: f64 = (1..=fewer).map(|i| ((n - k + i as f64) / i as f64).ln()).sum();
+        let mut term = (ways - n * std::f64::consts::LN_2).exp();
+        let mut tail = 0.0;
+        for i in (0..=fewer).rev() {
+            tail += term;
+            term *= i as f64 / (thrown - i + 1) as f64;
+        }
+        (2.0 * tail).min(1.0)
+    }
+
+    /// Whether the one that is right more often is so by more than chance, as sure as 95 %.
+    pub fn differ(self) -> bool {
+        self.chance() < 0.05
+    }
+}
+
 impl fmt::Display for Share {
     /// Writes `97 of 100 (97.0 %; 91.5 to 99.0 %)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,6 +133,28 @@ mod tests {
         assert_eq!(Share::default().interval(), Interval { low: 0.0, high: 1.0 });
         assert_eq!(Share { count: 0, of: 7 }.interval().low, 0.0);
         assert_eq!(Share { count: 7, of: 7 }.interval().high, 1.0);
+    }
+
+    #[test]
+    fn pairs_differ_by_more_than_chance_or_not() {
+        // Only first, only second, the two-sided tail of the binomial distribution by hand.
+        let cases = [
+            (0, 0, 1.0),
+            (0, 5, 2.0 / 32.0),
+            (0, 6, 2.0 / 64.0),
+            (1, 7, 2.0 * 9.0 / 256.0),
+            (10, 10, 1.0),
+            (3, 12, 2.0 * (1.0 + 15.0 + 105.0 + 455.0) / 32768.0),
+        ];
+        for (only_first, only_second, expected) in cases {
+            for pair in [[only_first, only_second], [only_second, only_first]] {
+                let found = Paired { only_first: pair[0], only_second: pair[1] };
+                assert!((found.chance() - expected).abs() < 1e-12, "{pair:?}: {}", found.chance());
+                assert_eq!(found.differ(), expected < 0.05);
+            }
+        }
+        let many = Paired { only_first: 500_500, only_second: 499_500 };
+        assert!((many.chance() - 0.3178).abs() < 1e-3, "{}", many.chance());
     }
 
     #[test]

@@ -212,6 +212,12 @@ impl Quantization {
         values.iter().map(byte).collect()
     }
 
+    /// What bytes stand for, by the arithmetic of the sub-models: exact up to one rounding each.
+    pub fn values_of(self, bytes: &[u8]) -> Vec<f32> {
+        let zero = f32::from(self.zero_point);
+        bytes.iter().map(|&byte| (f32::from(byte) - zero) * self.scale).collect()
+    }
+
     /// What one step of the byte stands for; positive and finite.
     pub fn scale(self) -> f32 {
         self.scale
@@ -309,6 +315,14 @@ mod tests {
             assert!((value(0) - low).abs() < 1e-6, "{least} to {largest}: {}", value(0));
             assert!((value(255) - high).abs() < 1e-6, "{least} to {largest}: {}", value(255));
         }
+        let found = Quantization::of(Range { least: -1.0, largest: 1.0 });
+        let back = found.values_of(&found.bytes_of(&[-1.0, 0.0, 1.0, 9.0]));
+        assert!((back[0] + 1.0).abs() < 0.01 && (back[2] - 1.0).abs() < 0.01, "{back:?}");
+        assert_eq!(back[1], 0.0);
+        assert!(
+            (back[3] - 1.0039216).abs() < 1e-6,
+            "what is beyond the range is clipped: {back:?}"
+        );
         let nothing = Quantization::of(Range { least: 0.0, largest: 0.0 });
         assert_eq!((nothing.scale(), nothing.zero_point()), (1.0, 0));
         let all = Quantization::of(Range { least: f32::MIN, largest: f32::MAX });

@@ -288,6 +288,34 @@ impl Costs {
         }
     }
 
+    /// Makes the input travel in an encoding with so many bytes, as were measured of it. Offers the
+    /// encoding, as [`offer_pixels`](Self::offer_pixels) does, where no profile times how the input is
+    /// prepared. Whether it is on offer now.
+    pub fn send_input_as(&mut self, name: &str, bytes: Bytes, lossy: bool) -> bool {
+        if let Some(input) = self.inputs.iter_mut().find(|input| input.name == name) {
+            input.bytes = Some(bytes);
+            return true;
+        }
+        let times = vec![Nanos::ZERO; self.devices.len()];
+        let untimed = self.tensor_time() == Nanos::ZERO;
+        if untimed {
+            let (encode, decode) = (times.clone(), times);
+            let name = name.to_owned();
+            self.inputs.push(InputEncoding { name, bytes: Some(bytes), lossy, encode, decode });
+            InputEncoding::sort(&mut self.inputs);
+        }
+        untimed
+    }
+
+    /// Makes a codec turn values of a declared size into so many bytes, as were measured of it.
+    /// Whether the codec is on offer.
+    pub fn send_values_as(&mut self, name: &str, declared: Bytes, sent: Bytes) -> bool {
+        let codec = self.codecs.iter_mut().find(|codec| codec.name == name);
+        let Some(codec) = codec.filter(|_| declared.0 > 0) else { return false };
+        (codec.num, codec.den) = (sent.0, declared.0);
+        true
+    }
+
     /// Time on the source to make the input tensor from a picture.
     pub fn tensor_time(&self) -> Nanos {
         let tensor = self.inputs.iter().find(|input| input.name == TENSOR);

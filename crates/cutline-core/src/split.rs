@@ -19,6 +19,7 @@
 mod assemble;
 mod borders;
 mod encode;
+mod encoder;
 mod rest;
 mod stages;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::{
     tensor::{DType, Shape},
 };
 pub use encode::{ExternalTensor, Piece, encode, encode_beside, external_tensors};
+pub use encoder::encoder;
 
 /// Name of the data file beside a sub-model that is too large for one file.
 pub const DATA_FILE: &str = "model.onnx.data";

@@ -105,6 +105,33 @@ pub struct PrepareTimes {
     pub encode: Duration,
 }
 
+/// A picture that is decoded, upright as its camera was held.
+#[derive(Clone, Debug)]
+pub struct Picture(DynamicImage);
+
+impl Picture {
+    /// Decodes a JPEG or PNG.
+    pub fn decode(file: &[u8]) -> Result<Self, PictureError> {
+        Ok(Self(decode(file)?))
+    }
+
+    /// The picture at the input's size and in its channels: rows of interleaved red, green, blue, or
+    /// of gray.
+    pub fn pixels(&self, spec: &PictureSpec) -> Result<Vec<u8>, PictureError> {
+        resize(self.0.clone(), spec)
+    }
+}
+
+/// What travels of a picture that has the input's size already: [`prepare`] without decoding and
+/// resizing.
+pub fn send(
+    pixels: Vec<u8>,
+    spec: &PictureSpec,
+    encoding: InputEncoding,
+) -> Result<Payload, PictureError> {
+    encode(pixels, spec, encoding)
+}
+
 /// The sender's half: from a picture file to what travels.
 pub fn prepare(
     file: &[u8],
@@ -359,6 +386,19 @@ mod tests {
         let spec = spec("unit", DType::F32, &[1, 24, 32, 3]);
         let payload = prepare(&png(&picture), &spec, InputEncoding::Uint8).unwrap();
         assert_eq!(payload.tensor.data()[..], picture.into_rgb8().into_raw()[..]);
+    }
+
+    #[test]
+    fn a_decoded_picture_is_prepared_as_its_file_is() {
+        let file = png(&picture(97, 61));
+        let picture = Picture::decode(&file).unwrap();
+        for shape in [[1, 3, 24, 32], [1, 1, 50, 50]] {
+            let spec = spec("unit", DType::F32, &shape);
+            for encoding in InputEncoding::ALL {
+                let sent = send(picture.pixels(&spec).unwrap(), &spec, encoding).unwrap();
+                assert_eq!(sent, prepare(&file, &spec, encoding).unwrap(), "{encoding}");
+            }
+        }
     }
 
     #[test]

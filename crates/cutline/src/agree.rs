@@ -141,15 +141,12 @@ impl Truth {
     ) -> anyhow::Result<Share> {
         let mut share = Share::default();
         for (file, found) in gallery.files().iter().zip(found) {
-            let Some(class) = self.0.get(&file_name(file)) else { continue };
+            let Some(class) = self.of(&file_name(file)) else { continue };
             let classes = found.map_or(0, |best| best.classes);
-            let class = match class.parse::<usize>() {
-                Ok(class) => Some(class),
-                Err(_) if labels.is_empty() => {
-                    bail!("the true class `{class}` is a name; say with --labels which class it is")
-                }
-                Err(_) => labels.class(class, classes),
-            };
+            if labels.is_empty() && class.parse::<usize>().is_err() {
+                bail!("the true class `{class}` is a name; say with --labels which class it is");
+            }
+            let class = class_number(class, labels, classes);
             share.add(found.is_some_and(|best| Some(best.class) == class));
         }
         if share.of == 0 {
@@ -157,4 +154,14 @@ impl Truth {
         }
         Ok(share)
     }
+
+    /// The true class of the picture of this file name, as it is written.
+    pub(crate) fn of(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// The position of a class, given as a number or by its label, in an answer of so many classes.
+pub(crate) fn class_number(class: &str, labels: &Labels, classes: usize) -> Option<usize> {
+    class.parse().ok().or_else(|| labels.class(class, classes))
 }

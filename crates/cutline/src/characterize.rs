@@ -29,10 +29,10 @@ mod cells;
 mod database;
 mod environment;
 pub(crate) mod export;
-mod grid;
+pub(crate) mod grid;
 mod interval;
 mod measure;
-mod networks;
+pub(crate) mod networks;
 mod schedule;
 
 pub(crate) use cells::Cell;
@@ -348,7 +348,7 @@ pub(crate) fn percent(permille: u64) -> String {
 }
 
 /// A duration that is not known to its last digits.
-fn rounded(time: Duration) -> String {
+pub(crate) fn rounded(time: Duration) -> String {
     match time.as_secs() {
         0..100 => format!("{} s", time.as_secs()),
         100..6000 => format!("{} min", (time.as_secs() + 30) / 60),

@@ -1,5 +1,6 @@
 //! The commands, one module each: its arguments, and `run`.
 
+pub(crate) mod accuracy;
 pub(crate) mod agent;
 pub(crate) mod bench;
 pub(crate) mod characterize;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod accuracy;
 mod agree;
 mod characterize;
 mod commands;
@@ -49,6 +50,7 @@ enum Command {
     Profile(commands::profile::Args),
     Characterize(commands::characterize::Args),
     Kernels(commands::kernels::Args),
+    Accuracy(commands::accuracy::Args),
     Plan(commands::plan::Args),
     Explore(commands::explore::Args),
     Size(commands::size::Args),
@@ -88,6 +90,7 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Profile(args) => commands::profile::run(args, output),
         Command::Characterize(args) => commands::characterize::run(args, output),
         Command::Kernels(args) => commands::kernels::run(args, output),
+        Command::Accuracy(args) => commands::accuracy::run(args, output),
         Command::Plan(args) => commands::plan::run(args, output),
         Command::Explore(args) => commands::explore::run(args, output),
         Command::Size(args) => commands::size::run(args, output),

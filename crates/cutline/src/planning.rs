@@ -50,30 +50,49 @@ pub(crate) fn costs_for(
     platform: &Platform,
     folder: &Path,
 ) -> anyhow::Result<Costs> {
-    let mut profiles: Vec<Vec<Profile>> = Vec::new();
-    for device in platform.devices() {
-        profiles.push(
-            device
-                .profiles
-                .iter()
-                .map(|file| read_json(&folder.join(file)))
-                .collect::<Result<_, _>>()?,
-        );
+    Measured::read(platform, folder)?.costs((dag, graph), sha256, platform)
+}
+
+/// The files of measurements that a platform names.
+pub(crate) struct Measured {
+    /// By device.
+    pub(crate) profiles: Vec<Vec<Profile>>,
+    /// By link.
+    pub(crate) tables: Vec<Option<LinkTable>>,
+}
+
+impl Measured {
+    /// Reads them; relative paths start at `folder`.
+    pub(crate) fn read(platform: &Platform, folder: &Path) -> anyhow::Result<Self> {
+        let mut profiles: Vec<Vec<Profile>> = Vec::new();
+        for device in platform.devices() {
+            let read = device.profiles.iter().map(|file| read_json(&folder.join(file)));
+            profiles.push(read.collect::<Result<_, _>>()?);
+        }
+        let table =
+            |file: Option<&String>| file.map(|file| read_json(&folder.join(file))).transpose();
+        let tables = platform.links().iter().map(|link| table(link.table.as_ref()));
+        Ok(Self { profiles, tables: tables.collect::<Result<_, _>>()? })
     }
-    let tables: Vec<Option<LinkTable>> = platform
-        .links()
-        .iter()
-        .map(|link| link.table.as_ref().map(|file| read_json(&folder.join(file))).transpose())
-        .collect::<Result<_, _>>()?;
-    let mut costs = Costs::from_profiles(dag, sha256, platform, &profiles, &tables)?;
-    if let (Some([]), Some(pixels)) = (profiles.first().map(Vec::as_slice), pixels(graph)) {
-        costs.offer_pixels(pixels);
+
+    /// The cost table of a network from them.
+    pub(crate) fn costs(
+        &self,
+        (dag, graph): (&Dag, &Graph),
+        sha256: &str,
+        platform: &Platform,
+    ) -> anyhow::Result<Costs> {
+        let Self { profiles, tables } = self;
+        let mut costs = Costs::from_profiles(dag, sha256, platform, profiles, tables)?;
+        if let (Some([]), Some(pixels)) = (profiles.first().map(Vec::as_slice), pixels(graph)) {
+            costs.offer_pixels(pixels);
+        }
+        Ok(costs)
     }
-    Ok(costs)
 }
 
 /// Bytes of the picture that a network reads, at 8 bits a channel, if its one input looks like one.
-fn pixels(graph: &Graph) -> Option<Bytes> {
+pub(crate) fn pixels(graph: &Graph) -> Option<Bytes> {
     let [input] = graph.inputs() else { return None };
     let value = graph.value(*input);
     match value.shape.as_ref()?.0.as_slice() {

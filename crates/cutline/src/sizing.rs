@@ -35,6 +35,7 @@ use crate::{
     planning::{costs_for, read_json},
 };
 
+mod accuracy;
 mod report;
 mod workload;
 

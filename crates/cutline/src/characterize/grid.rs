@@ -20,6 +20,8 @@ use super::schedule::Rule;
 
 mod raw;
 
+pub(crate) use raw::{NetworkTable, RawSize, members_as, not_empty, sizes, unique};
+
 /// Format version of the file.
 const VERSION: u32 = 1;
 
@@ -74,6 +76,18 @@ pub(crate) enum Source {
     File(PathBuf),
     /// A file for each precision.
     Files(BTreeMap<Precision, PathBuf>),
+}
+
+impl Source {
+    /// Makes relative paths start at a folder.
+    pub(crate) fn start_at(&mut self, folder: &std::path::Path) {
+        let absolute = |path: &mut PathBuf| *path = folder.join(&*path);
+        match self {
+            Source::Zoo => {}
+            Source::File(path) => absolute(path),
+            Source::Files(files) => files.values_mut().for_each(absolute),
+        }
+    }
 }
 
 /// Rows and columns of the input.
@@ -206,13 +220,7 @@ impl Grid {
         let mut grid = raw.check()?;
         let absolute = |path: &mut PathBuf| *path = folder.join(&*path);
         grid.pictures.iter_mut().for_each(absolute);
-        for network in &mut grid.networks {
-            match &mut network.source {
-                Source::Zoo => {}
-                Source::File(path) => absolute(path),
-                Source::Files(files) => files.values_mut().for_each(absolute),
-            }
-        }
+        grid.networks.iter_mut().for_each(|network| network.source.start_at(folder));
         if let Some(file) = grid.preprocess.as_mut().filter(|name| name.ends_with(".toml")) {
             *file = folder.join(&*file).display().to_string();
         }
@@ -273,7 +281,7 @@ fn parse_link(text: &str) -> Result<Link, GridError> {
     }
 }
 
-fn parse_upload(text: &str) -> Result<Upload, GridError> {
+pub(crate) fn parse_upload(text: &str) -> Result<Upload, GridError> {
     let (name, quality) = match text.split_once(':') {
         Some((name, quality)) => (name, Some(quality.parse::<u8>().ok())),
         None => (text, None),
@@ -296,7 +304,7 @@ fn parse_upload(text: &str) -> Result<Upload, GridError> {
     }
 }
 
-fn parse_engine(name: String) -> Result<String, GridError> {
+pub(crate) fn parse_engine(name: String) -> Result<String, GridError> {
     match engine::NAMES.contains(&name.as_str()) {
         true => Ok(name),
         false => Err(GridError::Value {

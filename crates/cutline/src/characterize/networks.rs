@@ -30,13 +30,13 @@ use super::grid::{Network, Precision, Size, Source};
 
 /// A network at one size in one precision.
 #[derive(Debug)]
-pub(super) struct Variant {
-    pub(super) name: String,
-    pub(super) precision: Precision,
+pub(crate) struct Variant {
+    pub(crate) name: String,
+    pub(crate) precision: Precision,
     /// Of the file; of a network of the zoo, of its description without weights.
-    pub(super) sha256: String,
+    pub(crate) sha256: String,
     /// For one frame.
-    pub(super) graph: Graph,
+    pub(crate) graph: Graph,
     origin: Origin,
 }
 
@@ -54,13 +54,13 @@ enum Origin {
 }
 
 /// A network's file for a number of frames, opened.
-pub(super) struct Opened {
-    pub(super) model: Model,
+pub(crate) struct Opened {
+    pub(crate) model: Model,
     _temporary: Option<TempPath>,
 }
 
 /// The network in a precision at a size, or why it cannot be had.
-pub(super) fn variant(
+pub(crate) fn variant(
     network: &Network,
     precision: Precision,
     size: Size,
@@ -182,7 +182,7 @@ fn picture_axes(axes: &[Option<u64>]) -> Option<[usize; 2]> {
 
 impl Variant {
     /// Rows and columns of the input, where it is a picture.
-    pub(super) fn sides(&self) -> Option<[u64; 2]> {
+    pub(crate) fn sides(&self) -> Option<[u64; 2]> {
         let [input] = self.graph.inputs() else { return None };
         let shape = self.graph.value(*input).shape.as_ref()?;
         let axes: Vec<_> = shape.0.iter().map(|&size| Some(size)).collect();
@@ -191,7 +191,7 @@ impl Variant {
     }
 
     /// Shapes of the inputs for so many frames, in words: `1x3x224x224`.
-    pub(super) fn input(&self, batch: u64) -> String {
+    pub(crate) fn input(&self, batch: u64) -> String {
         let inputs = self.graph.inputs().iter().map(|&id| self.graph.value(id).shape.as_ref());
         let shape = |shape: Option<&Shape>| {
             shape.map_or("unknown".to_owned(), |shape| of_frames(shape, batch).to_string())
@@ -200,7 +200,7 @@ impl Variant {
     }
 
     /// Whether the network computes so many frames at once, or why not. Reads no weights.
-    pub(super) fn check_batch(&self, batch: u64) -> anyhow::Result<()> {
+    pub(crate) fn check_batch(&self, batch: u64) -> anyhow::Result<()> {
         if batch == 1 {
             return Ok(());
         }
@@ -221,7 +221,7 @@ impl Variant {
 
     /// The file for so many frames; that of a network of the zoo is written into `folder`, unless it
     /// is there.
-    pub(super) fn open(&self, batch: u64, folder: &Path) -> anyhow::Result<Opened> {
+    pub(crate) fn open(&self, batch: u64, folder: &Path) -> anyhow::Result<Opened> {
         let path = match &self.origin {
             Origin::File { path, .. } => path.clone(),
             Origin::Zoo { input_size, .. } => self.write(*input_size, folder)?,

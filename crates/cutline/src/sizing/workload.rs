@@ -18,6 +18,8 @@ use cutline_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::accuracy;
+
 /// Format version of the file.
 const VERSION: u32 = 1;
 /// Most entries of a list.
@@ -137,6 +139,7 @@ struct RawNetwork {
     input_size: Option<u32>,
     costs: Option<PathBuf>,
     accuracy: Option<String>,
+    accuracy_from: Option<PathBuf>,
     lossy_accuracy: Option<String>,
     input_encodings: Option<Vec<String>>,
     cut_encodings: Option<Vec<String>>,
@@ -395,11 +398,23 @@ fn parse_network(raw: RawNetwork, folder: &Path) -> anyhow::Result<Network> {
         quantity::<CutEncoding>("cut_encodings", name)?;
     }
     let ppm = |key, text: &Option<String>| text.as_deref().map(|text| share(key, text)).transpose();
+    let mut accuracy_ppm = ppm("accuracy", &raw.accuracy)?;
+    let mut lossy_accuracy_ppm = ppm("lossy_accuracy", &raw.lossy_accuracy)?;
+    if let Some(file) = &raw.accuracy_from {
+        if accuracy_ppm.is_some() {
+            bail!("give either `accuracy` or `accuracy_from`");
+        }
+        let lossy = |names: &Option<Vec<String>>| names.clone().unwrap_or_default();
+        let lossy = (lossy(&raw.input_encodings), lossy(&raw.cut_encodings));
+        let counted = accuracy::counted(&folder.join(file), &source, (&lossy.0, &lossy.1))?;
+        accuracy_ppm = Some(counted.accuracy_ppm);
+        lossy_accuracy_ppm = lossy_accuracy_ppm.or(counted.lossy_ppm);
+    }
     Ok(Network {
         name: raw.name.unwrap_or(default),
         source,
-        accuracy_ppm: ppm("accuracy", &raw.accuracy)?,
-        lossy_accuracy_ppm: ppm("lossy_accuracy", &raw.lossy_accuracy)?,
+        accuracy_ppm,
+        lossy_accuracy_ppm,
         inputs: raw.input_encodings,
         codecs: raw.cut_encodings,
     })

@@ -54,25 +54,25 @@ enum Network {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NetworkTable {
-    network: Option<String>,
-    name: Option<String>,
-    fp32: Option<PathBuf>,
-    fp16: Option<PathBuf>,
-    int8: Option<PathBuf>,
-    sizes: Option<Vec<RawSize>>,
+pub(crate) struct NetworkTable {
+    pub(crate) network: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) fp32: Option<PathBuf>,
+    pub(crate) fp16: Option<PathBuf>,
+    pub(crate) int8: Option<PathBuf>,
+    pub(crate) sizes: Option<Vec<RawSize>>,
 }
 
 #[derive(Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a number of pixels, or \"own\"")]
-enum RawSize {
+pub(crate) enum RawSize {
     Side(u32),
     Word(Own),
 }
 
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Own {
+pub(crate) enum Own {
     Own,
 }
 
@@ -200,6 +200,14 @@ impl Network {
             Network::Short(name) => NetworkTable { network: Some(name), ..Default::default() },
             Network::Long(table) => table,
         };
+        table.check(default_sizes)
+    }
+}
+
+impl NetworkTable {
+    /// The network that it names, at its own sizes or else at these.
+    pub(crate) fn check(self, default_sizes: &[Size]) -> Result<super::Network, GridError> {
+        let table = self;
         let variants = [
             (Precision::Fp32, table.fp32),
             (Precision::Fp16, table.fp16),
@@ -240,7 +248,7 @@ fn named(network: String) -> Result<(String, Source), GridError> {
     }
 }
 
-fn sizes(given: Option<Vec<RawSize>>) -> Result<Vec<Size>, GridError> {
+pub(crate) fn sizes(given: Option<Vec<RawSize>>) -> Result<Vec<Size>, GridError> {
     let given = given.map(|sizes| {
         let size = |size: RawSize| match size {
             RawSize::Side(side) => Size::Side(side),
@@ -323,7 +331,7 @@ fn members<T: Clone + std::fmt::Debug>(
     members_as(key, given, default, |member| format!("{member:?}"))
 }
 
-fn members_as<T>(
+pub(crate) fn members_as<T>(
     key: &'static str,
     given: Option<Vec<T>>,
     default: Vec<T>,
@@ -334,7 +342,7 @@ fn members_as<T>(
     not_empty(key, given)
 }
 
-fn not_empty<T>(key: &'static str, members: Vec<T>) -> Result<Vec<T>, GridError> {
+pub(crate) fn not_empty<T>(key: &'static str, members: Vec<T>) -> Result<Vec<T>, GridError> {
     match members.len() {
         0 => Err(GridError::Empty(key)),
         count if count > MOST_MEMBERS => Err(GridError::Long { key, count }),
@@ -342,7 +350,10 @@ fn not_empty<T>(key: &'static str, members: Vec<T>) -> Result<Vec<T>, GridError>
     }
 }
 
-fn unique(key: &'static str, names: impl Iterator<Item = String>) -> Result<(), GridError> {
+pub(crate) fn unique(
+    key: &'static str,
+    names: impl Iterator<Item = String>,
+) -> Result<(), GridError> {
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name.clone()) {
