@@ -214,7 +214,7 @@ const BILL = [
 
 function fillFront() {
   const front = frontOf(chosen);
-  byId("front-note").textContent = `${data.networks[chosen.network].name} at ${rate(data.rates[chosen.rate])}, for ${data.users} users at ${data.frames_per_second} frames a second: over all boards and instances ${count(front.length, "plan")} that no other beats in both latency and money, among all candidate cuts and the fastest plans.`;
+  byId("front-note").textContent = `${data.networks[chosen.network].name} at ${rate(data.rates[chosen.rate])}, for ${data.users} users with ${data.frames_per_second} frame/s each: over all boards and instances ${count(front.length, "plan")} that no other beats in both latency and money, among all candidate cuts and the fastest plans.`;
   const head = ["Plan", "Board", "Latency", "Money", ...BILL.map((part) => part.title)].map((text) => make("th", { scope: "col" }, text));
   byId("front").tHead.replaceChildren(make("tr", {}, head));
   byId("front").tBodies[0].replaceChildren(...front.map((at) => {

@@ -334,9 +334,7 @@ pub(crate) fn costs_on(
     let platform: Platform = serde_json::from_value(platform)?;
     let platform = preset::apply(&Presets::builtin(), platform)?;
     match form {
-        Form::Table(file) => {
-            Ok(table::read(file, &platform, &vec![None; platform.links().len()])?)
-        }
+        Form::Table(file) => Ok(table::read(file, &platform, &vec![None; platform.links().len()])?),
         Form::Graph { dag, graph, sha256 } => {
             let costs = costs_for((dag.as_ref(), graph.as_ref()), sha256, &platform, folder)?;
             Ok((dag.as_ref().clone(), costs))

@@ -28,14 +28,15 @@ version = 1
 users = 5000
 frames_per_second = "1"
 electricity = "0.20"
-bandwidths = ["100kbit", "2mbit", "40mbit", "1gbit"]
+bandwidths = ["100kbit", "2mbit", "10mbit", "40mbit", "1gbit"]
+cut_encodings = ["uint8"]
 [link]
 up = "20mbit"
 down = "40mbit"
 delay = "10ms"
 [[network]]
 zoo = "mobilenetv2"
-input_sizes = [96, 64]
+input_sizes = [224, 96]
 [[board]]
 preset = "rpi3b+"
 purchase = "35"
@@ -89,10 +90,10 @@ fn latency(plan: &Value, rate: usize) -> u64 {
 #[test]
 fn every_cell_is_what_plan_says_of_the_same_platform() {
     let text =
-        SMALL.replace("zoo = \"mobilenetv2\"\ninput_sizes = [96, 64]", "model = \"net.onnx\"");
+        SMALL.replace("zoo = \"mobilenetv2\"\ninput_sizes = [224, 96]", "model = \"net.onnx\"");
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    succeeds(folder, &["zoo", "write", "mobilenetv2", "--input-size", "96", "-o", "net.onnx"]);
+    succeeds(folder, &["zoo", "write", "mobilenetv2", "--input-size", "224", "-o", "net.onnx"]);
     fs::write(folder.join("study.toml"), text).unwrap();
     let said = succeeds(folder, &["study", "study.toml", "-o", "out", "--json"]);
     let data: Value = serde_json::from_str(&said).unwrap();
@@ -102,7 +103,7 @@ fn every_cell_is_what_plan_says_of_the_same_platform() {
     for found in list(&data, "combinations") {
         let [board, instance] =
             ["board", "instance"].map(|key| found[key].as_u64().unwrap() as usize);
-        for (rate, mbit) in [0.1, 2.0, 40.0, 1000.0].into_iter().enumerate() {
+        for (rate, mbit) in [0.1, 2.0, 10.0, 40.0, 1000.0].into_iter().enumerate() {
             let platform = format!(
                 "version = 1\n[[device]]\nname = \"a\"\npreset = \"{}\"\n{}\n[[device]]\nname = \"b\"\n\
                  preset = \"{}\"\n[[link]]\nbetween = [\"a\", \"b\"]\nup = \"{mbit}mbit\"\n\
@@ -114,8 +115,9 @@ fn every_cell_is_what_plan_says_of_the_same_platform() {
                 mbit * 2.0
             );
             fs::write(folder.join("platform.toml"), platform).unwrap();
-            let said =
-                succeeds(folder, &["plan", "net.onnx", "--platform", "platform.toml", "--json"]);
+            let lossy = ["--cut-encoding", "uint8,fp32"];
+            let plan_it = ["plan", "net.onnx", "--platform", "platform.toml", "--json"];
+            let said = succeeds(folder, &[&plan_it[..], &lossy].concat());
             let oracle: Value = serde_json::from_str(&said).unwrap();
             let at = format!("{} with {} at {mbit} Mbit/s", boards[board], instances[instance]);
             for (ours, theirs) in [("best", "best"), ("split", "best_split")] {
@@ -159,10 +161,10 @@ fn more_bandwidth_is_never_slower_and_nothing_beats_the_best() {
             last = now;
         }
     }
-    assert!(kinds.contains("edge") && kinds.contains("cloud"), "the optimum moves: {kinds:?}");
+    assert!(kinds.len() == 3, "the optimum moves: {kinds:?}");
     // Of two sizes of one network, listed ascending, the smaller is never slower.
     let sizes: Vec<_> = list(&data, "networks").iter().map(|one| one["size"].as_u64()).collect();
-    assert_eq!(sizes, [Some(64), Some(96)]);
+    assert_eq!(sizes, [Some(96), Some(224)]);
     let (small, large) = list(&data, "combinations").split_at(4);
     for (small, large) in small.iter().zip(large) {
         for rate in 0..rates {
@@ -200,7 +202,7 @@ fn the_ranges_of_bandwidth_hold_the_cells() {
 fn no_plan_beats_a_point_of_the_front_in_latency_and_money() {
     let (_folder, data) = study(SMALL, &[]);
     let plans = list(&data, "plans");
-    assert_eq!(list(&data, "fronts").len(), 2 * 4, "for each network and rate");
+    assert_eq!(list(&data, "fronts").len(), 2 * 5, "for each network and rate");
     let mut points = 0;
     for front in list(&data, "fronts") {
         let rate = front["rate"].as_u64().unwrap() as usize;
@@ -260,6 +262,26 @@ fn instances_and_rent_of_a_published_service_are_exact() {
 }
 
 #[test]
+fn the_headline_tells_where_a_split_pays_and_where_not() {
+    let lossless = SMALL.replace("cut_encodings = [\"uint8\"]", "");
+    let cases = [
+        (SMALL.to_owned(), "A split of mobilenetv2 is the fastest in ", "A split gains most for "),
+        (lossless, "Do not split mobilenetv2: ", "A split comes nearest for "),
+    ];
+    for (text, what, why) in cases {
+        let (_folder, data) = study(&text, &[]);
+        let said = |key: &str| data["headline"][key].as_str().unwrap().to_owned();
+        assert!(said("what").starts_with(what), "{}", said("what"));
+        assert!(said("why").starts_with(why), "{}", said("why"));
+        let best = list(&data, "combinations").iter().flat_map(|found| list(found, "best"));
+        let kinds = best.map(|at| &data["plans"][at.as_u64().unwrap() as usize]["kind"]);
+        let kinds: Vec<&str> = kinds.map(|kind| kind.as_str().unwrap()).collect();
+        assert_eq!(what.starts_with("A split"), kinds.contains(&"split"), "{kinds:?}");
+        assert!(said("what").contains(&format!("of {} cells", kinds.len())), "{}", said("what"));
+    }
+}
+
+#[test]
 fn every_file_says_the_same_and_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
@@ -283,7 +305,7 @@ fn every_file_says_the_same_and_is_whole() {
     assert_eq!(serde_json::from_str::<Value>(data).unwrap(), printed);
     assert!(page.ends_with("</html>\n"));
     let count = |name: &str| read(name).lines().count() - 1;
-    assert_eq!(count("best.csv"), 8 * 4);
+    assert_eq!(count("best.csv"), 8 * 5);
     assert_eq!(count("deployments.csv"), list(&printed, "plans").len());
     let ranges = list(&printed, "combinations").iter().map(|one| list(one, "changes").len());
     assert_eq!(count("changes.csv"), ranges.sum::<usize>());
@@ -318,15 +340,15 @@ fn without_a_file_the_default_is_run_and_the_words_say_what_is_modelled() {
 
 #[test]
 fn sizes_that_a_network_does_not_take_are_left_out_and_named() {
-    let text = SMALL.replace("input_sizes = [96, 64]", "input_sizes = [4, 96]");
+    let text = SMALL.replace("input_sizes = [224, 96]", "input_sizes = [4, 96]");
     let (_folder, data) = study(&text, &[]);
     assert_eq!(list(&data, "networks").len(), 1);
     let left = data["left_out"][0].as_str().unwrap();
     assert!(left.contains("mobilenetv2-4") && left.contains("cannot take"), "{left}");
-    let text = SMALL.replace("[study]", "[study]\ncut_encodings = [\"uint8\"]");
+    let text = SMALL.replace("[study]", "[study]\ninput_encodings = [\"jpeg\"]");
     let (_folder, data) = study(&text, &[]);
     let left = data["left_out"][0].as_str().unwrap();
-    assert!(left.contains("`uint8`"), "no preset says what a codec takes: {left}");
+    assert!(left.contains("`jpeg`"), "no preset says what a picture weighs: {left}");
 }
 
 /// Times of three families as a device would take them, some off by a known share.
@@ -336,7 +358,7 @@ fn kernels() -> Value {
         "threads": 1, "samples": [
             sample("squeezenet", 64, 6_000_000), sample("squeezenet", 128, 22_000_000),
             sample("resnet18", 64, 28_000_000), sample("resnet18", 96, 62_000_000),
-            sample("vgg16", 64, 230_000_000), sample("vgg16", 96, 510_000_000) ] })
+            sample("mobilenetv1", 64, 9_000_000), sample("mobilenetv1", 128, 33_000_000) ] })
 }
 
 #[test]
@@ -393,11 +415,11 @@ fn what_is_wrong_is_named_and_nothing_is_written() {
         ("\"100kbit\"", "\"0bit\"", &["`bandwidths`", "0bit"]),
         ("frames_per_second = \"1\"", "frames_per_second = \"0\"", &["`frames_per_second`"]),
         ("zoo = \"mobilenetv2\"", "zoo = \"mobilenet9\"", &["mobilenet9", "did you mean"]),
-        ("input_sizes = [96, 64]", "input_sizes = [4]", &["cannot take", "4x4"]),
+        ("input_sizes = [224, 96]", "input_sizes = [4]", &["cannot take", "4x4"]),
         ("preset = \"t2.micro\"", "preset = \"rpi3b+\"", &["`rpi3b+`", "`name`"]),
         ("preset = \"t2.micro\"", "preset = \"t9\"\nrent = \"1\"", &["t9"]),
         ("delay = \"10ms\"", "delay = \"soon\"", &["soon"]),
-        ("[link]", "cut_encodings = [\"zip\"]\n[link]", &["`cut_encodings`", "zip"]),
+        ("[\"uint8\"]", "[\"zip\"]", &["`cut_encodings`", "zip"]),
     ];
     for (from, to, words) in cases {
         assert!(SMALL.contains(from), "{from}");

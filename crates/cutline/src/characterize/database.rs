@@ -8,7 +8,9 @@
 use std::{path::Path, time::Duration};
 
 use cutline_core::units::Nanos;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter, types::Value};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter, types::Value,
+};
 use serde::Serialize;
 use thiserror::Error;
 

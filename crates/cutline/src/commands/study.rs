@@ -17,7 +17,7 @@ use crate::{
 /// moves, and latency against money, as a report.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without a file: MobileNetV2 at five sizes, on four boards, with four instances, from 0.1 to 1000 \
+    after_help = "Without a file: MobileNetV2 at five sizes, on five boards, with four instances, from 0.1 to 1000 \
 Mbit/s, for 5000 users at 1 frame/s, with modelled times. The folder gets study.html, which opens in any \
 browser and needs no network, and the same data as study.json and CSV.\n\nExamples:\n  cutline study -o study\n  \
 cutline study --network resnet50 --network net.onnx -o study\n  cutline study --show-default > study.toml\n  \

@@ -4,7 +4,7 @@ use std::{io::Write, path::Path};
 
 use cutline_core::{
     cost::Origin,
-    units::{BytesPerSec, Nanos},
+    units::{BytesPerSec, Money, Nanos},
 };
 
 use super::data::{Combination, Data, Device, Plan};
@@ -54,7 +54,11 @@ pub(super) fn headline(data: &Data) -> Headline {
     );
     let what = match (tally.cells, tally.split) {
         (0, _) => format!("Nothing of {title} can be run on any of these boards and instances."),
-        (cells, 0) => format!("Do not split {title}: in each of {cells} cells {plain}."),
+        (cells, 0) => {
+            format!(
+                "Do not split {title}: of {cells} cells in none is a split the fastest; {plain}."
+            )
+        }
         (cells, split) => format!(
             "A split of {title} is the fastest in {} of {cells} cells; do not split in the others: {plain}.",
             share(split)
@@ -66,7 +70,7 @@ pub(super) fn headline(data: &Data) -> Headline {
         Some(cell) => {
             let [split, plain] = cell.times();
             let place = place(data, cell.found);
-            let rate = data.rates[cell.rate];
+            let rate = about(data.rates[cell.rate]);
             let change = (cell.ratio() as f64 / 1e6 - 1.0).abs();
             let (verdict, how) = match split < plain {
                 true => ("gains most", format!("{} less than", percent(change))),
@@ -110,10 +114,26 @@ fn compared(data: &Data) -> impl Iterator<Item = Compared<'_>> {
 
 /// What else is worth knowing: how it moves with the size, money, and where the times come from.
 pub(super) fn sentences(data: &Data) -> Vec<String> {
-    let mut sentences = moves_with_size(data);
+    let mut sentences: Vec<String> = between_the_rates(data).into_iter().collect();
+    sentences.extend(moves_with_size(data));
     sentences.extend(money(data));
     sentences.extend(sources(data));
     sentences
+}
+
+/// That a split is the fastest only at bandwidths that no cell is at.
+fn between_the_rates(data: &Data) -> Option<String> {
+    let ranges = data.combinations.iter().flat_map(|found| &found.changes);
+    let mut splits = ranges.filter(|range| data.plans[range.plan].kind == "split");
+    let widest = splits.clone().max_by_key(|range| range.to.0 * 1000 / range.from.0.max(1))?;
+    (tally(data).split == 0).then(|| {
+        format!(
+            "Between these bandwidths a split is the fastest in {}, at most from {} to {}.",
+            counted(splits.by_ref().count(), "range"),
+            about(widest.from),
+            about(widest.to)
+        )
+    })
 }
 
 /// For each board, where the network leaves it at its smallest and at its largest size.
@@ -134,17 +154,23 @@ fn moves_with_size(data: &Data) -> Vec<String> {
             let words = |found: &Combination| match leaves(data, found) {
                 None => "never".to_owned(),
                 Some(rate) if rate <= data.rates[0] => "at every bandwidth".to_owned(),
-                Some(rate) => format!("from {rate}"),
+                Some(rate) => format!("from {}", about(rate)),
             };
-            sentences.push(format!(
-                "With {}, it pays to leave {} {} for {}, and {} for {}.",
-                data.instances[first.instance].name,
-                data.boards[board].name,
-                words(other),
-                small.name,
-                words(first),
-                large.name
-            ));
+            let board = &data.boards[board].name;
+            sentences.push(match leaves(data, first).or(leaves(data, other)) {
+                None => format!(
+                    "It never pays to leave {board}, neither for {} nor for {}, whatever the instance.",
+                    small.name, large.name
+                ),
+                Some(_) => format!(
+                    "With {}, to leave {board} pays {} for {}, and {} for {}.",
+                    data.instances[first.instance].name,
+                    words(first),
+                    large.name,
+                    words(other),
+                    small.name
+                ),
+            });
         }
     }
     sentences
@@ -165,17 +191,17 @@ fn money(data: &Data) -> Vec<String> {
         let [fastest, .., cheapest] = front.plans.as_slice() else { return None };
         let (fastest, cheapest) = (&data.plans[*fastest], &data.plans[*cheapest]);
         Some(format!(
-            "For {} users at {} frames a second each and {}, {} is cheapest with {}: {} {} a month, {} a frame; fastest with {}: {} {} a month, {} a frame; {} plans are on the front of latency against money.",
+            "For {} users with {} frame/s each at {}, {} is cheapest with {}: {} {} a month, {} a frame; fastest with {}: {} {} a month, {} a frame; {} plans are on the front of latency against money.",
             data.users,
             data.frames_per_second,
-            data.rates[rate],
+            about(data.rates[rate]),
             data.networks[front.network].name,
             on(data, cheapest),
-            cheapest.money,
+            amount(cheapest.money),
             data.currency,
             cheapest.latency_ns[rate],
             on(data, fastest),
-            fastest.money,
+            amount(fastest.money),
             data.currency,
             fastest.latency_ns[rate],
             front.plans.len()
@@ -232,6 +258,10 @@ fn on(data: &Data, plan: &Plan) -> String {
     }
 }
 
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn percent(share: f64) -> String {
     let percent = share * 100.0;
     match percent {
@@ -240,25 +270,47 @@ fn percent(share: f64) -> String {
     }
 }
 
+/// A rate with three digits.
+fn about(rate: BytesPerSec) -> String {
+    let mbit = rate.0 as f64 * 8.0 / 1e6;
+    let (value, unit) = match mbit {
+        1000.0.. => (mbit / 1000.0, "Gbit/s"),
+        1.0.. => (mbit, "Mbit/s"),
+        _ => (mbit * 1000.0, "kbit/s"),
+    };
+    let digits = match value {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.digits$}");
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
+    };
+    format!("{text} {unit}")
+}
+
+/// An amount with two digits behind the point.
+fn amount(money: Money) -> String {
+    format!("{:.2}", money.0 as f64 / 1e6)
+}
+
 /// The study for a terminal.
 pub(crate) fn write_text(data: &Data, folder: &Path, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "{}\n{}", data.headline.what, data.headline.why)?;
     let shown = data.combinations.iter().filter(|found| is_largest(data, found.network));
-    let rows = shown.map(|found| {
-        [
-            data.networks[found.network].name.clone(),
-            data.boards[found.board].name.clone(),
-            data.instances[found.instance].name.clone(),
-            ranges(data, found),
-        ]
-    });
-    let header = ["network", "board", "instance", "fastest over the bandwidth"];
-    writeln!(out, "\n{}", table(header, rows))?;
+    let shown: Vec<_> = shown.map(|found| (place(data, found), ranges(data, found))).collect();
+    let width = shown.iter().map(|(place, _)| place.chars().count()).max().unwrap_or(0);
+    writeln!(out, "\nthe fastest over the bandwidth")?;
+    for (place, ranges) in &shown {
+        writeln!(out, "{place:width$}  {ranges}")?;
+    }
     let rate = usual_rate(data);
     for front in data.fronts.iter().filter(|front| front.rate == rate) {
         if is_largest(data, front.network) {
             let name = &data.networks[front.network].name;
-            writeln!(out, "\n{name} at {}: latency against money", data.rates[rate])?;
+            writeln!(out, "\n{name} at {}: latency against money", about(data.rates[rate]))?;
             let rows = front.plans.iter().map(|&at| money_row(data, &data.plans[at], rate));
             let month = format!("{} a month", data.currency);
             let header = ["plan", "latency", &month, "rent", "purchase", "electricity", "traffic"];
@@ -286,11 +338,11 @@ fn money_row(data: &Data, plan: &Plan, rate: usize) -> [String; 7] {
     [
         on(data, plan),
         plan.latency_ns[rate].to_string(),
-        plan.money.to_string(),
-        plan.rent.to_string(),
-        plan.purchase.to_string(),
-        plan.electricity.to_string(),
-        plan.traffic.to_string(),
+        amount(plan.money),
+        amount(plan.rent),
+        amount(plan.purchase),
+        amount(plan.electricity),
+        amount(plan.traffic),
     ]
 }
 
@@ -311,10 +363,34 @@ fn ranges(data: &Data, found: &Combination) -> String {
     }
     let text = words.iter().enumerate().map(|(at, (word, from))| match at {
         0 => word.clone(),
-        _ => format!("{word} from {from}"),
+        _ => format!("{word} from {}", about(*from)),
     });
     match words.is_empty() {
         true => found.refused.first().cloned().unwrap_or_else(|| "nothing can be run".to_owned()),
         false => text.collect::<Vec<_>>().join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_read_as_people_say_them() {
+        let rates = [
+            (12_500, "100 kbit/s"),
+            (125_000, "1 Mbit/s"),
+            (2_001_247, "16 Mbit/s"),
+            (3_841_773, "30.7 Mbit/s"),
+            (125_000_000, "1 Gbit/s"),
+        ];
+        for (bytes, text) in rates {
+            assert_eq!(about(BytesPerSec(bytes)), text);
+        }
+        assert_eq!(amount(Money(11_159_625_926)), "11159.63");
+        let shares = [(0.0, "0 %"), (0.049, "4.9 %"), (0.892, "89 %"), (1.0, "100 %")];
+        for (share, text) in shares {
+            assert_eq!(percent(share), text);
+        }
     }
 }
