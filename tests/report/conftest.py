@@ -12,3 +12,16 @@ def pytest_collection_modifyitems(items):
         skip = pytest.mark.skip(reason="no Chromium is installed; name one in CHROMIUM")
         for item in items:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with browser.started() as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium):
+    page = browser.Page(chromium)
+    yield page
+    page.close()

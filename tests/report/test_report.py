@@ -2,17 +2,9 @@
 point shows that plan everywhere, and the numbers shown are those of `explore.json`."""
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
-import browser
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-# Pictures of the pages go here, for whoever wants to look at them.
-SHOTS = Path(os.environ.get("CUTLINE_SCREENSHOTS", ROOT / "target" / "ci" / "report"))
-WINDOWS = {"light": (1400, 1000, "light", False), "dark": (1400, 1000, "dark", False), "phone": (390, 844, "dark", True)}
+from command import SHOTS, WINDOWS, cutline
 
 PLATFORM = """
 version = 1
@@ -41,13 +33,6 @@ frames_per_second = "1"
 electricity = "0.3"
 currency = "EUR"
 """
-
-
-def cutline(*arguments, cwd):
-    binary = os.environ.get("CUTLINE", ROOT / "target" / "debug" / "cutline")
-    command = [str(binary), *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
 
 
 def table_of_costs():
@@ -96,19 +81,6 @@ def from_profiles(folder):
 @pytest.fixture(scope="module", params=[from_costs, from_profiles])
 def report(request, tmp_path_factory):
     return request.param(tmp_path_factory.mktemp(request.param.__name__))
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.started() as address:
-        yield address
-
-
-@pytest.fixture
-def page(chromium):
-    page = browser.Page(chromium)
-    yield page
-    page.close()
 
 
 def explored(report):

@@ -24,7 +24,7 @@ mod memory;
 mod scattered;
 mod settle;
 
-pub use energy::{EnergyUse, Rented, rents};
+pub use energy::{Bill, EnergyUse, Rented, bill, rents};
 pub(crate) use energy::{Work, device_energy, device_money, electricity, message_energy};
 pub(crate) use memory::peak_of;
 pub use memory::{MemoryUse, memory};

@@ -17,7 +17,7 @@ mod work;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use model::{Model, Validation};
+pub use model::{HeldOut, Model, Validation};
 pub use work::{Kind, Work, works};
 
 use crate::{

@@ -32,7 +32,7 @@ mod plans;
 
 pub use check::{Check, Simulated};
 pub use load::Load;
-pub use plans::{Allowed, Kind, Plan, frames_per_month, plans, undominated};
+pub use plans::{Allowed, Kind, Plan, frames_per_month, plans, traffic_per_month, undominated};
 
 const MILLION: u128 = 1_000_000;
 /// Most instances that one camera is given.

@@ -3,7 +3,7 @@
 
 use cutline_core::{
     cost::table,
-    evaluate::{Setting, evaluate, rents},
+    evaluate::{Setting, bill, evaluate, rents},
     partition::Mapping,
     units::Money,
 };
@@ -44,6 +44,32 @@ fn instances_and_rent_of_a_published_service() {
         assert_eq!(found, [(cloud, instances, Money(thousandths * 1000))]);
         assert_eq!(cost(camera).money, Some(Money::ZERO), "nothing is rented to sit idle");
     }
+}
+
+/// 36 a board over 36 months, rounded up once; an idle instance costs nothing.
+#[test]
+fn a_bill_names_rent_purchase_and_electricity() {
+    let platform = json!({ "version": 1,
+        "device": [ { "name": "camera", "purchase": "36", "life_months": 36, "power": "10W" },
+                    { "name": "cloud", "rent": "7.5", "users_per_instance": 10, "power": "20W" } ],
+        "link": [{ "between": ["camera", "cloud"], "up": "20mbit" }],
+        "workload": { "users": 25, "frames_per_second": "1", "electricity": "0.5" } });
+    let platform = serde_json::from_value(platform).unwrap();
+    let file = json!({ "version": 1, "input": { "fp32": 8 }, "outputs": ["net"],
+        "layers": [{ "name": "net", "output_bytes": 4, "time_ns": { "camera": 100_000_000, "cloud": 1 } }] });
+    let file = serde_json::from_value(file).unwrap();
+    let (dag, costs) = table::read(&file, &platform, &[None]).unwrap();
+    let bill_on = |device| {
+        let setting = Setting::first(&costs);
+        let evaluation = evaluate(&dag, &costs, &Mapping::uniform(&dag, device), &setting).unwrap();
+        let bill = bill(&costs, &evaluation).unwrap();
+        assert_eq!(evaluation.money, Some(bill.rent + bill.purchase + bill.electricity));
+        [bill.rent, bill.purchase, bill.electricity].map(|money| money.0)
+    };
+    let [camera, cloud] = [0, 1].map(|at| costs.device_ids().nth(at).unwrap());
+    // 1 W on average for 730 hours and 25 cameras: 18.25 kWh.
+    assert_eq!(bill_on(camera), [0, 25_000_000, 9_125_000]);
+    assert_eq!(bill_on(cloud), [22_500_000, 25_000_000, 0]);
 }
 
 /// Where the users of an instance are not given, they follow from its busy time.

@@ -8,6 +8,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const plans = data.plans;
 
+// Position of the rate that is shown, where a figure of a plan is a list with an entry for each rate.
+let shownRate = 0;
+const figure = (plan, key) => (Array.isArray(plan[key]) ? plan[key][shownRate] : plan[key]);
+
 const byId = (id) => document.getElementById(id);
 
 function make(tag, properties = {}, children = []) {
@@ -43,7 +47,7 @@ const clip = (text, length) => (text.length > length ? `${text.slice(0, length -
 
 // What plans are compared by.
 const MEASURES = {
-  latency: { title: "Latency", tag: "predicted", of: (plan) => plan.latency_ns, text: time, units: [["µs", 1e3], ["ms", 1e6], ["s", 1e9]] },
+  latency: { title: "Latency", tag: "predicted", of: (plan) => figure(plan, "latency_ns"), text: time, units: [["µs", 1e3], ["ms", 1e6], ["s", 1e9]] },
   period: { title: "Period", tag: "predicted", of: (plan) => plan.period_ns, text: time, units: [["µs", 1e3], ["ms", 1e6], ["s", 1e9]] },
   energy: { title: "Energy of a frame", tag: "modelled", of: (plan) => plan.energy_nj, text: energy, units: [["µJ", 1e3], ["mJ", 1e6], ["J", 1e9]] },
   memory: { title: "Memory, fullest host", tag: "predicted", of: (plan) => plan.memory_bytes, text: size, units: [["kB", 1e3], ["MB", 1e6], ["GB", 1e9]] },
@@ -66,7 +70,7 @@ const PARTS = [
 const device = (at) => data.devices[at].name;
 const letter = (at) => String.fromCharCode(65 + (at % 26));
 const planName = (plan) => plan.names[0] ?? (plan.on_front ? "on the front" : "");
-const planTitle = (plan) => (plan.names.length ? `${plan.names[0]}: ${plan.label}` : plan.label);
+const planTitle = (plan) => (plan.names?.length ? `${plan.names[0]}: ${plan.label}` : plan.label);
 
 // Colours that stay apart for colour-blind eyes; letters say the same.
 const DEVICE_COLOURS = {
@@ -96,7 +100,7 @@ function select(at) {
   selected = at;
   hovered = null;
   tell();
-  byId("announce").textContent = `Selected ${planTitle(plans[at])}, ${time(plans[at].latency_ns)}`;
+  byId("announce").textContent = `Selected ${planTitle(plans[at])}, ${time(MEASURES.latency.of(plans[at]))}`;
 }
 
 function preview(at) {
@@ -110,7 +114,7 @@ function tell() {
   waiting = true;
   requestAnimationFrame(() => {
     waiting = false;
-    const now = `${shown()} ${hovered === null}`;
+    const now = `${shown()} ${shownRate} ${hovered === null}`;
     if (told === now) return;
     told = now;
     listeners.forEach((listener) => listener(shown()));

@@ -37,6 +37,7 @@ mod schedule;
 
 pub(crate) use cells::Cell;
 pub(crate) use database::{Database, Finished};
+pub(crate) use networks::shapes_at;
 
 use self::{
     cells::{Job, Place},

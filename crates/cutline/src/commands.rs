@@ -19,6 +19,7 @@ pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod size;
 pub(crate) mod split;
+pub(crate) mod study;
 pub(crate) mod testbed;
 pub(crate) mod verify;
 pub(crate) mod zoo;

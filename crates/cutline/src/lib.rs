@@ -24,6 +24,7 @@ mod report;
 pub mod routes;
 mod sizing;
 pub mod staging;
+mod study;
 
 use output::Output;
 
@@ -54,6 +55,7 @@ enum Command {
     Plan(commands::plan::Args),
     Explore(commands::explore::Args),
     Size(commands::size::Args),
+    Study(commands::study::Args),
     Split(commands::split::Args),
     Verify(commands::verify::Args),
     Agent(commands::agent::Args),
@@ -94,6 +96,7 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => commands::plan::run(args, output),
         Command::Explore(args) => commands::explore::run(args, output),
         Command::Size(args) => commands::size::run(args, output),
+        Command::Study(args) => commands::study::run(args, output),
         Command::Split(args) => commands::split::run(args, output),
         Command::Verify(args) => commands::verify::run(args, output),
         Command::Agent(args) => commands::agent::run(args, output),

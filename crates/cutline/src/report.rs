@@ -23,7 +23,9 @@ mod search;
 
 pub(crate) use build::build;
 pub(crate) use csv::Table as CsvTable;
-pub(crate) use data::Data;
+pub(crate) use data::{Data, Headline};
+pub(crate) use html::study_page;
+pub(crate) use search::at_rate;
 
 /// The files of a report, in the order in which they are written: the page comes last.
 pub(crate) const FILES: [&str; 5] =

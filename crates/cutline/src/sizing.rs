@@ -37,7 +37,7 @@ use crate::{
 
 mod accuracy;
 mod report;
-mod workload;
+pub(crate) mod workload;
 
 pub(crate) use report::{Report, Row};
 use workload::{Network, Source, Workload};
@@ -51,7 +51,8 @@ struct Loaded {
     allowed: Allowed,
 }
 
-enum Form {
+/// What is known of a network.
+pub(crate) enum Form {
     Graph { dag: Box<Dag>, graph: Box<Graph>, sha256: String },
     Table(Box<CostsFile>),
 }
@@ -230,25 +231,16 @@ impl Sizing {
         let file = json!({
             "version": 1, "device": devices, "link": links, "workload": workload.platform
         });
-        let platform: Platform = serde_json::from_value(file)?;
-        let platform = preset::apply(&Presets::builtin(), platform)?;
+        let loaded = self.networks[network].as_ref().context("the network was left out")?;
+        let (dag, mut costs) = costs_on(&loaded.form, file, &self.folder)?;
         if let Some((instance, _)) = cloud
-            && platform.devices().iter().skip(1).any(|device| device.price.rent.is_none())
+            && costs.devices().iter().skip(1).any(|device| device.price.rent.is_none())
         {
             bail!(
                 "[[instance]] `{}`: no `rent` is known; give it",
                 workload.instances[instance].name
             );
         }
-        let loaded = self.networks[network].as_ref().context("the network was left out")?;
-        let (dag, mut costs) = match &loaded.form {
-            Form::Table(file) => table::read(file, &platform, &vec![None; platform.links().len()])?,
-            Form::Graph { dag, graph, sha256 } => {
-                let costs =
-                    costs_for((dag.as_ref(), graph.as_ref()), sha256, &platform, &self.folder)?;
-                (dag.as_ref().clone(), costs)
-            }
-        };
         if workload.include_idle {
             costs.count_idle(&dag)?;
         }
@@ -333,6 +325,24 @@ impl Sizing {
     }
 }
 
+/// The costs of a network on a platform that is given as the tables of its file; presets fill in what
+/// it leaves out, and files that it names are relative to `folder`.
+pub(crate) fn costs_on(
+    form: &Form,
+    platform: serde_json::Value,
+    folder: &Path,
+) -> anyhow::Result<(Dag, Costs)> {
+    let platform: Platform = serde_json::from_value(platform)?;
+    let platform = preset::apply(&Presets::builtin(), platform)?;
+    match form {
+        Form::Table(file) => Ok(table::read(file, &platform, &vec![None; platform.links().len()])?),
+        Form::Graph { dag, graph, sha256 } => {
+            let costs = costs_for((dag.as_ref(), graph.as_ref()), sha256, &platform, folder)?;
+            Ok((dag.as_ref().clone(), costs))
+        }
+    }
+}
+
 fn cloud_rent(costs: &Costs) -> Money {
     costs.devices().get(1).and_then(|device| device.price.rent).unwrap_or_default()
 }
@@ -372,16 +382,11 @@ fn allowed(workload: &Workload, network: &Network, left_out: &mut Vec<String>) -
     Some(Allowed { kinds: workload.kinds.clone(), inputs, codecs: with(codecs, &[TENSOR]) })
 }
 
-fn load(source: &Source) -> anyhow::Result<Form> {
+/// Reads a network.
+pub(crate) fn load(source: &Source) -> anyhow::Result<Form> {
     match source {
         Source::Costs(path) => Ok(Form::Table(Box::new(read_json(path)?))),
-        Source::Model(path) => {
-            let model = Model::open(path, &ImportOptions::default())
-                .with_context(|| format!("cannot use model `{}`", path.display()))?;
-            let sha256 = model.sha256()?.to_owned();
-            let (dag, graph) = (Box::new(model.grouping.dag), Box::new(model.graph));
-            Ok(Form::Graph { dag, graph, sha256 })
-        }
+        Source::Model(path) => load_model(path, &ImportOptions::default()),
         Source::Zoo { name, input_size } => {
             let outline = zoo::outline(name, *input_size)?;
             let sha256 = hex(&Sha256::digest(outline.encode_to_vec()));
@@ -390,6 +395,15 @@ fn load(source: &Source) -> anyhow::Result<Form> {
             Ok(Form::Graph { dag, graph: Box::new(graph), sha256 })
         }
     }
+}
+
+/// Reads an ONNX file whose inputs have these shapes where it leaves them open.
+pub(crate) fn load_model(path: &Path, options: &ImportOptions) -> anyhow::Result<Form> {
+    let model = Model::open(path, options)
+        .with_context(|| format!("cannot use model `{}`", path.display()))?;
+    let sha256 = model.sha256()?.to_owned();
+    let (dag, graph) = (Box::new(model.grouping.dag), Box::new(model.graph));
+    Ok(Form::Graph { dag, graph, sha256 })
 }
 
 /// Whether a device's times were measured on it.

@@ -235,6 +235,32 @@ pub fn rents(costs: &Costs, evaluation: &Evaluation) -> Option<Vec<Rented>> {
     costs.device_ids().filter(is_rented).map(|id| rented(costs, id, busy(id))).collect()
 }
 
+/// What the money of a plan for a month is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bill {
+    /// Rent of all instances.
+    pub rent: Money,
+    /// Purchase of every device used, the source included, by its months of life.
+    pub purchase: Money,
+    /// Electricity of what is not rented.
+    pub electricity: Money,
+}
+
+/// [`Evaluation::money`] in its parts; `None` where it is not known.
+pub fn bill(costs: &Costs, evaluation: &Evaluation) -> Option<Bill> {
+    let total = evaluation.money?;
+    let rent: Money = rents(costs, evaluation)?.iter().map(|rented| rented.rent).sum();
+    let is_used = |id: &DeviceId| {
+        *id == DeviceId::SOURCE
+            || evaluation.memory.iter().any(|used| used.device == *id)
+            || evaluation.parts.iter().any(|part| part.device == *id)
+    };
+    // What is idle for a frame costs no rent, so that its purchase remains.
+    let bought = costs.device_ids().filter(is_used);
+    let purchase = bought.map(|id| device_money(costs, id, Nanos::ZERO)).sum::<Option<Money>>()?;
+    Some(Bill { rent, purchase, electricity: total - rent - purchase })
+}
+
 /// What a rented device costs that is busy this long for every frame.
 fn rented(costs: &Costs, device: DeviceId, busy: Nanos) -> Option<Rented> {
     let rent = costs.device(device).price.rent?;

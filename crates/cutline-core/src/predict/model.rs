@@ -82,6 +82,15 @@ pub struct Validation {
     pub of_networks: bool,
 }
 
+/// A prediction of a sample that was left out of the fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldOut {
+    /// Position of the sample, counted through all sweeps.
+    pub sample: usize,
+    /// What the others say of it.
+    pub predicted: Nanos,
+}
+
 /// A sample as an equation.
 struct Equation {
     row: Row,
@@ -94,18 +103,18 @@ impl Model {
     /// Fits the law to sweeps of one device with one engine, and validates it. Deterministic;
     /// O(f m n²) for m samples, some fifty columns n and f families of networks.
     pub fn fit(sweeps: &[Sweep]) -> Result<Model, PredictError> {
-        let mut equations = Vec::new();
-        for sweep in sweeps {
-            sweep.check(&sweeps[0])?;
-            for (index, measured) in sweep.samples.iter().enumerate() {
-                equations.push(equation(index, measured)?);
-            }
-        }
-        if equations.is_empty() {
-            return Err(PredictError::Empty);
-        }
+        let equations = equations(sweeps)?;
         let costs = solve(&equations.iter().collect::<Vec<_>>());
         Ok(Model { costs, validation: validate(&equations) })
+    }
+
+    /// The predictions that [`Model::validation`] counts, each with its sample, and whether they are of
+    /// whole networks.
+    pub fn held_out(sweeps: &[Sweep]) -> Result<(Vec<HeldOut>, bool), PredictError> {
+        let equations = equations(sweeps)?;
+        let (predictions, of_networks) = held_out(&equations);
+        let predicted = |(sample, value)| HeldOut { sample, predicted: rounded(value) };
+        Ok((predictions.into_iter().map(predicted).collect(), of_networks))
     }
 
     /// The same without validation, and without the networks of one [`family`](super::family): what
@@ -151,6 +160,21 @@ fn value(costs: &Row, row: &Row) -> f64 {
 
 fn rounded(nanos: f64) -> Nanos {
     Nanos(nanos.max(0.0).round() as u64)
+}
+
+/// Every sample of sweeps of one device with one engine.
+fn equations(sweeps: &[Sweep]) -> Result<Vec<Equation>, PredictError> {
+    let mut equations = Vec::new();
+    for sweep in sweeps {
+        sweep.check(&sweeps[0])?;
+        for (index, measured) in sweep.samples.iter().enumerate() {
+            equations.push(equation(index, measured)?);
+        }
+    }
+    match equations.is_empty() {
+        true => Err(PredictError::Empty),
+        false => Ok(equations),
+    }
 }
 
 /// What a layer pays for.
@@ -256,21 +280,25 @@ fn solve(equations: &[&Equation]) -> Row {
     columns.into_iter().zip(solution.iter().zip(&scales).map(|(x, scale)| x / scale)).collect()
 }
 
-/// Predictions of what was left out: the networks of each family, or every eighth kernel.
-fn validate(equations: &[Equation]) -> Validation {
+/// Predictions of what was left out, in nanoseconds by position: the networks of each family, or
+/// every eighth kernel; and whether they are of networks.
+fn held_out(equations: &[Equation]) -> (Vec<(usize, f64)>, bool) {
     let families: BTreeSet<&str> = equations.iter().filter_map(|e| e.family.as_deref()).collect();
     let of_networks = families.len() > 1;
-    let mut errors = Vec::new();
+    let mut predictions = Vec::new();
     let mut leave_out = |is_out: &dyn Fn(usize, &Equation) -> bool| {
         let (mut kept, mut out) = (Vec::new(), Vec::new());
         for (index, equation) in equations.iter().enumerate() {
-            if is_out(index, equation) { &mut out } else { &mut kept }.push(equation);
+            match is_out(index, equation) {
+                true => out.push((index, equation)),
+                false => kept.push(equation),
+            }
         }
         if kept.is_empty() || out.is_empty() {
             return;
         }
         let costs = solve(&kept);
-        errors.extend(out.iter().map(|e| (value(&costs, &e.row) - e.time).abs() / e.time));
+        predictions.extend(out.iter().map(|(index, e)| (*index, value(&costs, &e.row))));
     };
     match of_networks {
         true => families
@@ -280,6 +308,16 @@ fn validate(equations: &[Equation]) -> Validation {
             leave_out(&|index, e| e.family.is_none() && index % FOLDS == fold);
         }),
     }
+    (predictions, of_networks)
+}
+
+fn validate(equations: &[Equation]) -> Validation {
+    let (predictions, of_networks) = held_out(equations);
+    let error = |&(at, predicted): &(usize, f64)| {
+        let measured = equations[at].time;
+        (predicted - measured).abs() / measured
+    };
+    let mut errors: Vec<f64> = predictions.iter().map(error).collect();
     errors.sort_by(f64::total_cmp);
     let permille = |error: f64| (error * 1000.0).round() as u64;
     let mean = errors.iter().sum::<f64>() / errors.len().max(1) as f64;

@@ -81,6 +81,22 @@ fn whole_networks_of_other_families_make_predictions_better() {
 }
 
 #[test]
+fn predictions_of_what_was_left_out_are_those_that_the_validation_counts() {
+    let networks = [("resnet18", 128), ("squeezenet", 128), ("vgg16", 224)];
+    for (sweep, count) in [(sweep(40, &networks), 3), (sweep(40, &[]), 40)] {
+        let (held_out, of_networks) = Model::held_out(std::slice::from_ref(&sweep)).unwrap();
+        let validation = Model::fit(std::slice::from_ref(&sweep)).unwrap().validation;
+        assert_eq!((held_out.len(), of_networks), (count, validation.of_networks));
+        let error = |held: &HeldOut| {
+            let measured = sweep.samples[held.sample].time_ns.0 as f64;
+            (held.predicted.0 as f64 / measured - 1.0).abs() * 1000.0
+        };
+        let mean = held_out.iter().map(error).sum::<f64>() / count as f64;
+        assert!((mean - validation.mean_permille as f64).abs() < 1.0, "{mean}, {validation:?}");
+    }
+}
+
+#[test]
 fn a_family_that_is_left_out_does_not_teach() {
     let networks = [("resnet18", 128), ("squeezenet", 128)];
     let mut sweep = sweep(96, &networks);

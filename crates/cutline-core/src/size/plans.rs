@@ -8,7 +8,7 @@ use crate::{
     evaluate::{Evaluation, PartKind, Setting, evaluate, rents},
     partition::Mapping,
     platform::{DeviceId, Workload},
-    units::{Money, Nanos},
+    units::{Bytes, Money, Nanos},
 };
 
 /// Seconds of a month: 730 hours.
@@ -148,6 +148,14 @@ pub fn frames_per_month(workload: &Workload) -> Option<u128> {
     Some(frames.saturating_mul(workload.users.into()).saturating_mul(MONTH_SECONDS))
 }
 
+/// What the bytes that a frame sends in both directions cost in a month, over all cameras, where a
+/// gigabyte has a price; `None` where the rate of frames is not known. Rounded up.
+pub fn traffic_per_month(workload: &Workload, bytes: Bytes, gigabyte: Money) -> Option<Money> {
+    let sent = frames_per_month(workload)?.saturating_mul(bytes.0.into());
+    let sent = sent.saturating_mul(gigabyte.0.into()).div_ceil(1_000_000 * GIGABYTE);
+    Some(Money(u64::try_from(sent).unwrap_or(u64::MAX)))
+}
+
 impl Candidate {
     /// A plan on its devices, where a gigabyte of traffic has a price; `None` where money is not
     /// known: costs without a workload.
@@ -160,10 +168,7 @@ impl Candidate {
         let source = DeviceId::SOURCE;
         let workload = costs.workload()?;
         let rented: Money = rents(costs, evaluation)?.iter().map(|rented| rented.rent).sum();
-        let frames = frames_per_month(workload)?;
-        let sent = frames.saturating_mul(evaluation.bytes.0.into());
-        let sent = sent.saturating_mul(traffic.0.into()).div_ceil(1_000_000 * GIGABYTE);
-        let sent = Money(u64::try_from(sent).unwrap_or(u64::MAX));
+        let sent = traffic_per_month(workload, evaluation.bytes, traffic)?;
         let busy = |on_source: bool| -> Nanos {
             let local = evaluation.parts.iter().filter(|part| part.to.is_none());
             local.filter(|part| (part.device == source) == on_source).map(|part| part.nanos).sum()

@@ -111,12 +111,8 @@ fn of_file(
     let shown = path.display();
     let shapes = match size {
         Size::Own => BTreeMap::new(),
-        Size::Side(side) => {
-            let inputs = declared_inputs(path)?;
-            let (name, shape) = bound(&inputs, side)
-                .with_context(|| format!("`sizes` asks for {side} of `{shown}`"))?;
-            BTreeMap::from([(name, shape)])
-        }
+        Size::Side(side) => shapes_at(path, side)
+            .with_context(|| format!("`sizes` asks for {side} of `{shown}`"))?,
     };
     let options = ImportOptions { input_shapes: shapes.clone() };
     let model = Model::open(path, &options).with_context(|| match size {
@@ -139,6 +135,11 @@ fn of_file(
     let Model { graph, .. } = model;
     let origin = Origin::File { path: path.to_owned(), shapes };
     Ok(Variant { name: name.to_owned(), precision, sha256, graph, origin })
+}
+
+/// Shapes of the inputs of a file whose picture has so many rows and columns.
+pub(crate) fn shapes_at(path: &Path, side: u32) -> anyhow::Result<BTreeMap<String, Shape>> {
+    Ok(BTreeMap::from([bound(&declared_inputs(path)?, side)?]))
 }
 
 /// The picture input of a file with so many rows and columns.

@@ -1,35 +1,79 @@
-//! `report.html`: one page that needs nothing else, with the data inside.
+//! `report.html` and `study.html`: pages of which each needs nothing else, with the data inside.
 //!
 //! The page is a fixed file with places for the title, the two sentences, the data, the styles and
 //! the scripts. The data is JSON in a script element that is never executed; the scripts write it
 //! into the page as text, never as markup. A content security policy forbids every request.
 
-use super::data::Data;
+use serde::Serialize;
 
-const PAGE: &str = include_str!("../../assets/report.html");
+use super::data::{Data, Headline};
+
 const STYLE: &str = include_str!("../../assets/report.css");
-const SCRIPTS: [&str; 4] = [
-    include_str!("../../assets/report.js"),
-    include_str!("../../assets/charts.js"),
-    include_str!("../../assets/network.js"),
-    include_str!("../../assets/main.js"),
-];
 const CHART: &str = include_str!("../../assets/vendor/chart.js/chart.umd.min.js");
 const CHART_LICENCES: &str = include_str!("../../assets/vendor/chart.js/LICENSE.md");
 
-/// The whole page.
+/// A fixed file and its scripts.
+struct Page {
+    template: &'static str,
+    scripts: &'static [&'static str],
+}
+
+/// The report of `explore`.
+const EXPLORE: Page = Page {
+    template: include_str!("../../assets/report.html"),
+    scripts: &[
+        include_str!("../../assets/report.js"),
+        include_str!("../../assets/plot.js"),
+        include_str!("../../assets/charts.js"),
+        include_str!("../../assets/network.js"),
+        include_str!("../../assets/main.js"),
+    ],
+};
+
+/// The report of `study`.
+const STUDY: Page = Page {
+    template: include_str!("../../assets/study.html"),
+    scripts: &[
+        include_str!("../../assets/report.js"),
+        include_str!("../../assets/plot.js"),
+        include_str!("../../assets/study.js"),
+        include_str!("../../assets/evidence.js"),
+    ],
+};
+
+/// The whole page of `explore`.
 pub(super) fn page(data: &Data) -> serde_json::Result<String> {
-    let json = script_safe(&serde_json::to_string(data)?);
-    Ok(fill(PAGE, |name| match name {
-        "title" => text_safe(&data.model.name),
-        "what" => with_code(&data.headline.what),
-        "why" => with_code(&data.headline.why),
-        "style" => STYLE.to_owned(),
-        "licences" => text_safe(CHART_LICENCES),
-        "data" => json.clone(),
-        "chart" => without_source_map(CHART),
-        _ => SCRIPTS.concat(),
-    }))
+    EXPLORE.with(data, &data.model.name, &data.headline)
+}
+
+/// The whole page of `study` about its data.
+pub(crate) fn study_page(
+    data: &impl Serialize,
+    title: &str,
+    headline: &Headline,
+) -> serde_json::Result<String> {
+    STUDY.with(data, title, headline)
+}
+
+impl Page {
+    fn with(
+        &self,
+        data: &impl Serialize,
+        title: &str,
+        headline: &Headline,
+    ) -> serde_json::Result<String> {
+        let json = script_safe(&serde_json::to_string(data)?);
+        Ok(fill(self.template, |name| match name {
+            "title" => text_safe(title),
+            "what" => with_code(&headline.what),
+            "why" => with_code(&headline.why),
+            "style" => STYLE.to_owned(),
+            "licences" => text_safe(CHART_LICENCES),
+            "data" => json.clone(),
+            "chart" => without_source_map(CHART),
+            _ => self.scripts.concat(),
+        }))
+    }
 }
 
 /// The template with each `{{name}}` replaced, in one pass: what is put in is not looked at again.
@@ -105,31 +149,34 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_a_place_for_everything_and_loads_nothing() {
-        for name in ["title", "what", "why", "style", "licences", "data", "chart", "scripts"] {
-            assert!(PAGE.contains(&format!("{{{{{name}}}}}")), "{name}");
-        }
-        let scripts = SCRIPTS.concat();
-        for text in [PAGE, STYLE, &scripts, &without_source_map(CHART)] {
-            for load in [
-                "src=",
-                "<link",
-                "@import",
-                "url(",
-                "fetch(",
-                "XMLHttpRequest",
-                "WebSocket(",
-                "EventSource(",
-                "sendBeacon",
-                "importScripts",
-                "sourceMappingURL",
-            ] {
-                assert!(!text.contains(load), "{load}");
+    fn each_page_has_a_place_for_everything_and_loads_nothing() {
+        for Page { template, scripts } in [EXPLORE, STUDY] {
+            for name in ["title", "what", "why", "style", "licences", "data", "chart", "scripts"] {
+                assert!(template.contains(&format!("{{{{{name}}}}}")), "{name}");
             }
-            assert!(!text.contains("innerHTML"), "text is written as text");
-        }
-        for script in [&scripts, CHART] {
-            assert!(!script.to_ascii_lowercase().contains("</script"), "it would end its element");
+            let scripts = scripts.concat();
+            for text in [template, STYLE, &scripts, &without_source_map(CHART)] {
+                for load in [
+                    "src=",
+                    "<link",
+                    "@import",
+                    "url(",
+                    "fetch(",
+                    "XMLHttpRequest",
+                    "WebSocket(",
+                    "EventSource(",
+                    "sendBeacon",
+                    "importScripts",
+                    "sourceMappingURL",
+                ] {
+                    assert!(!text.contains(load), "{load}");
+                }
+                assert!(!text.contains("innerHTML"), "text is written as text");
+            }
+            for script in [&scripts, CHART] {
+                let ends = script.to_ascii_lowercase().contains("</script");
+                assert!(!ends, "it would end its element");
+            }
         }
     }
 }

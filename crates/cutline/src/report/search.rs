@@ -111,7 +111,7 @@ fn positions<T>(items: &[T], holds: impl Fn(&T) -> bool) -> Vec<usize> {
 }
 
 /// The same costs with another up rate on one link; its down rate keeps its ratio to it.
-pub(super) fn at_rate(costs: &Costs, link: usize, rate: BytesPerSec) -> Costs {
+pub(crate) fn at_rate(costs: &Costs, link: usize, rate: BytesPerSec) -> Costs {
     let (up, down) = (costs.links()[link].up.rate, costs.links()[link].down.rate);
     let scaled = u128::from(rate.0) * u128::from(down.0) / u128::from(up.0.max(1));
     costs.with_rates(link, rate, BytesPerSec(u64::try_from(scaled).unwrap_or(u64::MAX).max(1)))

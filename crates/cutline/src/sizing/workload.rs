@@ -145,9 +145,10 @@ struct RawNetwork {
     cut_encodings: Option<Vec<String>>,
 }
 
+/// A `[[board]]` or an `[[instance]]` as it stands in a file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawDevice {
+pub(crate) struct RawDevice {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,9 +175,10 @@ struct RawDevice {
     life_months: Option<u64>,
 }
 
+/// A `[[link]]` as it stands in a file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawLink {
+pub(crate) struct RawLink {
     #[serde(skip_serializing)]
     name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -261,7 +263,7 @@ impl Workload {
 }
 
 /// A list of tables, each with a name of its own.
-fn entries<R, T: Named>(
+pub(crate) fn entries<R, T: Named>(
     table: &str,
     raw: Vec<R>,
     parse: impl Fn(R) -> anyhow::Result<T>,
@@ -280,7 +282,9 @@ fn entries<R, T: Named>(
     Ok(parsed)
 }
 
-trait Named {
+/// What goes by a name of its own in a list.
+pub(crate) trait Named {
+    /// Its name.
     fn name(&self) -> &str;
 }
 
@@ -358,7 +362,8 @@ fn kinds(raw: Option<&[RawKind]>) -> Vec<Kind> {
     raw.iter().map(kind).collect()
 }
 
-fn quantity<T: FromStr<Err: Display>>(key: &str, text: &str) -> anyhow::Result<T> {
+/// A quantity with its unit under a key.
+pub(crate) fn quantity<T: FromStr<Err: Display>>(key: &str, text: &str) -> anyhow::Result<T> {
     text.parse().map_err(|why| anyhow::anyhow!("`{key}`: {why}"))
 }
 
@@ -420,7 +425,8 @@ fn parse_network(raw: RawNetwork, folder: &Path) -> anyhow::Result<Network> {
     })
 }
 
-fn device(table: &str, mut raw: RawDevice) -> anyhow::Result<Device> {
+/// A board, or an instance without looking at its price.
+pub(crate) fn device(table: &str, mut raw: RawDevice) -> anyhow::Result<Device> {
     let name = raw.name.clone().or_else(|| raw.preset.clone());
     let name = name.with_context(|| format!("a [[{table}]] needs a `name` or a `preset`"))?;
     if table == "board" && raw.users_per_instance.is_some() {
@@ -431,7 +437,7 @@ fn device(table: &str, mut raw: RawDevice) -> anyhow::Result<Device> {
 }
 
 /// An instance: without a price its number does not matter.
-fn rented(raw: RawDevice) -> anyhow::Result<Device> {
+pub(crate) fn rented(raw: RawDevice) -> anyhow::Result<Device> {
     if raw.rent.is_none() && raw.preset.is_none() {
         bail!("an [[instance]] needs a `rent`, or a `preset` that has one");
     }
@@ -441,7 +447,8 @@ fn rented(raw: RawDevice) -> anyhow::Result<Device> {
     device("instance", raw)
 }
 
-fn parse_link(raw: RawLink) -> anyhow::Result<Link> {
+/// A link with its name.
+pub(crate) fn parse_link(raw: RawLink) -> anyhow::Result<Link> {
     let name = raw.name.clone().or_else(|| raw.preset.clone()).or_else(|| raw.up.clone());
     let name = name.context("a [[link]] needs a `name`, a `preset` or a rate `up`")?;
     let traffic = raw.traffic.as_deref().map(|text| quantity("traffic", text)).transpose()?;
