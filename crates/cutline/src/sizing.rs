@@ -39,7 +39,8 @@ mod report;
 mod workload;
 
 pub(crate) use report::{Report, Row};
-use workload::{Network, Source, Workload};
+pub(crate) use workload::Workload;
+use workload::{Network, Source};
 
 /// Most combinations of network, board, instance and link.
 const MOST_COMBINATIONS: usize = 10_000;
@@ -292,6 +293,7 @@ impl Sizing {
                     engine: option.engine.clone(),
                     threads: option.threads,
                     origin: option.origin,
+                    energy_origin: costs.device(device).energy_origin,
                 },
             );
         }
