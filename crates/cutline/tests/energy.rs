@@ -66,7 +66,10 @@ fn a_recordings_energy_stands_in_the_profile_and_the_plan_says_measured() {
     let best = &read(dir, "plan.json")["best"];
     assert_eq!(best["energy_origin"], serde_json::json!({ "here": "measured" }), "{best}");
     let planned = best["energy_nj"]["here"].as_f64().unwrap();
-    assert!((planned / number("inference_nj") - 1.0).abs() < 0.5, "{planned} {energy}");
+    // Runs after a rest take longer than runs in a row, and a busy device takes its idle power at least.
+    let busy = best["edge_compute_ns"].as_f64().unwrap();
+    let expected = number("inference_nj").max(5.0 * busy);
+    assert!((planned / expected - 1.0).abs() < 0.01, "{planned}, {expected} expected: {energy}");
     succeeds(dir, &[&PROFILE[..], &["here.json"]].concat());
     assert!(read(dir, "here.json")["energy"].is_null());
     let told = words(&succeeds(dir, &plan));
