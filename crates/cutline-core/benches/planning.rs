@@ -111,6 +111,8 @@ fn profile(dag: &Dag, speed: u64) -> Profile {
         coding: Default::default(),
         prepare: Default::default(),
         engine_bytes: ENGINE,
+        memory: None,
+        energy: None,
         predicted: None,
     }
 }

@@ -42,6 +42,16 @@ pub enum Origin {
     Assumed,
 }
 
+/// Where the energy of a device's computing comes from; reports print it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnergyOrigin {
+    /// From its profiles, by a meter.
+    Measured,
+    /// From a power that the platform file, a preset or a table of costs gives.
+    Modelled,
+}
+
 /// Integer costs of one network on one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Costs {
@@ -69,6 +79,8 @@ pub struct DeviceCosts {
     pub power: Option<Microwatts>,
     /// Power while it waits; counts only after [`Costs::count_idle`].
     pub idle_power: Option<Microwatts>,
+    /// Where both powers come from.
+    pub energy_origin: EnergyOrigin,
     /// Energy of each group where it is known, in place of power times the group's time; empty: of
     /// none.
     pub group_energy: Vec<Option<Nanojoules>>,
@@ -387,6 +399,7 @@ fn device_costs(platform: &Platform, device: &Device, options: Vec<EngineOption>
         tier: device.tier,
         power: device.power,
         idle_power: device.idle_power,
+        energy_origin: EnergyOrigin::Modelled,
         group_energy: Vec::new(),
         price: device.price,
         memory: host_memory,

@@ -26,7 +26,6 @@ mod settle;
 
 pub use energy::{Bill, EnergyUse, Rented, bill, rents};
 pub(crate) use energy::{Work, device_energy, device_money, electricity, message_energy};
-pub(crate) use memory::peak_of;
 pub use memory::{MemoryUse, memory};
 pub use settle::settle;
 

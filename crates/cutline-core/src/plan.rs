@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::{
     agreement::Share,
     codec::{CutCodecs, CutEncoding, Quantizations, UnknownCutEncoding},
-    cost::{Costs, Origin, TENSOR},
+    cost::{Costs, EnergyOrigin, Origin, TENSOR},
     dag::{Dag, FlowId, GroupId},
     evaluate::{Evaluation, PartKind},
     hex::hex,
@@ -136,9 +136,12 @@ pub struct PlannedChoice {
     /// Predicted memory by device.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub memory: BTreeMap<String, Bytes>,
-    /// Modelled energy of a frame by device, in nanojoule; absent where a power is not known.
+    /// Energy of a frame by device, in nanojoule; absent where a power is not known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub energy_nj: BTreeMap<String, Nanojoules>,
+    /// Where the energy of each device's computing comes from; that of messages is modelled always.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub energy_origin: BTreeMap<String, EnergyOrigin>,
     /// How much of that each device takes for waiting; absent where idle power does not count.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub idle_nj: BTreeMap<String, Nanojoules>,
@@ -226,6 +229,10 @@ pub struct PlannedStage {
     /// Where its predicted time comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// Where that time was predicted from kernels: the median of the relative error of such
+    /// predictions, in thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_permille: Option<u64>,
 }
 
 fn as_declared() -> String {
@@ -483,6 +490,7 @@ impl PlannedChoice {
                 threads: option.threads,
                 cut_encoding: costs.codecs()[setting.codecs[at]].name.clone(),
                 origin: Some(option.origin),
+                error_permille: option.error_permille,
             };
             let joined_by = partition.helps(position).map(name);
             planned_stage(dag, stage, name(stage.device), joined_by, how)
@@ -512,6 +520,12 @@ impl PlannedChoice {
                 .iter()
                 .flatten()
                 .map(|used| (name(used.device), used.energy))
+                .collect(),
+            energy_origin: evaluation
+                .energy
+                .iter()
+                .flatten()
+                .map(|used| (name(used.device), costs.device(used.device).energy_origin))
                 .collect(),
             idle_nj: evaluation
                 .energy
@@ -567,8 +581,10 @@ impl PlannedChoice {
         let partition = self.resolve(dag, platform)?.partition;
         let how: BTreeMap<String, How> = std::mem::take(&mut self.stages)
             .into_iter()
-            .map(|PlannedStage { device, engine, threads, cut_encoding, origin, .. }| {
-                (device, How { engine, threads, cut_encoding, origin })
+            .map(|stage| {
+                let PlannedStage { engine, threads, cut_encoding, origin, error_permille, .. } =
+                    stage;
+                (stage.device, How { engine, threads, cut_encoding, origin, error_permille })
             })
             .collect();
         let stages = partition.stages.iter().enumerate().map(|(position, stage)| {
@@ -587,11 +603,14 @@ impl PlannedChoice {
             self.parts = Vec::new();
             self.memory = BTreeMap::new();
             self.energy_nj = BTreeMap::new();
+            self.energy_origin = BTreeMap::new();
             self.idle_nj = BTreeMap::new();
             self.money_per_month = None;
             self.proof = None;
             self.origin = None;
-            self.stages.iter_mut().for_each(|stage| stage.origin = None);
+            for stage in &mut self.stages {
+                (stage.origin, stage.error_permille) = (None, None);
+            }
             self.measured = None;
         }
         Ok(())
@@ -663,6 +682,7 @@ impl PlannedChoice {
             parts: Vec::new(),
             memory: BTreeMap::new(),
             energy_nj: BTreeMap::new(),
+            energy_origin: BTreeMap::new(),
             idle_nj: BTreeMap::new(),
             money_per_month: None,
             proof: None,
@@ -702,12 +722,19 @@ struct How {
     threads: u32,
     cut_encoding: String,
     origin: Option<Origin>,
+    error_permille: Option<u64>,
 }
 
 impl Default for How {
     /// The device's own engine, values as they are.
     fn default() -> Self {
-        How { engine: String::new(), threads: 0, cut_encoding: as_declared(), origin: None }
+        How {
+            engine: String::new(),
+            threads: 0,
+            cut_encoding: as_declared(),
+            origin: None,
+            error_permille: None,
+        }
     }
 }
 
@@ -736,6 +763,7 @@ fn planned_stage(
         outputs,
         cut_encoding: how.cut_encoding,
         origin: how.origin,
+        error_permille: how.error_permille,
     }
 }
 

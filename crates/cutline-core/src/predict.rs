@@ -11,12 +11,14 @@
 
 use std::collections::BTreeMap;
 
+mod memory;
 mod model;
 mod work;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use memory::{Counted, MemoryModel};
 pub use model::{HeldOut, Model, Validation};
 pub use work::{Kind, Work, works};
 
@@ -64,6 +66,9 @@ pub struct Measured {
     pub sample: Sample,
     /// Its median time.
     pub time_ns: Nanos,
+    /// Of a network: the most that a process takes more while it runs than before it was loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<Bytes>,
 }
 
 /// `kernels.json`: what was measured on one device with one engine.
@@ -79,6 +84,9 @@ pub struct Sweep {
     pub engine_version: String,
     /// Threads that it computed with.
     pub threads: u32,
+    /// What the process took before it had loaded anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_bytes: Option<Bytes>,
     /// What was measured.
     pub samples: Vec<Measured>,
 }
@@ -182,9 +190,10 @@ impl Sample {
 }
 
 /// A profile of a network that was never run: times of its groups as the model of a device predicts
-/// them, from sweeps of these names. Parts are predicted too, as every part is the sum of its groups.
+/// them, from sweeps of these names, and its memory where that is known. Parts are predicted too, as
+/// every part is the sum of its groups.
 pub fn profile(
-    model: &Model,
+    (model, memory): (&Model, Option<&MemoryModel>),
     sweep: &Sweep,
     from: Vec<String>,
     (graph, grouping): (&Graph, &Grouping),
@@ -217,7 +226,9 @@ pub fn profile(
         residual_permille: 0,
         prepare: BTreeMap::new(),
         coding: BTreeMap::new(),
-        engine_bytes: Bytes::ZERO,
+        engine_bytes: sweep.engine_bytes.unwrap_or(Bytes::ZERO),
+        memory: memory.map(|memory| memory.network(&grouping.dag)),
+        energy: None,
         predicted: Some(Prediction {
             from,
             median_permille,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Microwatts, Nanojoules, Nanos};
 
 /// What a set of measurements belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,9 +136,64 @@ pub struct Profile {
     pub coding: BTreeMap<String, CodecTime>,
     /// Resident memory of the engine without any model's weights.
     pub engine_bytes: Bytes,
+    /// Memory that the whole network takes, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<NetworkMemory>,
+    /// What a meter said of the whole network, where one was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<MeasuredEnergy>,
     /// Where the times were not measured: how they were predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted: Option<Prediction>,
+}
+
+/// Memory of the whole network, one frame at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkMemory {
+    /// The most that a process takes while the network runs, beyond `engine_bytes`; what loading it
+    /// takes for a moment is not in it.
+    pub network_bytes: Bytes,
+    /// What the cost model counts of it: parameters and the largest sum of live values.
+    pub counted_bytes: Bytes,
+    /// Where it was not measured: how far such predictions are off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<MemoryError>,
+}
+
+impl NetworkMemory {
+    /// What the engine takes besides what is counted.
+    pub fn beyond(&self) -> Bytes {
+        self.network_bytes - self.counted_bytes
+    }
+}
+
+/// Errors of predicted memory: |predicted - measured| / measured of networks whose family was left
+/// out, in thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryError {
+    /// The median.
+    pub median_permille: u64,
+    /// The mean.
+    pub mean_permille: u64,
+    /// Of how many networks.
+    pub count: u32,
+}
+
+/// Energy of the whole network by a meter: run after run, with nothing in between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredEnergy {
+    /// Name of the meter: `rapl`, `ina3221`, `pmic`, `csv`.
+    pub meter: String,
+    /// What its energy is the energy of.
+    pub covers: String,
+    /// All that this took during one inference, in nanojoule; what it takes idle is part of it.
+    pub inference_nj: Nanojoules,
+    /// What it took before, with the network loaded and nothing to do, in microwatt.
+    pub idle_uw: Microwatts,
+    /// Inferences that were metered.
+    pub inferences: u32,
+    /// Time that they took together.
+    pub time_ns: Nanos,
 }
 
 /// Where predicted times come from, and how far such predictions are off.

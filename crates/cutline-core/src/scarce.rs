@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cost::{Costs, EngineOption},
     cut::{Cut, candidate_cuts},
-    dag::{Dag, FlowId, GroupId},
-    evaluate::{EvaluateError, peak_of, settle},
+    dag::{Dag, FlowId, GroupId, peak_of},
+    evaluate::{EvaluateError, settle},
     partition::Mapping,
     platform::DeviceId,
     units::{Bytes, Macs, Nanojoules, Nanos, PicojoulesPerByte},

@@ -84,6 +84,8 @@ fn profile(random: &mut Random, dag: &Dag) -> Profile {
         prepare: BTreeMap::new(),
         coding,
         engine_bytes: Bytes(7),
+        memory: None,
+        energy: None,
         predicted: None,
     }
 }

@@ -76,6 +76,8 @@ fn profile(random: &mut Random, dag: &Dag, threads: u32) -> Profile {
         prepare: BTreeMap::new(),
         coding: [("fp16".to_owned(), fp16)].into(),
         engine_bytes: Bytes(random.below(5) * 60),
+        memory: None,
+        energy: None,
         predicted: None,
     }
 }

@@ -46,6 +46,7 @@ mod control;
 mod deployed;
 mod http;
 mod inference;
+pub mod kernels;
 mod measure;
 pub mod memory;
 mod meter;
@@ -60,6 +61,7 @@ mod turns;
 mod worker;
 
 pub use batching::MOST_AT_ONCE;
+pub use kernels::RemoteSweep;
 pub use profile::RemoteJob;
 
 use admission::{Admission, MAX_OF_CALLER};

@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use cutline_core::profile::{LinkTable, Profile};
+use cutline_core::{
+    predict::Sweep,
+    profile::{LinkTable, Profile},
+};
 use thiserror::Error;
 use tonic::{Code, Status, transport::Channel};
 
@@ -15,9 +18,10 @@ use crate::{
     stage::StageSpec,
     wire::{
         control::{
-            AgentDescription, BeatRequest, DeployRequest, DescribeRequest, KeepRequest, LinkEvent,
-            MeasureLinkRequest, MissingRequest, MissingResponse, ProfileEvent, ProfileRequest,
-            Progress, RemoveRequest, control_client::ControlClient, link_event, profile_event,
+            AgentDescription, BeatRequest, DeployRequest, DescribeRequest, KeepRequest,
+            KernelsEvent, KernelsRequest, LinkEvent, MeasureLinkRequest, MissingRequest,
+            MissingResponse, ProfileEvent, ProfileRequest, Progress, RemoveRequest,
+            control_client::ControlClient, kernels_event, link_event, profile_event,
         },
         inference::{
             ServerMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
@@ -389,6 +393,33 @@ impl AgentClient {
             }
         }
         Err(self.nonsense("Profile", "the answer ended before its result"))
+    }
+
+    /// Has the agent measure kernels; `job_json` says which.
+    pub async fn kernels(
+        &self,
+        job_json: String,
+        mut progress: impl FnMut(&Progress),
+    ) -> Result<Sweep, ClientError> {
+        let request = KernelsRequest { job_json };
+        let failed = |status: Status| match status.code() {
+            Code::Unimplemented => self.nonsense(
+                "Kernels",
+                "it does not know that order; start an agent of this version there",
+            ),
+            _ => self.failed("Kernels", &status),
+        };
+        let mut events = self.control.clone().kernels(request).await.map_err(failed)?.into_inner();
+        while let Some(KernelsEvent { event }) = events.message().await.map_err(failed)? {
+            match event {
+                Some(kernels_event::Event::Progress(step)) => progress(&step),
+                Some(kernels_event::Event::SweepJson(json)) => {
+                    return serde_json::from_str(&json).map_err(|e| self.nonsense("Kernels", e));
+                }
+                None => {}
+            }
+        }
+        Err(self.nonsense("Kernels", "the answer ended before its result"))
     }
 
     /// Has the agent measure messages of these sizes to the agent at `target` and back.

@@ -25,6 +25,8 @@ pub mod mjpeg;
 
 pub mod stats;
 
+pub mod meter;
+
 pub mod profiler;
 
 pub mod wire;

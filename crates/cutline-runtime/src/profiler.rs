@@ -16,9 +16,13 @@ use std::{collections::BTreeMap, thread, time::Duration};
 
 use cutline_core::{
     cut::{Cut, candidate_cuts},
+    dag::Dag,
     fit::{FitError, Measurement, fit},
     picture::PictureSpec,
-    profile::{GroupTime, PROFILE_VERSION, Part, Profile, ProfileKey, Segment, Timing},
+    predict::Counted,
+    profile::{
+        GroupTime, NetworkMemory, PROFILE_VERSION, Part, Profile, ProfileKey, Segment, Timing,
+    },
     split::SplitError,
     units::{Bytes, Nanos},
 };
@@ -26,6 +30,7 @@ use thiserror::Error;
 
 use crate::{
     engine::{Engine, EngineError, unsupported_layers},
+    meter::MeterError,
     model::{Model, ModelError},
     picture::PictureError,
     stats,
@@ -34,13 +39,16 @@ use crate::{
 
 mod choose;
 mod coding;
+mod energy;
 mod inputs;
 mod machine;
+mod memory;
 mod parts;
 mod prepare;
 mod race;
 mod sweep;
 
+pub use energy::{EnergyJob, energy};
 pub use inputs::{InputError, sample_inputs};
 pub use machine::{hardware, precision};
 use parts::Ready;
@@ -184,6 +192,12 @@ pub enum ProfileError {
         /// Time allowed.
         budget: Nanos,
     },
+    /// The meter failed.
+    #[error("cannot measure the network's energy")]
+    Meter(#[from] MeterError),
+    /// Only parts of the network run, or at another pace, so that no energy is the network's.
+    #[error("the energy of a network is measured of runs of all of it, and {0}")]
+    NoEnergy(String),
     /// The engine runs no part of the network.
     #[error("engine `{engine}` runs no part of the network; it lacks {layers}")]
     Nothing {
@@ -202,7 +216,7 @@ pub fn profile(
     job: &ProfileJob,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Profile, ProfileError> {
-    let engine_bytes = machine::resident_memory();
+    let before = memory::Before::now();
     let unsupported = unsupported_layers(engine, &model.proto, &model.graph);
     let feeds = sample_inputs(&model.graph, job.picture.as_ref(), job.seed)?;
     let pause = job.pause.min(job.max_time * REST / job.max_inferences.max(1));
@@ -210,6 +224,12 @@ pub fn profile(
     let mut whole = match unsupported.is_empty() {
         true => Some(run.whole(model, engine, &feeds)?),
         false => None,
+    };
+    let memory = match &mut whole {
+        Some(whole) if run.may_spend(1, whole.expected) => {
+            run.memory(before, &mut whole.part, &model.grouping.dag)?
+        }
+        _ => None,
     };
     let coding = coding::times(&mut run, &model.proto, engine);
     let cuts = candidate_cuts(&model.grouping.dag);
@@ -245,7 +265,8 @@ pub fn profile(
         precision: machine::precision(&model.graph),
     };
     profile.unsupported = unsupported;
-    profile.engine_bytes = engine_bytes;
+    profile.engine_bytes = before.bytes();
+    profile.memory = memory;
     profile.coding = coding;
     if let Some(sample) = &job.picture {
         profile.prepare = prepare::times(sample, job.slowdown_permille)?;
@@ -316,6 +337,19 @@ impl Run<'_> {
         };
         let expected = Duration::from_nanos(median.0);
         Ok(Loaded { kind: Part::Whole, before: Vec::new(), cut: Vec::new(), part, expected, times })
+    }
+
+    /// Memory of the whole network, which is loaded and has run, in one run more.
+    fn memory(
+        &mut self,
+        before: memory::Before,
+        whole: &mut Ready,
+        dag: &Dag,
+    ) -> Result<Option<NetworkMemory>, EngineError> {
+        let peak = before.peak(|| self.time_without_rest(whole).map(drop))?;
+        let counted_bytes = Counted::of(dag).total();
+        let known = |network_bytes| NetworkMemory { network_bytes, counted_bytes, predicted: None };
+        Ok(peak.map(known))
     }
 
     /// How many cuts the rest of the budget bears, each part in [`ROUNDS`] turns with spare runs,
@@ -465,6 +499,8 @@ fn fitted(
         prepare: BTreeMap::new(),
         coding: BTreeMap::new(),
         engine_bytes: Bytes::ZERO,
+        memory: None,
+        energy: None,
         predicted: None,
     })
 }

@@ -1,20 +1,26 @@
 //! A whole profile of a small network: what it holds, what it costs, and what it is worth.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use cutline_core::{
     onnx::ImportOptions,
     profile::Part,
     split::encode,
-    units::Nanos,
+    units::{Bytes, Nanos},
     zoo::{self, ZooOptions},
 };
 use cutline_runtime::{
+    agent::kernels::samples,
     engine::{fake::Fake, rten::Rten},
     files,
+    meter::{Meter, MeterError, Reading},
     model::Model,
-    profiler::{ProfileError, ProfileJob, Progress, profile},
+    profiler::{EnergyJob, ProfileError, ProfileJob, Progress, SweepJob, energy, profile, sweep},
 };
 
 fn lenet(folder: &Path) -> Model {
@@ -107,4 +113,103 @@ fn a_budget_of_nothing_measures_nothing() {
     let job = ProfileJob { max_time: Duration::ZERO, ..ProfileJob::default() };
     let outcome = profile(&model, &Rten, &job, &mut |_| ());
     assert!(matches!(outcome, Err(ProfileError::Budget { .. })), "{outcome:?}");
+}
+
+/// A meter of a machine that takes 2 W, and another one in every run since the mark.
+struct Steady {
+    marked: Instant,
+    marks: u32,
+}
+
+impl Meter for Steady {
+    fn name(&self) -> &'static str {
+        "steady"
+    }
+
+    fn covers(&self) -> String {
+        "a made-up machine".to_owned()
+    }
+
+    fn mark(&mut self) -> Result<(), MeterError> {
+        (self.marked, self.marks) = (Instant::now(), self.marks + 1);
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Reading, MeterError> {
+        let time = self.marked.elapsed();
+        // It idles at first, and computes from the second mark on.
+        let watts = if self.marks == 1 { 2.0 } else { 5.0 };
+        Ok(Reading { energy_uj: (time.as_secs_f64() * watts * 1e6) as u64, time })
+    }
+}
+
+#[test]
+fn the_energy_of_an_inference_is_all_that_a_meter_counted_over_the_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = lenet(folder.path());
+    let delay = Duration::from_millis(4);
+    let engine = Fake { delay, unsupported: None };
+    let windows = EnergyJob {
+        idle: Duration::from_millis(30),
+        running: Duration::from_millis(100),
+        most: Duration::from_secs(60),
+    };
+    let mut meter = Steady { marked: Instant::now(), marks: 0 };
+    let job = ProfileJob::default();
+    let found = energy(&model, &engine, &job, windows, &mut meter).unwrap();
+    assert_eq!((found.meter.as_str(), found.covers.as_str()), ("steady", "a made-up machine"));
+    assert!(found.idle_uw.0.abs_diff(2_000_000) < 2_000, "{found:?}");
+    assert!(found.inferences >= 3 && found.time_ns >= Nanos(100_000_000), "{found:?}");
+    let joules = found.time_ns.0 as f64 * 5.0 / f64::from(found.inferences);
+    assert!((found.inference_nj.0 as f64 / joules - 1.0).abs() < 0.001, "{found:?}");
+}
+
+#[test]
+fn energy_is_refused_where_it_would_not_be_the_networks() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = lenet(folder.path());
+    let mut meter = Steady { marked: Instant::now(), marks: 0 };
+    let mut refused = |engine: &Fake, job: &ProfileJob| {
+        let outcome = energy(&model, engine, job, EnergyJob::default(), &mut meter);
+        outcome.unwrap_err().to_string()
+    };
+    let paced = ProfileJob { slowdown_permille: 4000, ..ProfileJob::default() };
+    assert!(refused(&Fake::default(), &paced).contains("slower than this machine"));
+    let partial = Fake { unsupported: Some("Conv".to_owned()), ..Fake::default() };
+    assert!(refused(&partial, &ProfileJob::default()).contains("lacks conv1"));
+}
+
+#[test]
+fn a_profile_knows_the_memory_of_the_whole_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.onnx");
+    let options = ZooOptions { input_size: Some(64), seed: 0 };
+    let proto = zoo::build("resnet18", &options).unwrap();
+    files::write_atomic(&path, &encode(&proto), folder.path()).unwrap();
+    let model = Model::open(&path, &ImportOptions::default()).unwrap();
+    let job = ProfileJob { max_inferences: 30, ..ProfileJob::default() };
+    let result = profile(&model, &Rten, &job, &mut |_| ()).unwrap();
+    let Some(memory) = result.memory else {
+        println!("skipped: this system does not say what a process has");
+        return;
+    };
+    // 47 MB of parameters and few values; other tests of this process take memory meanwhile.
+    let parameters: u64 =
+        model.grouping.dag.groups().iter().map(|group| group.parameter_bytes.0).sum();
+    assert!(memory.counted_bytes.0 >= parameters && memory.predicted.is_none());
+    assert!(memory.network_bytes.0 > parameters / 2, "{memory:?}");
+    assert!(memory.network_bytes.0 < 8 * parameters, "{memory:?}");
+}
+
+#[test]
+fn a_sweep_ends_when_its_time_is_over_with_what_had_a_turn() {
+    let networks = ["lenet5", "squeezenet"].map(|name| (name.to_owned(), Some(32)));
+    let samples = samples(0, &networks);
+    let measured = |max_time| {
+        // One network at a time.
+        let job = SweepJob { rounds: 2, max_time, memory: Bytes(0), ..SweepJob::default() };
+        sweep(&samples, &Rten, &job, &mut |_| ()).unwrap().samples.len()
+    };
+    assert_eq!(measured(Duration::from_secs(600)), 2);
+    assert_eq!(measured(Duration::ZERO), 1);
 }

@@ -63,6 +63,7 @@ async fn order(client: &AgentClient, name: &str) -> Result<(), ClientError> {
         }
         "remove" => client.remove("double").await.map(drop),
         "profile" => client.profile("{}".to_owned(), |_| {}).await.map(drop),
+        "kernels" => client.kernels("{}".to_owned(), |_| {}).await.map(drop),
         "measure-link" => client.measure_link(client.address(), &[1], 1, |_| {}).await.map(drop),
         "describe" => client.describe().await.map(drop),
         "clock" => client.clock_offset().await.map(drop),
@@ -84,7 +85,9 @@ fn a_role_gets_what_it_needs_and_no_more() {
             for allowed in ["describe", "clock", "beat"] {
                 order(&client, allowed).await.unwrap();
             }
-            for refused in ["missing", "put", "deploy", "remove", "profile", "measure-link"] {
+            for refused in
+                ["missing", "put", "deploy", "remove", "profile", "kernels", "measure-link"]
+            {
                 let error = order(&client, refused).await.unwrap_err();
                 assert_eq!(error.code(), Code::PermissionDenied, "{role}: {refused}: {error}");
             }
@@ -95,7 +98,9 @@ fn a_role_gets_what_it_needs_and_no_more() {
             assert_eq!(answer.outputs, [("y".to_owned(), vector(X.map(|x| x + x)))], "{role}");
         }
         // Whatever else is wrong with these orders, it is not who gives them.
-        for order_name in ["missing", "put", "deploy", "profile", "measure-link", "remove"] {
+        for order_name in
+            ["missing", "put", "deploy", "profile", "kernels", "measure-link", "remove"]
+        {
             let outcome = order(&controller, order_name).await;
             let denied = outcome.is_err_and(|error| error.code() == Code::PermissionDenied);
             assert!(!denied, "controller: {order_name}");

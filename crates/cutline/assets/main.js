@@ -134,7 +134,8 @@ function fillSteps() {
 function fillWords() {
   const links = data.links.map((link) => `${device(link.between[0])} – ${device(link.between[1])} ${rate(link.up)} up, ${rate(link.down)} down, ${time(link.delay_ns)} delay (${link.origin})`);
   byId("subject").textContent = `· ${count(data.groups.length, "group")} on ${data.devices.map((one) => one.name).join(", ")}`;
-  byId("origin").textContent = `All figures are predicted, none was measured as a whole. Times of layers: ${data.origins.join(", ")}. Links: ${links.join("; ") || "none"}. Energy, where shown, is modelled${data.frame_interval_ns === undefined ? "" : `; idle power is part of it, with a frame every ${time(data.frame_interval_ns)}`}.`;
+  byId("origin").textContent = `All figures are predicted, none was measured as a whole. Times of layers: ${data.origins.join(", ")}. Links: ${links.join("; ") || "none"}. Energy, where shown, is ${ENERGY_ORIGIN}${data.frame_interval_ns === undefined ? "" : `; idle power is part of it, with a frame every ${time(data.frame_interval_ns)}`}.`;
+  byId("energy-origin").textContent = METERED.length === 0 ? "modelled, not measured" : ENERGY_ORIGIN;
   byId("front-note").textContent = `${count(data.front.plans.length, "plan")} that no other beats in all of ${data.objectives.join(", ")}; ${data.front.proof_text}.`;
   const refused = data.baselines.filter((baseline) => baseline.plan === null);
   byId("refused").replaceChildren(...refused.map((baseline) => make("li", {}, `${baseline.name} is not possible: ${baseline.infeasible}`)));

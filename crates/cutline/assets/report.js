@@ -45,11 +45,15 @@ const short = (value) => String(Number(value.toPrecision(3)));
 const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const clip = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
+// Where the energy of computing comes from.
+const METERED = data.devices.filter((one) => one.energy_origin === "measured").map((one) => one.name);
+const ENERGY_ORIGIN = METERED.length === 0 ? "modelled" : METERED.length === data.devices.length ? "measured" : `measured on ${METERED.join(", ")}, else modelled`;
+
 // What plans are compared by.
 const MEASURES = {
   latency: { title: "Latency", tag: "predicted", of: (plan) => figure(plan, "latency_ns"), text: time, units: [["µs", 1e3], ["ms", 1e6], ["s", 1e9]] },
   period: { title: "Period", tag: "predicted", of: (plan) => plan.period_ns, text: time, units: [["µs", 1e3], ["ms", 1e6], ["s", 1e9]] },
-  energy: { title: "Energy of a frame", tag: "modelled", of: (plan) => plan.energy_nj, text: energy, units: [["µJ", 1e3], ["mJ", 1e6], ["J", 1e9]] },
+  energy: { title: "Energy of a frame", tag: ENERGY_ORIGIN, of: (plan) => plan.energy_nj, text: energy, units: [["µJ", 1e3], ["mJ", 1e6], ["J", 1e9]] },
   memory: { title: "Memory, fullest host", tag: "predicted", of: (plan) => plan.memory_bytes, text: size, units: [["kB", 1e3], ["MB", 1e6], ["GB", 1e9]] },
   money: { title: "Money", tag: "computed", of: (plan) => plan.money, text: money, units: [[`${data.currency || "units"} a month`, 1e6]] },
 };

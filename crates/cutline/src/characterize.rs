@@ -37,13 +37,14 @@ mod schedule;
 
 pub(crate) use cells::Cell;
 pub(crate) use database::{Database, Finished};
+pub(crate) use grid::Grid;
 pub(crate) use networks::shapes_at;
 
 use self::{
     cells::{Job, Place},
     database::Known,
     environment::{Conditions, Environment},
-    grid::{Agent, Grid, Measure},
+    grid::{Agent, Measure},
     measure::{Ready, Waiting},
     schedule::Verdict,
 };

@@ -19,6 +19,7 @@ pub mod journal;
 mod output;
 mod planning;
 mod process;
+pub mod readers;
 pub mod refine;
 mod report;
 pub mod routes;

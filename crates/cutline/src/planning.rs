@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context;
 use cutline_core::{
-    cost::{Costs, Origin, TENSOR},
+    cost::{Costs, EnergyOrigin, Origin, TENSOR},
     dag::Dag,
     graph::Graph,
     picture::InputEncoding,
@@ -271,9 +271,10 @@ fn quantities(choice: &PlannedChoice, interval: Option<Nanos>) -> String {
             Some(idle) => (device, format!("{energy} ({idle} of it idle)")),
             None => (device, energy.to_string()),
         };
+        let origin = energy_origin(choice);
         let how = match interval {
-            Some(interval) => format!("modelled, idle power included, one every {interval}"),
-            None => "modelled".to_owned(),
+            Some(interval) => format!("{origin}, idle power included, one every {interval}"),
+            None => origin,
         };
         parts.push(format!(
             "energy of a frame ({how}) {}",
@@ -284,6 +285,20 @@ fn quantities(choice: &PlannedChoice, interval: Option<Nanos>) -> String {
         parts.push(format!("{money} a month"));
     }
     parts.join("; ")
+}
+
+/// Whether energy is measured or modelled; where it is not the same everywhere, on which devices.
+fn energy_origin(choice: &PlannedChoice) -> String {
+    let of = |wanted: EnergyOrigin| -> Vec<String> {
+        let devices = choice.energy_origin.iter().filter(|(_, origin)| **origin == wanted);
+        devices.map(|(device, _)| format!("`{device}`")).collect()
+    };
+    let (measured, modelled) = (of(EnergyOrigin::Measured), of(EnergyOrigin::Modelled));
+    match (measured.as_slice(), modelled.as_slice()) {
+        ([], _) => "modelled".to_owned(),
+        (_, []) => "measured".to_owned(),
+        _ => format!("measured on {}, modelled on {}", measured.join(", "), modelled.join(", ")),
+    }
 }
 
 /// A choice in one sentence: who computes what, what crosses, how sure it is.

@@ -40,7 +40,8 @@ mod report;
 pub(crate) mod workload;
 
 pub(crate) use report::{Report, Row};
-use workload::{Network, Source, Workload};
+pub(crate) use workload::Workload;
+use workload::{Network, Source};
 
 /// Most combinations of network, board, instance and link.
 const MOST_COMBINATIONS: usize = 10_000;
@@ -285,6 +286,7 @@ impl Sizing {
                     engine: option.engine.clone(),
                     threads: option.threads,
                     origin: option.origin,
+                    energy_origin: costs.device(device).energy_origin,
                 },
             );
         }

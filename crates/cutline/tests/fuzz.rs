@@ -24,6 +24,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use cutline::{journal::Opened, readers};
 use cutline_core::{
     autodice::{self, MappingFile},
     cost::{Costs, table},
@@ -33,14 +34,17 @@ use cutline_core::{
     plan::Plan,
     planner::{self, Request},
     platform::Platform,
+    predict::{self, MemoryModel, Sweep},
     preset::{self, Presets},
     profile::{LinkTable, Profile},
     split::{self, StageLabel},
 };
 use cutline_runtime::{
     link::schedule::{parse_command, parse_schedule},
+    meter::{pmic, replay::Playback},
     mjpeg, picture,
     stage::{Content, Stage},
+    telemetry::TraceContext,
     verify::parse_npy,
     wire::{contents::request_values, inference::ModelInferRequest, rest},
 };
@@ -340,6 +344,118 @@ fn tensor_files() {
 }
 
 #[test]
+fn recordings_and_power_chips() {
+    let seeds = [seeds::RECORDING.as_bytes().to_vec(), seeds::RAILS.as_bytes().to_vec()];
+    fuzz("meter", damaged_bytes(&seeds), |bytes| {
+        let _ = pmic::power(&String::from_utf8_lossy(bytes));
+        let Ok(mut playback) = Playback::new(bytes) else { return };
+        for milliseconds in [0, 1, 70, 70, 5_000, u64::MAX] {
+            if playback.advance(Duration::from_millis(milliseconds)).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn trace_headers() {
+    let seeds = [seeds::TRACE.as_bytes().to_vec()];
+    fuzz("trace", damaged_bytes(&seeds), |bytes| {
+        let mut headers = http::HeaderMap::new();
+        for line in bytes.split(|&byte| byte == b'\n') {
+            let Some(at) = line.iter().position(|&byte| byte == b':') else { continue };
+            let value = http::HeaderValue::from_bytes(&line[at + 1..]);
+            if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(&line[..at]), value) {
+                headers.append(name, value);
+            }
+        }
+        if let Some(context) = TraceContext::read(&headers) {
+            assert_eq!(context.traceparent().len(), 55);
+        }
+    });
+}
+
+#[test]
+fn journals() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.journal");
+    fuzz("journal", damaged_bytes(&[seeds::JOURNAL.as_bytes().to_vec()]), |bytes| {
+        fs::write(&path, bytes).unwrap();
+        if let Ok(journal) = Opened::open(&path) {
+            let _ = journal.left().describe(&path);
+        }
+    });
+}
+
+/// Damages the text of a TOML file, or its values.
+fn damaged_toml(text: &'static str) -> impl FnMut(&mut Random) -> Vec<u8> {
+    let seeds = [text.as_bytes().to_vec()];
+    let value: Value = toml::from_str(text).unwrap();
+    let mut documents = damaged_json(vec![value]);
+    move |random| match random.below(2) {
+        0 => damaged_bytes(&seeds)(random),
+        _ => serde_json::from_slice::<Value>(&documents(random))
+            .ok()
+            .and_then(|document| toml::to_string(&document).ok())
+            .unwrap_or_default()
+            .into_bytes(),
+    }
+}
+
+#[test]
+fn grids() {
+    fuzz("grid", damaged_toml(seeds::GRID), |bytes| {
+        let _ = readers::grid(&String::from_utf8_lossy(bytes));
+    });
+}
+
+#[test]
+fn workloads() {
+    fuzz("workload", damaged_toml(seeds::WORKLOAD), |bytes| {
+        let _ = readers::workload(&String::from_utf8_lossy(bytes));
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn testbeds() {
+    fuzz("testbed", damaged_toml(seeds::TESTBED), |bytes| {
+        let _ = readers::testbed(&String::from_utf8_lossy(bytes));
+    });
+}
+
+#[test]
+fn sweeps_of_kernels_up_to_the_prediction() {
+    let graph = seeds::import(&seeds::network()).unwrap();
+    let grouping = group::group(&graph);
+    fuzz("kernels", damaged_json(vec![seeds::kernels()]), |bytes| {
+        let Ok(sweep) = serde_json::from_slice::<Sweep>(bytes) else { return };
+        let sweeps = [sweep];
+        let Ok(law) = predict::Model::fit(&sweeps) else { return };
+        let memory = MemoryModel::fit(&sweeps);
+        let laws = (&law, memory.as_ref());
+        let _ = predict::profile(laws, &sweeps[0], Vec::new(), (&graph, &grouping), String::new());
+    });
+}
+
+#[test]
+fn files_of_sweeps() {
+    let folder = tempfile::tempdir().unwrap();
+    let seed = folder.path().join("seed.db");
+    // An empty file becomes one with all its tables.
+    readers::sweep(&seed, "cell").unwrap();
+    let seeds = [fs::read(&seed).unwrap()];
+    let path = folder.path().join("sweep.db");
+    fuzz("sweep", damaged_bytes(&seeds), |bytes| {
+        for beside in ["sweep.db-wal", "sweep.db-shm", "sweep.db-journal"] {
+            let _ = fs::remove_file(folder.path().join(beside));
+        }
+        fs::write(&path, bytes).unwrap();
+        let _ = readers::sweep(&path, "cell");
+    });
+}
+
+#[test]
 fn undamaged_seeds_are_accepted() {
     for model in seeds::models() {
         assert!(seeds::import(&model).is_some());
@@ -373,6 +489,19 @@ fn undamaged_seeds_are_accepted() {
     let file: table::CostsFile = read(seeds::costs()).unwrap();
     table::read(&file, &platform, &[read(seeds::link_table())]).unwrap();
     parse_schedule(seeds::SCHEDULE).unwrap();
+    let mut playback = Playback::new(seeds::RECORDING.as_bytes()).unwrap();
+    assert!(playback.advance(Duration::from_millis(300)).unwrap() > 0);
+    assert!(pmic::power(seeds::RAILS).unwrap() > 0);
+    readers::grid(seeds::GRID).unwrap();
+    readers::workload(seeds::WORKLOAD).unwrap();
+    #[cfg(target_os = "linux")]
+    readers::testbed(seeds::TESTBED).unwrap();
+    let sweep: Sweep = read(seeds::kernels()).unwrap();
+    assert!(predict::Model::fit(&[sweep]).is_ok());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.journal");
+    fs::write(&path, seeds::JOURNAL).unwrap();
+    assert_eq!(Opened::open(&path).unwrap().left().lost.len(), 2);
 }
 
 /// What the planner answers for a network on the seed's platform, as its file.

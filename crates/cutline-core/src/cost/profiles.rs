@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Codec, CostError, Costs, EngineOption, InputEncoding, Origin, complexity, device_costs,
-    link_costs,
+    Codec, CostError, Costs, DeviceCosts, EnergyOrigin, EngineOption, InputEncoding, Origin,
+    complexity, device_costs, link_costs,
 };
 use crate::{
     codec::CutEncoding,
@@ -15,7 +15,7 @@ use crate::{
     platform::{Device, Platform},
     preset::Presets,
     profile::{LinkTable, PROFILE_VERSION, PrepareTime, Profile},
-    units::{Bytes, Nanos},
+    units::{Bytes, Microwatts, Nanos},
 };
 
 /// Encodings that change the tensor. `uint8` is not one: a picture is resized to 8-bit pixels on
@@ -28,7 +28,8 @@ impl Costs {
     ///
     /// Input encodings are those that the source's profiles time; `fp32` is always there. Where the
     /// receiver's profiles do not time an encoding, the source's time is assumed for it. Codecs are
-    /// those that every profile times.
+    /// those that every profile times. Where all profiles of a device have a meter's energy, that
+    /// stands in place of the powers that the platform gives.
     pub fn from_profiles(
         dag: &Dag,
         model_sha256: &str,
@@ -64,7 +65,8 @@ impl Costs {
                 _ if options.is_empty() => return Err(no_option(device, profiles)),
                 _ => options,
             };
-            devices.push(device_costs(platform, device, options));
+            let used = profiles.iter().filter(|profile| wanted(device, profile));
+            devices.push(metered(device_costs(platform, device, options), used));
         }
         Ok(Costs {
             links: link_costs(platform, tables)?,
@@ -104,6 +106,34 @@ fn codec(encoding: CutEncoding) -> Codec {
 fn wanted(device: &Device, profile: &Profile) -> bool {
     device.engine.as_ref().is_none_or(|engine| *engine == profile.key.engine)
         && device.threads.is_none_or(|threads| threads == profile.key.threads)
+}
+
+/// A device with the power that a meter found, if it did for all of its engines. The largest counts
+/// for all of them, since a device has one power whatever computes.
+fn metered<'a>(device: DeviceCosts, used: impl Iterator<Item = &'a Profile>) -> DeviceCosts {
+    let powers: Option<Vec<[Microwatts; 2]>> = used.map(measured_powers).collect();
+    let largest = |which: usize| powers.iter().flatten().map(|powers| powers[which]).max();
+    match (largest(0), largest(1)) {
+        (power @ Some(_), idle_power @ Some(_)) => {
+            DeviceCosts { power, idle_power, energy_origin: EnergyOrigin::Measured, ..device }
+        }
+        _ => device,
+    }
+}
+
+/// Power while it computes and while it waits, by a profile's meter: the energy of an inference over
+/// the time that the table has for it, so that the whole network takes what was measured of it.
+fn measured_powers(profile: &Profile) -> Option<[Microwatts; 2]> {
+    let energy = profile.energy.as_ref()?;
+    let groups: Nanos = profile.groups.iter().map(|group| group.time_ns).sum();
+    let whole = (profile.call_ns + groups).0;
+    if whole == 0 || !profile.unsupported.is_empty() {
+        return None;
+    }
+    let power = (u128::from(energy.inference_nj.0) * 1_000_000).div_ceil(u128::from(whole));
+    let power = Microwatts(u64::try_from(power).unwrap_or(u64::MAX));
+    // The table's time may be longer than that of runs without a pause; who computes also waits.
+    Some([power.max(energy.idle_uw), energy.idle_uw])
 }
 
 fn no_option(device: &Device, profiles: &[Profile]) -> CostError {
@@ -154,7 +184,8 @@ fn option(
         origin: if profile.predicted.is_some() { Origin::Predicted } else { Origin::Fitted },
         error_permille: profile.predicted.as_ref().map(|predicted| predicted.median_permille),
         call: profile.call_ns,
-        engine_bytes: profile.engine_bytes,
+        engine_bytes: profile.engine_bytes
+            + profile.memory.map_or(Bytes::ZERO, |memory| memory.beyond()),
         groups,
         coding: offered
             .iter()
@@ -203,8 +234,8 @@ mod tests {
     use super::*;
     use crate::{
         platform::DeviceId,
-        profile::{CodecTime, CodingTime, GroupTime, ProfileKey},
-        units::Macs,
+        profile::{CodecTime, CodingTime, GroupTime, MeasuredEnergy, NetworkMemory, ProfileKey},
+        units::{Macs, Nanojoules},
     };
 
     fn profile(engine: &str, groups: &[(&str, u64)]) -> Profile {
@@ -231,6 +262,8 @@ mod tests {
             prepare: BTreeMap::new(),
             coding: BTreeMap::new(),
             engine_bytes: Bytes(7),
+            memory: None,
+            energy: None,
             predicted: None,
         }
     }
@@ -324,6 +357,82 @@ mod tests {
         old.version = 9;
         let error = Costs::from_profiles(&dag(), "aa", &platform(""), &[vec![old]], &[]);
         assert!(error.unwrap_err().to_string().contains("version 9"));
+    }
+
+    /// A whole network of 15 us (a call and two groups) that takes so much, and waits at 1 W.
+    fn metered_profile(engine: &str, nanojoules: u64) -> Profile {
+        let energy = MeasuredEnergy {
+            meter: "rapl".into(),
+            covers: "package-0".into(),
+            inference_nj: Nanojoules(nanojoules),
+            idle_uw: Microwatts(1_000_000),
+            inferences: 9,
+            time_ns: Nanos(90_000),
+        };
+        let times = profile(engine, &[("a", 4_000), ("b", 6_000)]);
+        Profile { call_ns: Nanos(5_000), energy: Some(energy), ..times }
+    }
+
+    fn powers(device: &str, profiles: Vec<Profile>) -> (Option<u64>, Option<u64>, EnergyOrigin) {
+        let platform = platform(device);
+        let costs = Costs::from_profiles(&dag(), "aa", &platform, &[profiles], &[]).unwrap();
+        let device = &costs.devices()[0];
+        let of = |power: Option<Microwatts>| power.map(|power| power.0);
+        (of(device.power), of(device.idle_power), device.energy_origin)
+    }
+
+    #[test]
+    fn a_meters_energy_stands_in_place_of_given_powers() {
+        let given = r#", "power": "9W", "idle_power": "3W""#;
+        let measured = (Some(2_000_000), Some(1_000_000), EnergyOrigin::Measured);
+        assert_eq!(powers(given, vec![metered_profile("x", 30_000)]), measured);
+        assert_eq!(powers("", vec![metered_profile("x", 30_000)]), measured);
+        // The larger of two engines counts for both, and nothing is less than waiting.
+        let two = vec![metered_profile("x", 30_000), metered_profile("y", 45_000)];
+        assert_eq!(powers("", two).0, Some(3_000_000));
+        assert_eq!(powers("", vec![metered_profile("x", 1)]).0, Some(1_000_000));
+    }
+
+    #[test]
+    fn what_an_engine_takes_beyond_what_is_counted_is_the_engines() {
+        let engine = |network, counted| {
+            let memory = NetworkMemory {
+                network_bytes: Bytes(network),
+                counted_bytes: Bytes(counted),
+                predicted: None,
+            };
+            let profiles = [vec![Profile { memory: Some(memory), ..profile("x", &[]) }]];
+            let costs = Costs::from_profiles(&dag(), "aa", &platform(""), &profiles, &[]).unwrap();
+            costs.devices()[0].options[0].engine_bytes
+        };
+        assert_eq!([engine(30, 10), engine(10, 30)], [Bytes(27), Bytes(7)]);
+    }
+
+    #[test]
+    fn energy_is_modelled_where_one_engine_of_the_device_was_not_metered() {
+        let given = r#", "power": "9W", "idle_power": "3W""#;
+        let modelled = (Some(9_000_000), Some(3_000_000), EnergyOrigin::Modelled);
+        let unmetered = profile("y", &[("a", 1)]);
+        let one_of_two = || vec![metered_profile("x", 30_000), unmetered.clone()];
+        assert_eq!(powers(given, one_of_two()), modelled);
+        let of_x = format!("{given}, \"engine\": \"x\"");
+        assert_eq!(powers(&of_x, one_of_two()).2, EnergyOrigin::Measured);
+        let mut partial = metered_profile("x", 30_000);
+        partial.unsupported.push("b".into());
+        assert_eq!(powers(given, vec![partial]), modelled);
+        let mut nothing = metered_profile("x", 30_000);
+        (nothing.call_ns, nothing.groups) = (Nanos::ZERO, Vec::new());
+        assert_eq!(powers(given, vec![nothing]), modelled);
+    }
+
+    #[test]
+    fn the_whole_network_takes_the_energy_that_was_measured() {
+        for measured in [33_333, 100_001] {
+            let profiles = [vec![metered_profile("x", measured)]];
+            let costs = Costs::from_profiles(&dag(), "aa", &platform(""), &profiles, &[]).unwrap();
+            let taken = costs.devices()[0].power.unwrap().energy(Nanos(15_000)).0;
+            assert!(taken == measured || taken == measured + 1, "{taken}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::Setting;
 use crate::{
     cost::Costs,
-    dag::{Dag, FlowId, GroupId},
+    dag::{Dag, FlowId, peak_of},
     partition::{Partition, Stage},
     platform::DeviceId,
     units::Bytes,
@@ -80,37 +80,4 @@ fn peak(dag: &Dag, stage: &Stage) -> Bytes {
     there.sort_unstable();
     there.dedup();
     peak_of(dag, &stage.groups, &there, &kept)
-}
-
-/// The same of groups in topological order, the values that they receive, and those that stay to
-/// the end.
-pub(crate) fn peak_of(
-    dag: &Dag,
-    groups: &[GroupId],
-    receives: &[FlowId],
-    keeps: &[FlowId],
-) -> Bytes {
-    let size = |flow: FlowId| dag.flow(flow).bytes.unwrap_or_default();
-    let mut kept = vec![false; dag.flows().len()];
-    for flow in keeps {
-        kept[flow.index()] = true;
-    }
-    let mut reads_left = vec![0u32; dag.flows().len()];
-    for flow in groups.iter().flat_map(|&group| &dag.group(group).reads) {
-        reads_left[flow.index()] += 1;
-    }
-    let mut live: Bytes = receives.iter().copied().map(size).sum();
-    let mut peak = live;
-    for &group in groups {
-        let group = dag.group(group);
-        live += group.makes.iter().map(|&flow| size(flow)).sum();
-        peak = peak.max(live);
-        for &flow in &group.reads {
-            reads_left[flow.index()] -= 1;
-        }
-        let over = |flow: &FlowId| reads_left[flow.index()] == 0 && !kept[flow.index()];
-        let ended = group.reads.iter().chain(&group.makes).copied().filter(|flow| over(flow));
-        live = live - ended.map(size).sum();
-    }
-    peak
 }

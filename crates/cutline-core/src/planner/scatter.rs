@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     cost::{LinkCosts, TENSOR},
-    dag::{FlowId, GroupId},
-    evaluate::{Work, message_energy, peak_of},
+    dag::{FlowId, GroupId, peak_of},
+    evaluate::{Work, message_energy},
     partition::{Block, Branch, blocks},
     platform::DeviceId,
     units::{Bytes, Nanojoules, Nanos},

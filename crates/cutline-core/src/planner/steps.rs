@@ -9,8 +9,8 @@ use std::cell::RefCell;
 use super::ideals::{Border, Ideals};
 use crate::{
     cost::{Codec, Costs, InputEncoding, LinkCosts, TENSOR, link::Direction},
-    dag::{Dag, FlowId, GroupId},
-    evaluate::{Work, device_energy, device_money, electricity, message_energy, peak_of},
+    dag::{Dag, FlowId, GroupId, peak_of},
+    evaluate::{Work, device_energy, device_money, electricity, message_energy},
     platform::DeviceId,
     units::{Bytes, Nanojoules, Nanos},
 };

@@ -28,7 +28,7 @@ fn time(model: &ModelProto) -> u64 {
 fn measured(sample: Sample) -> Measured {
     let times: Vec<Nanos> =
         sample.outlines().unwrap().iter().map(|model| Nanos(time(model))).collect();
-    Measured { time_ns: sample.time(&times).unwrap(), sample }
+    Measured { time_ns: sample.time(&times).unwrap(), sample, memory_bytes: None }
 }
 
 fn network(name: &str, size: u32) -> Sample {
@@ -45,6 +45,7 @@ fn sweep(kernels: usize, networks: &[(&str, u32)]) -> Sweep {
         engine: "engine".to_owned(),
         engine_version: "1".to_owned(),
         threads: 1,
+        engine_bytes: None,
         samples: samples.chain(networks).map(measured).collect(),
     }
 }
@@ -190,7 +191,7 @@ fn a_predicted_profile_says_so_and_so_do_costs_made_of_it() {
     let graph = import(&outline, &ImportOptions::default()).unwrap();
     let grouping = group(&graph);
     let from = vec!["kernels.json".to_owned()];
-    let profile = profile(&model, &sweep, from, (&graph, &grouping), "aa".to_owned());
+    let profile = profile((&model, None), &sweep, from, (&graph, &grouping), "aa".to_owned());
     assert_eq!(profile.groups.len(), grouping.dag.groups().len());
     let stated = profile.predicted.as_ref().unwrap().median_permille;
     assert_eq!(stated, model.validation.median_permille);

@@ -5,7 +5,8 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use cutline_core::profile::{LinkTable, Profile};
+use cutline_core::profile::LinkTable;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -13,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     State,
     deployed::Deployed,
+    kernels::{self, RemoteSweep},
     measure,
     profile::{self, RemoteJob},
     store::{Incoming, StoreError},
@@ -29,9 +31,9 @@ use crate::{
     wire::control::{
         AgentDescription, BeatRequest, BeatResponse, ClockRequest, ClockResponse, DeployRequest,
         DeployResponse, DescribeRequest, EngineDescription, FileChunk, KeepRequest, KeepResponse,
-        LinkEvent, MeasureLinkRequest, MissingRequest, MissingResponse, ProfileEvent,
-        ProfileRequest, Progress, PutResponse, RemoveRequest, RemoveResponse,
-        control_server::Control, link_event, profile_event,
+        KernelsEvent, KernelsRequest, LinkEvent, MeasureLinkRequest, MissingRequest,
+        MissingResponse, ProfileEvent, ProfileRequest, Progress, PutResponse, RemoveRequest,
+        RemoveResponse, control_server::Control, kernels_event, link_event, profile_event,
     },
 };
 
@@ -173,28 +175,39 @@ impl Control for State {
         self.orders_from(&request)?;
         let job: RemoteJob = serde_json::from_str(&request.into_inner().job_json)
             .map_err(|error| Status::invalid_argument(format!("not a profiling job: {error}")))?;
-        let slot = Arc::clone(&self.slot).acquire_owned().await;
-        let slot = slot.map_err(|error| Status::internal(error.to_string()))?;
-        let (events, receiver) = mpsc::channel(EVENTS);
-        let state = self.me.upgrade().ok_or_else(|| Status::unavailable("the agent is ending"))?;
-        // A thread of its own: what binds it to processors must not stay with another's work.
-        let measure = move || {
-            timer::usual_turns();
-            timer::pin(&state.config.cores);
-            let mut progress = |step: profiler::Progress| {
-                let (done, total) = (u64::from(step.done), u64::from(step.total));
-                let progress = Progress { done, total, what: "measuring".to_owned() };
-                let event = Some(profile_event::Event::Progress(progress));
-                // A reader who is behind misses progress, not the result.
-                let _ = events.try_send(Ok(ProfileEvent { event }));
-            };
-            let measured = profile::run(&state, &job, &mut progress);
-            drop(slot);
-            let _ = events.blocking_send(measured.and_then(|profile| profile_result(&profile)));
-        };
-        let thread = thread::Builder::new().name("profile".to_owned()).spawn(measure);
-        thread.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let event = |event| ProfileEvent { event: Some(event) };
+        self.measured(
+            "profile",
+            move |state, step| {
+                let profile = profile::run(state, &job, step)?;
+                Ok(event(profile_event::Event::ProfileJson(json(&profile)?)))
+            },
+            move |step| event(profile_event::Event::Progress(step)),
+        )
+        .await
+    }
+
+    type KernelsStream = ReceiverStream<Result<KernelsEvent, Status>>;
+
+    async fn kernels(
+        &self,
+        request: Request<KernelsRequest>,
+    ) -> Result<Response<Self::KernelsStream>, Status> {
+        self.orders_from(&request)?;
+        let job: RemoteSweep =
+            serde_json::from_str(&request.into_inner().job_json).map_err(|error| {
+                Status::invalid_argument(format!("not a sweep of kernels: {error}"))
+            })?;
+        let event = |event| KernelsEvent { event: Some(event) };
+        self.measured(
+            "kernels",
+            move |state, step| {
+                let sweep = kernels::run(state, &job, step)?;
+                Ok(event(kernels_event::Event::SweepJson(json(&sweep)?)))
+            },
+            move |step| event(kernels_event::Event::Progress(step)),
+        )
+        .await
     }
 
     type MeasureLinkStream = ReceiverStream<Result<LinkEvent, Status>>;
@@ -253,6 +266,40 @@ impl Control for State {
     }
 }
 
+impl State {
+    /// Has a thread measure while no stage computes; events are its progress, then its result.
+    async fn measured<E: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Arc<State>, &mut dyn FnMut(profiler::Progress)) -> Result<E, Status>
+        + Send
+        + 'static,
+        progress: impl Fn(Progress) -> E + Send + 'static,
+    ) -> Result<Response<ReceiverStream<Result<E, Status>>>, Status> {
+        let slot = Arc::clone(&self.slot).acquire_owned().await;
+        let slot = slot.map_err(|error| Status::internal(error.to_string()))?;
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let state = self.me.upgrade().ok_or_else(|| Status::unavailable("the agent is ending"))?;
+        // A thread of its own: what binds it to processors must not stay with another's work.
+        let measure = move || {
+            timer::usual_turns();
+            timer::pin(&state.config.cores);
+            let mut step = |step: profiler::Progress| {
+                let (done, total) = (u64::from(step.done), u64::from(step.total));
+                let what = "measuring".to_owned();
+                // A reader who is behind misses progress, not the result.
+                let _ = events.try_send(Ok(progress(Progress { done, total, what })));
+            };
+            let result = work(&state, &mut step);
+            drop(slot);
+            let _ = events.blocking_send(result);
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(measure);
+        thread.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
 /// Writes a chunk where blocking is allowed.
 async fn write(mut incoming: Incoming, data: bytes::Bytes) -> Result<Incoming, Status> {
     let written = tokio::task::spawn_blocking(move || incoming.write(&data).map(|()| incoming));
@@ -260,15 +307,13 @@ async fn write(mut incoming: Incoming, data: bytes::Bytes) -> Result<Incoming, S
     written.map_err(|error| store_status(&error))
 }
 
-fn profile_result(profile: &Profile) -> Result<ProfileEvent, Status> {
-    let json = serde_json::to_string(profile).map_err(|e| Status::internal(e.to_string()))?;
-    Ok(ProfileEvent { event: Some(profile_event::Event::ProfileJson(json)) })
+fn json(result: &impl Serialize) -> Result<String, Status> {
+    serde_json::to_string(result).map_err(|error| Status::internal(error.to_string()))
 }
 
 fn link_result(measured: Result<LinkTable, ClientError>) -> Result<LinkEvent, Status> {
     let table = measured.map_err(|error| Status::new(error.code(), error.to_string()))?;
-    let json = serde_json::to_string(&table).map_err(|e| Status::internal(e.to_string()))?;
-    Ok(LinkEvent { event: Some(link_event::Event::LinkJson(json)) })
+    Ok(LinkEvent { event: Some(link_event::Event::LinkJson(json(&table)?)) })
 }
 
 fn store_status(error: &StoreError) -> Status {

@@ -15,8 +15,9 @@ use tonic::Status;
 use super::State;
 use crate::{
     engine::{MAX_THREADS, SharedEngine},
+    meter::{self, Choice, Meter, MeterError, Places},
     model::Model,
-    profiler::{self, PictureSample, ProfileJob, Progress},
+    profiler::{self, EnergyJob, PictureSample, ProfileJob, Progress},
     stage::{FileSpec, chain},
 };
 
@@ -42,6 +43,9 @@ pub struct RemoteJob {
     pub max_millis: u64,
     /// A picture to feed it, by the SHA-256 of its file, and how it becomes the input.
     pub picture: Option<(String, PictureSpec)>,
+    /// The agent's meter that tells the network's energy: one of its own sensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meter: Option<String>,
 }
 
 /// Measures while no stage computes. Blocks for the length of the measurement.
@@ -68,11 +72,31 @@ pub(super) fn run(
     let sample = job_here.picture.as_ref();
     let (engine, _) = profiler::fastest(&model, &engines, job_here.threads, sample, job_here.seed)
         .map_err(|error| precondition(&error))?;
-    profiler::profile(&model, engine.as_ref(), &job_here, progress)
-        .map_err(|error| precondition(&error))
+    let meter = meter(job.meter.as_deref())?;
+    let mut profile = profiler::profile(&model, engine.as_ref(), &job_here, progress)
+        .map_err(|error| precondition(&error))?;
+    if let Some(mut meter) = meter {
+        let job = EnergyJob::default();
+        let energy = profiler::energy(&model, engine.as_ref(), &job_here, job, meter.as_mut());
+        profile.energy = Some(energy.map_err(|error| precondition(&error))?);
+    }
+    Ok(profile)
 }
 
-fn engines(state: &State, name: Option<&str>) -> Result<Vec<SharedEngine>, Status> {
+/// A sensor of this machine. Files are none: whoever asks may not choose what is read here.
+fn meter(name: Option<&str>) -> Result<Option<Box<dyn Meter>>, Status> {
+    let Some(name) = name else { return Ok(None) };
+    let choice: Choice = name.parse().map_err(|error: MeterError| precondition(&error))?;
+    if matches!(choice, Choice::Csv(_)) {
+        return Err(Status::invalid_argument(
+            "an agent plays no recordings; profile on its machine, with --meter csv:FILE there",
+        ));
+    }
+    let opened = meter::open(&choice, &Places::default());
+    opened.map(Some).map_err(|error| precondition(&error))
+}
+
+pub(super) fn engines(state: &State, name: Option<&str>) -> Result<Vec<SharedEngine>, Status> {
     let all = &state.config.engines;
     let Some(name) = name else { return Ok(all.clone()) };
     let found: Vec<_> = all.iter().filter(|engine| engine.name() == name).cloned().collect();
@@ -91,6 +115,6 @@ fn sample(state: &State, sha256: &str, spec: &PictureSpec) -> Result<PictureSamp
     Ok(PictureSample { file: file.into(), spec: spec.clone() })
 }
 
-fn precondition(error: &dyn std::error::Error) -> Status {
+pub(super) fn precondition(error: &dyn std::error::Error) -> Status {
     Status::failed_precondition(chain(error))
 }

@@ -6,7 +6,7 @@ use cutline_core::{
     graph::{Graph, Origin},
     profile::ProfileKey,
     tensor::DType,
-    units::{Bytes, Nanos},
+    units::Nanos,
 };
 
 /// The processor as it names itself: the model name of an x86 processor, the board of an ARM one.
@@ -21,22 +21,13 @@ pub fn hardware() -> String {
 }
 
 /// The first `name : value` of a table of the kernel.
-fn field(table: &str, name: &str) -> Option<String> {
+pub(super) fn field(table: &str, name: &str) -> Option<String> {
     let value = table.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key.trim() == name).then(|| value.trim())
     })?;
     let words: Vec<&str> = value.split_whitespace().collect();
     (!words.is_empty()).then(|| words.join(" "))
-}
-
-/// Memory of this process that is its own, not a file's: the engine, before it has loaded a model.
-/// Zero where the system does not say.
-pub(super) fn resident_memory() -> Bytes {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = field(&status, "RssAnon").or_else(|| field(&status, "VmRSS"));
-    let number = kilobytes.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-    Bytes(number.unwrap_or(0).saturating_mul(1024))
 }
 
 /// Numeric type in which most of the network computes: `int8` if it quantises, else that of most of

@@ -114,6 +114,27 @@ pub mod profile_event {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KernelsRequest {
+    /// What to measure as JSON (`agent::RemoteSweep`).
+    #[prost(string, tag = "1")]
+    pub job_json: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KernelsEvent {
+    #[prost(oneof = "kernels_event::Event", tags = "1, 2")]
+    pub event: ::core::option::Option<kernels_event::Event>,
+}
+/// Nested message and enum types in `KernelsEvent`.
+pub mod kernels_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Event {
+        #[prost(message, tag = "1")]
+        Progress(super::Progress),
+        #[prost(string, tag = "2")]
+        SweepJson(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Progress {
     #[prost(uint64, tag = "1")]
     pub done: u64,
@@ -414,6 +435,31 @@ pub mod control_client {
                 .insert(GrpcMethod::new("cutline.v1.Control", "Profile"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Measures single kernels and networks of the zoo; progress first, the sweep as JSON last.
+        pub async fn kernels(
+            &mut self,
+            request: impl tonic::IntoRequest<super::KernelsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::KernelsEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/cutline.v1.Control/Kernels",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("cutline.v1.Control", "Kernels"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Times messages of the given sizes from this agent to another one.
         pub async fn measure_link(
             &mut self,
@@ -534,6 +580,17 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::ProfileRequest>,
         ) -> std::result::Result<tonic::Response<Self::ProfileStream>, tonic::Status>;
+        /// Server streaming response type for the Kernels method.
+        type KernelsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::KernelsEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Measures single kernels and networks of the zoo; progress first, the sweep as JSON last.
+        async fn kernels(
+            &self,
+            request: tonic::Request<super::KernelsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::KernelsStream>, tonic::Status>;
         /// Server streaming response type for the MeasureLink method.
         type MeasureLinkStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::LinkEvent, tonic::Status>,
@@ -926,6 +983,52 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ProfileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/cutline.v1.Control/Kernels" => {
+                    #[allow(non_camel_case_types)]
+                    struct KernelsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::KernelsRequest>
+                    for KernelsSvc<T> {
+                        type Response = super::KernelsEvent;
+                        type ResponseStream = T::KernelsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::KernelsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::kernels(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KernelsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -132,6 +132,7 @@ pub(crate) fn profile_on(
         max_inferences: defaults.max_inferences,
         max_millis: u64::try_from(defaults.max_time.as_millis())?,
         picture: None,
+        meter: None,
     };
     let job = serde_json::to_string(&job)?;
     runtime.block_on(async {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
 use cutline_core::{
     cut::candidate_cuts,
     onnx::ImportOptions,
-    predict::{self, Measured, Sample, Sweep, analyse, family, works},
+    predict::{self, Counted, Measured, MemoryModel, Sample, Sweep, analyse, family, works},
     profile::{Part, Profile},
     split,
     zoo::{self, ZooOptions, kernel},
@@ -48,6 +48,7 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
             Ok(profiler::sweep(&samples(), engine.as_ref(), &job, &mut |_| {})?)
         })?;
         verdicts.push(networks(&sweep)?);
+        memory(&sweep);
         verdicts.push(cuts(&sweep, engine.as_ref())?);
     }
     Ok(Verdict::all(verdicts))
@@ -136,6 +137,43 @@ fn networks(sweep: &Sweep) -> anyhow::Result<Verdict> {
     let all: Vec<f64> = errors.into_values().flatten().collect();
     let (middle, mean) = line("**all** (target 12 %, 25 %)", &all);
     Ok(Verdict::of(middle <= 12.0 && mean <= 25.0))
+}
+
+/// Memory of the sweep's networks against what the law without their family says, and against what
+/// the cost model counts besides the engine.
+fn memory(sweep: &Sweep) {
+    let Some(model) = MemoryModel::fit(std::slice::from_ref(sweep)) else {
+        return println!("\n{}: no memory was measured", sweep.engine);
+    };
+    let (session, parameters, live) = model.law();
+    let percent = |permille: u64| permille as f64 / 10.0;
+    println!(
+        "\n{}: memory of whole networks is {session} + {:.2} x parameters + {:.2} x live values:\n",
+        sweep.engine,
+        parameters as f64 / 1000.0,
+        live as f64 / 1000.0
+    );
+    println!("| | networks x sizes | median error | mean error |");
+    println!("|---|---|---|---|");
+    for (name, error) in
+        [("nothing left out", model.fitted), ("each family left out", model.validation)]
+    {
+        let [median, mean] = [error.median_permille, error.mean_permille].map(percent);
+        println!("| {name} | {} | {median:.1} % | {mean:.1} % |", error.count);
+    }
+    let counted: Vec<f64> = measured(sweep)
+        .filter_map(|(sample, ..)| {
+            let taken = sample.memory_bytes?.0 as f64;
+            let (grouping, _) = sample.sample.outlines()?.first().and_then(analyse)?;
+            Some(100.0 * (Counted::of(&grouping.dag).total().0 as f64 / taken - 1.0).abs())
+        })
+        .collect();
+    let mean = counted.iter().sum::<f64>() / counted.len().max(1) as f64;
+    println!(
+        "| parameters and live values alone | {} | {:.1} % | {mean:.1} % |",
+        counted.len(),
+        median(&counted)
+    );
 }
 
 /// A measured cut: bytes that cross, measured and predicted milliseconds of both sides.

@@ -251,6 +251,7 @@ fn prepare(room: &Room, args: &Args, output: &Output) -> anyhow::Result<Subject>
             max_inferences: 300,
             max_time: Duration::from_secs(6),
             picture: Some((&picture, spec.clone())),
+            meter: None,
         };
         profiles.push(vec![room.runtime.block_on(async {
             let agent =

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cutline_runtime::engine;
+use cutline_runtime::{
+    engine,
+    meter::{self, MeterError, Places},
+};
 use serde::Serialize;
 
 use crate::{output::Output, process::cores};
@@ -47,6 +50,7 @@ pub(crate) fn run(_: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let checks = [load, quota, governor, sleep_accuracy, congestion_control, idle_restart];
     let mut findings: Vec<Finding> = checks.iter().filter_map(|check| check()).collect();
     findings.extend(engines());
+    findings.extend(meters());
     output.print(&findings, |out| {
         for finding in &findings {
             let mark = match finding.verdict {
@@ -167,4 +171,29 @@ fn engines() -> Vec<Finding> {
             Finding::new("engine", verdict, found, advice)
         })
         .collect()
+}
+
+/// Energy meters; those that no machine of this sort has are told in one line.
+fn meters() -> Vec<Finding> {
+    let found = meter::found(&Places::default());
+    let absent = |found: &meter::Found| matches!(found.outcome, Err(MeterError::Absent { .. }));
+    if found.iter().all(absent) {
+        let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
+        return vec![Finding::new(
+            "energy meter",
+            Verdict::Note,
+            format!("none ({} looked for)", names.join(", ")),
+            "energy is modelled from the devices' powers; `cutline profile --meter csv:FILE` takes a recording of another instrument",
+        )];
+    }
+    let finding = |found: meter::Found| {
+        let (verdict, said) = match &found.outcome {
+            Ok(covers) => (Verdict::Ok, covers.clone()),
+            Err(error) => (Verdict::Note, error.to_string()),
+        };
+        let found = format!("{} ({said})", found.name);
+        let advice = "energy is modelled until a meter can be read";
+        Finding::new("energy meter", verdict, found, advice)
+    };
+    found.into_iter().filter(|found| !absent(found)).map(finding).collect()
 }

@@ -13,8 +13,11 @@ use bytes::Bytes;
 use cutline_core::{
     hex::hex,
     picture::PictureSpec,
-    predict::{self, Sweep},
-    profile::{CodecTime, CodingTime, LinkTable, Prediction, Profile},
+    predict::{self, MemoryModel, Sweep},
+    profile::{
+        CodecTime, CodingTime, LinkTable, MeasuredEnergy, MemoryError, NetworkMemory, Prediction,
+        Profile,
+    },
     units::Nanos,
 };
 use cutline_runtime::{
@@ -22,8 +25,9 @@ use cutline_runtime::{
     client::{AgentClient, ClientOptions},
     engine::{self, SharedEngine},
     files::{self, write_bytes},
+    meter::{self, Choice, Places},
     model::Model,
-    profiler::{self, PictureSample, ProfileJob},
+    profiler::{self, EnergyJob, PictureSample, ProfileJob},
     stage::FileSpec,
 };
 
@@ -39,7 +43,7 @@ const LINK_REPEATS: u32 = 15;
 /// Measure a network on this device, or on an agent's; or the link between two agents.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline profile net.onnx --engine rten --threads 1 -o here.json\n  cutline profile net.onnx --agent 127.0.0.1:9001 --picture photo.jpg -o pi.json\n  cutline profile --link 127.0.0.1:9001,127.0.0.1:9102 -o link.json"
+    after_help = "Examples:\n  cutline profile net.onnx --engine rten --threads 1 -o here.json\n  cutline profile net.onnx --agent 127.0.0.1:9001 --picture photo.jpg -o pi.json\n  cutline profile net.onnx --meter auto -o here.json    # energy, too\n  cutline profile --link 127.0.0.1:9001,127.0.0.1:9102 -o link.json"
 )]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["model", "link"])))]
 pub(crate) struct Args {
@@ -73,6 +77,11 @@ pub(crate) struct Args {
     /// front of it.
     #[arg(long, value_name = "FROM,TO", conflicts_with_all = ["agent", "picture"])]
     link: Option<String>,
+    /// Measure the energy of an inference, too: auto, rapl, ina3221, pmic (sensors of the machine that is
+    /// measured; `cutline doctor` says which it has), or csv:FILE, a recording of time_s,power_w that is
+    /// played from then on.
+    #[arg(long, value_name = "METER", conflicts_with_all = ["link", "predict"])]
+    meter: Option<Choice>,
     /// Predict the times instead, from kernels that `cutline kernels` measured on the device; several
     /// files of one device and engine count together.
     #[arg(long, value_name = "K.json", num_args = 1.., conflicts_with_all = ["agent", "picture", "link", "engine", "threads"])]
@@ -94,6 +103,8 @@ pub(crate) struct Job<'a> {
     pub(crate) max_inferences: u32,
     pub(crate) max_time: Duration,
     pub(crate) picture: Option<(&'a Path, PictureSpec)>,
+    /// What tells the network's energy.
+    pub(crate) meter: Option<&'a Choice>,
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
@@ -123,6 +134,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         max_inferences: args.budget,
         max_time: Duration::from_nanos(args.time.0),
         picture,
+        meter: args.meter.as_ref(),
     };
     let profile = match &args.agent {
         Some(address) => process::runtime()?.block_on(async {
@@ -150,7 +162,14 @@ fn predicted(model: &Model, files: &[PathBuf], output: &Output) -> anyhow::Resul
         ));
     }
     let sha256 = model.sha256()?.to_owned();
-    let profile = predict::profile(&law, &sweeps[0], names, network, sha256);
+    let memory = MemoryModel::fit(&sweeps);
+    if memory.is_none() {
+        output.note(
+            "the memory is not predicted: the sweeps have too few networks whose memory was measured",
+        );
+    }
+    let laws = (&law, memory.as_ref());
+    let profile = predict::profile(laws, &sweeps[0], names, network, sha256);
     Ok(Profile { model: file_name(&model.path), ..profile })
 }
 
@@ -172,6 +191,9 @@ fn here(job: &Job<'_>, output: &Output) -> anyhow::Result<Profile> {
     for (name, time) in times {
         output.note(format!("{name}: {time} for the whole network"));
     }
+    let open_meter = || job.meter.map(|meter| meter::open(meter, &Places::default())).transpose();
+    // What cannot be read is told before the work.
+    open_meter()?;
     let settings = ProfileJob {
         threads,
         max_inferences: job.max_inferences,
@@ -185,7 +207,15 @@ fn here(job: &Job<'_>, output: &Output) -> anyhow::Result<Profile> {
         bar.set_position(u64::from(step.done));
     });
     bar.finish_and_clear();
-    Ok(profile?)
+    let mut profile = profile?;
+    // A recording plays from here on.
+    if let Some(mut meter) = open_meter()? {
+        output.note(format!("measuring the energy of {}", meter.covers()));
+        let (engine, windows) = (engine.as_ref(), EnergyJob::default());
+        let energy = profiler::energy(job.model, engine, &settings, windows, meter.as_mut())?;
+        profile.energy = Some(energy);
+    }
+    Ok(profile)
 }
 
 /// Sends the model to an agent and has it measured there.
@@ -210,6 +240,7 @@ pub(crate) async fn on_agent(
         max_inferences: job.max_inferences,
         max_millis: u64::try_from(job.max_time.as_millis()).unwrap_or(u64::MAX),
         picture,
+        meter: job.meter.map(Choice::to_string),
     };
     let bar = output.progress(format!("measuring on {}", agent.address()), 1);
     let profile = agent.profile(serde_json::to_string(&remote)?, |step| {
@@ -297,14 +328,15 @@ fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Re
     {
         let what = if *of_networks { "networks of families" } else { "kernels" };
         let whole: u64 = profile.groups.iter().map(|group| group.time_ns.0).sum();
-        return writeln!(
+        writeln!(
             out,
             "\n{} for the whole network, predicted from {}, not measured; {count} {what} that the fit had not seen were off by {:.1} % in the median, {:.1} % in the mean",
             profile.call_ns + Nanos(whole),
             from.join(", "),
             *median_permille as f64 / 10.0,
             *mean_permille as f64 / 10.0
-        );
+        )?;
+        return write_memory(profile, out);
     }
     writeln!(
         out,
@@ -313,6 +345,14 @@ fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Re
         profile.call_ns,
         profile.residual_permille as f64 / 10.0
     )?;
+    write_memory(profile, out)?;
+    if let Some(energy) = &profile.energy {
+        let MeasuredEnergy { meter, covers, inference_nj, idle_uw, inferences, time_ns } = energy;
+        writeln!(
+            out,
+            "an inference takes {inference_nj} of {covers}, measured by {meter} over {inferences} runs in {time_ns}, the {idle_uw} that it takes idle included"
+        )?;
+    }
     for (codec, CodecTime { encode, decode }) in &profile.coding {
         let megabyte = |half: &CodingTime| Nanos(half.fixed_ns.0 + 1000 * half.per_kb_ns.0);
         let [encode, decode] = [encode, decode].map(megabyte);
@@ -322,4 +362,24 @@ fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Re
         writeln!(out, "{} cannot run: {}", key.engine, profile.unsupported.join(", "))?;
     }
     Ok(())
+}
+
+/// What the whole network takes of memory, where that is known.
+fn write_memory(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    let Some(NetworkMemory { network_bytes, counted_bytes, predicted }) = profile.memory else {
+        return Ok(());
+    };
+    let how = match predicted {
+        None => "measured".to_owned(),
+        Some(MemoryError { median_permille, mean_permille, count }) => format!(
+            "predicted, not measured; {count} networks of families that the fit had not seen were off by {:.1} % in the median, {:.1} % in the mean",
+            median_permille as f64 / 10.0,
+            mean_permille as f64 / 10.0
+        ),
+    };
+    writeln!(
+        out,
+        "memory: {network_bytes} for the whole network, {counted_bytes} of it parameters and live values, beside {} of the engine ({how})",
+        profile.engine_bytes
+    )
 }

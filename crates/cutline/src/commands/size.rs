@@ -2,7 +2,7 @@
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use cutline_core::{size::Check, units::Nanos};
+use cutline_core::{cost::EnergyOrigin, size::Check, units::Nanos};
 
 use crate::{
     output::{Output, table},
@@ -212,9 +212,20 @@ fn write_sources(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     if !given.is_empty() {
         writeln!(out, "times of {given}: from profiles, or given by a table")?;
     }
+    let engines = report.deployments.iter().flat_map(|row| &row.engines);
+    let mut metered: Vec<&str> = engines
+        .filter(|(_, engine)| engine.energy_origin == EnergyOrigin::Measured)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    metered.sort_unstable();
+    metered.dedup();
+    let energy = match metered.as_slice() {
+        [] => "modelled".to_owned(),
+        _ => format!("measured on {}, else modelled", metered.join(", ")),
+    };
     writeln!(
         out,
-        "waiting: by formulas, and by simulation of {} deployments (seed {}); energy: modelled",
+        "waiting: by formulas, and by simulation of {} deployments (seed {}); energy: {energy}",
         report.simulated, report.seed
     )
 }

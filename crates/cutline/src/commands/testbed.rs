@@ -148,6 +148,12 @@ impl Order {
     }
 }
 
+/// Whether a file's text is a platform file with the tables of this command.
+#[cfg(target_os = "linux")]
+pub(crate) fn check(text: &str) -> anyhow::Result<()> {
+    bed::Bed::parse(text, PathBuf::new(), false).map(drop)
+}
+
 #[cfg(target_os = "linux")]
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     match (args.order, args.platform) {

@@ -221,6 +221,7 @@ fn devices(costs: &Costs) -> Vec<Device> {
     let device = |device: &cutline_core::cost::DeviceCosts| Device {
         name: device.name.clone(),
         memory_limit: device.memory,
+        energy_origin: device.energy_origin,
     };
     costs.devices().iter().map(device).collect()
 }

@@ -12,7 +12,7 @@
 //! ```
 
 use cutline_core::{
-    cost::Origin,
+    cost::{EnergyOrigin, Origin},
     evaluate::PartKind,
     plan::{Figures, ModelRef},
     planner::{Objective, Proof},
@@ -72,6 +72,8 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// What its host's stages may occupy.
     pub(crate) memory_limit: Option<Bytes>,
+    /// `measured` where its profiles have the energy of a meter.
+    pub(crate) energy_origin: EnergyOrigin,
 }
 
 /// A link of the platform.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cutline_core::{
-    cost::Origin,
+    cost::{EnergyOrigin, Origin},
     size::{Deployment, Limit, Simulated, Station},
     units::{Bytes, Money, Nanojoules, Nanos},
 };
@@ -74,6 +74,8 @@ pub(crate) struct Engine {
     pub(crate) engine: String,
     pub(crate) threads: u32,
     pub(crate) origin: Origin,
+    /// Of its energy.
+    pub(crate) energy_origin: EnergyOrigin,
 }
 
 /// What the search found of a deployment.

@@ -210,6 +210,86 @@ pub(crate) fn link_table() -> Value {
 pub(crate) const SCHEDULE: &str = "# seconds, then what changes\n0 up=20mbit down=50mbit delay=10ms\n\
                             12.5 up=5mbit jitter=2ms\n30 cut\n32 resume\n";
 
+pub(crate) const RECORDING: &str = "time_s,power_w\n0.0,2.31\n0.1,2.35\n0.2,4e0\n0.35,3.5\n1,2\n";
+
+pub(crate) const RAILS: &str = "  3V3_SYS_A current(1)=0.50A\n VDD_CORE_A current(7)=2.00A\n  3V3_SYS_V volt(9)=3.30V\n VDD_CORE_V volt(15)=0.80V\n    EXT5V_V volt(24)=5.10V\n";
+
+pub(crate) const TRACE: &str = "traceparent:00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n\
+    tracestate:vendor=opaque,b@t=2\ntracestate:c=3\n";
+
+pub(crate) const JOURNAL: &str = "cutline journal 1 next 3\n+ 0 \"a/0.jpg\"\n+ 2 \"b\\n.jpg\"\n\
+    + 3 \"c.jpg\"\n- 0\n";
+
+pub(crate) const GRID: &str = r#"
+version = 1
+networks = ["squeezenet"]
+sizes = [64, 96]
+threads = [1]
+pictures = ["photo.jpg"]
+uploads = ["jpeg:20", "uint8"]
+links = ["real", "8mbit 5ms"]
+agents = ["local", "127.0.0.1:9001"]
+[measure]
+precision = "20%"
+min_turns = 10
+max_turns = 30
+rest = "2ms"
+"#;
+
+pub(crate) const WORKLOAD: &str = r#"
+version = 1
+[workload]
+cameras = 5000
+frames_per_second = "1"
+deadline = "300ms"
+electricity = "0.30"
+[[network]]
+zoo = "mobilenetv2"
+[[board]]
+preset = "rpi4"
+purchase = "60"
+life_months = 36
+[[instance]]
+preset = "c5.large"
+[[link]]
+preset = "4g-2020"
+traffic = "0.01"
+"#;
+
+pub(crate) const TESTBED: &str = r#"
+version = 1
+testbed = { congestion = "reno" }
+[[device]]
+name = "the camera"
+threads = 1
+memory = "1GiB"
+testbed = { slowdown = 7.5, cores = 0 }
+[[device]]
+name = "cloud"
+[[link]]
+between = ["the camera", "cloud"]
+up = "8mbit"
+delay = "10ms"
+testbed = { loss = "0.5%", queue = "1MB" }
+"#;
+
+/// A sweep of small kernels and networks.
+pub(crate) fn kernels() -> Value {
+    json!({
+        "version": 1, "hardware": "some processor", "engine": "rten", "engine_version": "0.27",
+        "threads": 1, "engine_bytes": 9_000_000,
+        "samples": [
+            { "kernel": { "op": "dense", "inputs": 64, "outputs": 64 }, "copies": 4, "time_ns": 9000 },
+            { "kernel": { "op": "pool", "max": true, "channels": 8, "kernel": 3, "stride": 2, "size": 16 },
+              "copies": 3, "time_ns": 4000 },
+            { "network": "lenet5", "time_ns": 80_000, "memory_bytes": 1_000_000 },
+            { "network": "squeezenet", "input_size": 32, "time_ns": 900_000, "memory_bytes": 9_000_000 },
+            { "network": "shufflenetv2", "input_size": 32, "time_ns": 700_000, "memory_bytes": 8_000_000 },
+            { "network": "resnet18", "input_size": 32, "time_ns": 1_900_000, "memory_bytes": 50_000_000 }
+        ]
+    })
+}
+
 /// A small JPEG and a small PNG.
 pub(crate) fn pictures() -> Vec<Vec<u8>> {
     use image::{DynamicImage, ImageFormat, RgbImage};

@@ -94,7 +94,7 @@ impl Bed {
             .with_context(|| format!("in platform `{}`", path.display()))
     }
 
-    fn parse(text: &str, folder: PathBuf, no_delay: bool) -> anyhow::Result<Self> {
+    pub(super) fn parse(text: &str, folder: PathBuf, no_delay: bool) -> anyhow::Result<Self> {
         let mut table: Table = toml::from_str(text)?;
         if no_delay {
             for link in tables(&mut table, "link") {
