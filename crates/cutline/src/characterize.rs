@@ -33,6 +33,7 @@ mod grid;
 mod interval;
 mod measure;
 mod networks;
+pub(crate) mod results;
 mod schedule;
 
 pub(crate) use cells::Cell;

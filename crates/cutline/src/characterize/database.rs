@@ -8,7 +8,9 @@
 use std::{path::Path, time::Duration};
 
 use cutline_core::units::Nanos;
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter, types::Value,
+};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -125,6 +127,21 @@ impl Database {
         // With the log, a process may die at any moment; only a power cut can cost the last turns.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         Ok(Self { connection })
+    }
+
+    /// Opens a file that is there, to read it only.
+    pub(crate) fn existing(path: &Path) -> Result<Self, DatabaseError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        let application: i32 =
+            connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        let format: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        match (application, format) {
+            (APPLICATION, FORMAT) => Ok(Self { connection }),
+            (APPLICATION, format) => Err(DatabaseError::Format(format)),
+            _ => Err(DatabaseError::Foreign),
+        }
     }
 
     /// Begins a session: the settings are kept, or have to be those that are kept.
