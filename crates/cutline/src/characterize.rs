@@ -33,6 +33,7 @@ pub(crate) mod grid;
 mod interval;
 mod measure;
 pub(crate) mod networks;
+pub(crate) mod results;
 mod schedule;
 
 pub(crate) use cells::Cell;

@@ -14,6 +14,7 @@ pub(crate) mod kernels;
 pub(crate) mod link;
 pub(crate) mod pki;
 pub(crate) mod plan;
+pub(crate) mod predict;
 pub(crate) mod presets;
 pub(crate) mod profile;
 pub(crate) mod run;

@@ -22,6 +22,7 @@ mod parts;
 mod pipeline;
 mod predict;
 mod profile;
+mod queueing;
 mod scatter;
 mod sharing;
 mod soak;
@@ -61,7 +62,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 21] = [
+const SECTIONS: [(&str, Section); 22] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
@@ -79,6 +80,7 @@ const SECTIONS: [(&str, Section); 21] = [
     ("pipeline-fleet", pipeline::run_fleet),
     ("overlap", pipeline::run_overlap),
     ("sharing", sharing::run),
+    ("queueing", queueing::run),
     ("adaptation", adaptation::run),
     ("failure", failure::run),
     ("failure-run", failure_run::run),
