@@ -325,6 +325,44 @@ fn latencies_are_the_planners() {
 }
 
 #[test]
+fn folders_tell_classes_by_number_by_order_by_label_and_by_id() {
+    let folder = Folder::lenet(30);
+    let names = |name: &dyn Fn(usize) -> String| -> Vec<String> { (0..10).map(name).collect() };
+    let id = |class: usize| format!("n{:08}", 90 - class);
+    let word = |class: usize| format!("class {}", 90 - class);
+    let lines = |line: &dyn Fn(usize) -> String| names(line).join("\n");
+    fs::write(folder.path("labels.txt"), lines(&|class| format!("{} {}", id(class), word(class))))
+        .unwrap();
+    let cases = [
+        (names(&|class| class.to_string()), ""),
+        (names(&|class| format!("sort-{class}")), ""),
+        (names(&word), "labels = \"labels.txt\""),
+        (names(&id), "labels = \"labels.txt\""),
+    ];
+    let mut found = Vec::new();
+    for (at, (names, labels)) in cases.iter().enumerate() {
+        for picture in 0..30 {
+            let class = folder.path(&format!("{at}/{}", names[picture % 13 % 10]));
+            fs::create_dir_all(&class).unwrap();
+            let name = format!("{picture:02}.png");
+            fs::copy(folder.path("pictures").join(&name), class.join(&name)).unwrap();
+        }
+        let grid = format!("version = 1\npictures = \"{at}\"\nnetworks = [\"net.onnx\"]\n{labels}");
+        fs::write(folder.path("grid.toml"), grid).unwrap();
+        let report = folder.run(&["accuracy", "grid.toml"]).remove(0);
+        found.push(cell(&report, &json!({ "plan": "edge" }))["accuracy"].clone());
+    }
+    assert_eq!(found[0]["of"], 30);
+    assert!(found[0]["count"].as_u64() > Some(0), "none is right, so that nothing is told");
+    assert!(found.iter().all(|accuracy| *accuracy == found[0]), "{found:#?}");
+    let unknown =
+        "version = 1\npictures = \"2\"\nnetworks = [\"net.onnx\"]\nlabels = \"grid.toml\"";
+    fs::write(folder.path("grid.toml"), unknown).unwrap();
+    let (fine, _, stderr) = folder.try_run(&["accuracy", "grid.toml"]);
+    assert!(!fine && stderr.contains("none of the `labels`"), "{stderr}");
+}
+
+#[test]
 fn what_cannot_be_counted_is_refused_or_left_out() {
     let folder = Folder::lenet(2);
     let cases = [
