@@ -8,7 +8,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-use cutline_core::zoo::{self, ZooOptions};
+use cutline_core::{
+    onnx::proto::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+        ValueInfoProto,
+        tensor_shape_proto::{Dimension, dimension},
+        type_proto,
+    },
+    tensor::DType,
+    zoo::{self, ZooOptions},
+};
 use cutline_runtime::verify::read_npy;
 use prost::Message;
 use serde_json::{Value, json};
@@ -316,6 +325,44 @@ fn latencies_are_the_planners() {
 }
 
 #[test]
+fn folders_tell_classes_by_number_by_order_by_label_and_by_id() {
+    let folder = Folder::lenet(30);
+    let names = |name: &dyn Fn(usize) -> String| -> Vec<String> { (0..10).map(name).collect() };
+    let id = |class: usize| format!("n{:08}", 90 - class);
+    let word = |class: usize| format!("class {}", 90 - class);
+    let lines = |line: &dyn Fn(usize) -> String| names(line).join("\n");
+    fs::write(folder.path("labels.txt"), lines(&|class| format!("{} {}", id(class), word(class))))
+        .unwrap();
+    let cases = [
+        (names(&|class| class.to_string()), ""),
+        (names(&|class| format!("sort-{class}")), ""),
+        (names(&word), "labels = \"labels.txt\""),
+        (names(&id), "labels = \"labels.txt\""),
+    ];
+    let mut found = Vec::new();
+    for (at, (names, labels)) in cases.iter().enumerate() {
+        for picture in 0..30 {
+            let class = folder.path(&format!("{at}/{}", names[picture % 13 % 10]));
+            fs::create_dir_all(&class).unwrap();
+            let name = format!("{picture:02}.png");
+            fs::copy(folder.path("pictures").join(&name), class.join(&name)).unwrap();
+        }
+        let grid = format!("version = 1\npictures = \"{at}\"\nnetworks = [\"net.onnx\"]\n{labels}");
+        fs::write(folder.path("grid.toml"), grid).unwrap();
+        let report = folder.run(&["accuracy", "grid.toml"]).remove(0);
+        found.push(cell(&report, &json!({ "plan": "edge" }))["accuracy"].clone());
+    }
+    assert_eq!(found[0]["of"], 30);
+    assert!(found[0]["count"].as_u64() > Some(0), "none is right, so that nothing is told");
+    assert!(found.iter().all(|accuracy| *accuracy == found[0]), "{found:#?}");
+    let unknown =
+        "version = 1\npictures = \"2\"\nnetworks = [\"net.onnx\"]\nlabels = \"grid.toml\"";
+    fs::write(folder.path("grid.toml"), unknown).unwrap();
+    let (fine, _, stderr) = folder.try_run(&["accuracy", "grid.toml"]);
+    assert!(!fine && stderr.contains("none of the `labels`"), "{stderr}");
+}
+
+#[test]
 fn what_cannot_be_counted_is_refused_or_left_out() {
     let folder = Folder::lenet(2);
     let cases = [
@@ -354,6 +401,105 @@ fn what_cannot_be_counted_is_refused_or_left_out() {
     folder.grid("networks = [\"net.onnx\"]");
     let (fine, _, stderr) = folder.try_run(&["accuracy", "grid.toml"]);
     assert!(!fine && stderr.contains("none of the pictures"), "{stderr}");
+}
+
+#[test]
+fn a_file_that_leaves_its_size_open_is_compared_with_its_largest() {
+    let folder = Folder::new();
+    let options = ZooOptions { input_size: Some(64), seed: 0 };
+    let mut model = zoo::build("squeezenet", &options).unwrap();
+    let input = &mut model.graph.as_mut().unwrap().input[0];
+    let kind = input.r#type.as_mut().unwrap().value.as_mut().unwrap();
+    let type_proto::Value::TensorType(tensor) = kind else { panic!("no tensor") };
+    for (axis, name) in [(2, "h"), (3, "w")] {
+        let open = dimension::Value::DimParam(name.to_owned());
+        tensor.shape.as_mut().unwrap().dim[axis].value = Some(open);
+    }
+    fs::write(folder.path("net.onnx"), model.encode_to_vec()).unwrap();
+    for seed in 0..3 {
+        strokes(seed, 90).save(folder.path(&format!("pictures/{seed}.png"))).unwrap();
+    }
+    let lines = "networks = [\"net.onnx\"]\nsizes = [80, 96, 48]\nuploads = [\"uint8\"]";
+    let report = folder.accuracy(lines, &[]);
+    assert_eq!(report["references"][0]["input"], "1x3x96x96");
+    let sent = |input: &str| {
+        let cloud = cell(&report, &json!({ "plan": "cloud", "input": input }));
+        cloud["bytes_sent"].as_u64().unwrap()
+    };
+    for side in [48, 80, 96] {
+        assert_eq!(sent(&format!("1x3x{side}x{side}")), 3 * side * side);
+    }
+    let whole = cell(&report, &json!({ "plan": "edge", "input": "1x3x96x96" }));
+    assert_eq!(whole["agreement"]["count"], 3);
+    // What others are compared with is counted even where no cell of the grid is it.
+    let split = folder
+        .accuracy("networks = [{ network = \"net.onnx\", sizes = [48], cuts = [\"50%\"] }]", &[]);
+    assert_eq!(cells(&split).len(), 1);
+    assert_eq!(split["references"][0]["input"], "1x3x48x48");
+    assert_eq!(cells(&split)[0]["agreement"]["count"], 3);
+}
+
+/// `Relu`, `Add` to what it was given, `Flatten`: 16 scores of a picture of 4x4.
+fn shortcut() -> ModelProto {
+    let info = |name: &str, sides: &[i64]| {
+        let dimension = |&side: &i64| Dimension {
+            value: Some(dimension::Value::DimValue(side)),
+            ..Default::default()
+        };
+        let shape = TensorShapeProto { dim: sides.iter().map(dimension).collect() };
+        let tensor = type_proto::Tensor { elem_type: Some(DType::F32.onnx()), shape: Some(shape) };
+        let kind =
+            TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+        ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..Default::default() }
+    };
+    let node = |op: &str, inputs: &[&str], output: &str| NodeProto {
+        op_type: Some(op.to_owned()),
+        name: Some(output.to_owned()),
+        input: inputs.iter().map(|&input| input.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        name: Some("shortcut".to_owned()),
+        node: vec![
+            node("Relu", &["x"], "a"),
+            node("Add", &["a", "x"], "b"),
+            node("Flatten", &["b"], "y"),
+        ],
+        input: vec![info("x", &[1, 1, 4, 4])],
+        output: vec![info("y", &[1, 16])],
+        ..Default::default()
+    };
+    ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(13) }],
+        graph: Some(graph),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn an_input_that_crosses_a_cut_is_uploaded() {
+    let folder = Folder::new();
+    fs::write(folder.path("net.onnx"), shortcut().encode_to_vec()).unwrap();
+    for seed in 0..12 {
+        strokes(seed, 4).save(folder.path(&format!("pictures/{seed:02}.png"))).unwrap();
+    }
+    let report = folder.accuracy(
+        "networks = [\"net.onnx\"]\nuploads = [\"fp32\", \"uint8\", \"jpeg:1\"]\ncuts = [\"whole\", \"a\"]\n\
+         codecs = [\"none\", \"fp16\"]",
+        &[],
+    );
+    let split = |upload: &str, codec: &str| {
+        let cell = cell(&report, &json!({ "plan": "split", "upload": upload, "codec": codec }));
+        let number = |value: &Value| value.as_u64().unwrap();
+        (number(&cell["bytes_sent"]), number(&cell["agreement"]["count"]))
+    };
+    assert_eq!(split("fp32", "fp32"), (64 + 64, 12));
+    assert_eq!(split("uint8", "fp32"), (16 + 64, 12));
+    assert_eq!(split("uint8", "fp16"), (16 + 32, 12));
+    let (bytes, same) = split("jpeg", "fp32");
+    assert!(bytes > 64 && same < 12, "a JPEG of the worst quality changes nothing?");
 }
 
 #[test]
