@@ -26,6 +26,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 mod cells;
+pub(crate) mod curves;
 mod database;
 mod environment;
 pub(crate) mod export;

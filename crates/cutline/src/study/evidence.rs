@@ -1,24 +1,26 @@
 //! What was measured: predictions of kernels and networks, fits of profiles, and throughput.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use cutline_core::{
     predict::{Model, Sample, Sweep},
     profile::{Part, Profile},
-    scaling::{Law, Point},
     units::Nanos,
 };
-use rusqlite::types::Value;
 
 use super::{
     data::{Predicted, Predictions, Scaling, Throughput},
     file::Study,
 };
-use crate::{characterize::Database, inputs::file_name, planning::read_json};
+use crate::{
+    characterize::{
+        curves::{AXES, Curve, curves},
+        results::Results,
+    },
+    inputs::file_name,
+    planning::read_json,
+};
 
 /// Most curves that are shown.
 const MOST_CURVES: usize = 200;
@@ -135,86 +137,27 @@ impl Predictions {
     }
 }
 
-/// Curves of a sweep: cells that differ in nothing but threads, or in nothing but the batch.
+/// Curves of a sweep: cells that differ in nothing but threads, the batch or replicas.
 fn scaling(file: &Path) -> anyhow::Result<Vec<Scaling>> {
-    let table = Database::read(file)?.table()?;
-    let column = |name: &str| table.columns.iter().position(|column| column.name == name);
-    let (Some(median), Some(batch), Some(threads)) =
-        (column("median_ns"), column("batch"), column("threads"))
-    else {
-        bail!("its table of results lacks a column; measure it again with this version");
-    };
-    let mut curves = Vec::new();
-    for (over, at) in [("threads", threads), ("batch", batch)] {
-        let mut groups: BTreeMap<String, Vec<Point>> = BTreeMap::new();
-        for row in &table.rows {
-            let point = match (&row[median], &row[batch], &row[at]) {
-                (&Value::Integer(ns @ 1..), &Value::Integer(frames @ 1..), &Value::Integer(n)) => {
-                    let n = u32::try_from(n).unwrap_or(0);
-                    Point { n, throughput: frames as f64 * 1e9 / ns as f64 }
-                }
-                _ => continue,
-            };
-            let apart = |name: &str| column(name).map(|at| text(&row[at])).unwrap_or_default();
-            let apart = |name: &str| match name {
-                // The beginning of a hash tells as much.
-                "network_sha256" => apart(name).chars().take(8).collect(),
-                name => apart(name),
-            };
-            let mut words: Vec<String> = SUBJECT.iter().map(|name| apart(name)).collect();
-            words.push(match over {
-                "threads" => format!("batch {}", apart("batch")),
-                _ => format!("{} threads", apart("threads")),
-            });
-            words.retain(|word| !word.is_empty());
-            groups.entry(words.join(", ")).or_default().push(point);
-        }
-        curves.extend(groups.into_iter().filter_map(|(subject, points)| {
-            curve(format!("{}: {subject}", file_name(file)), over, points)
-        }));
+    let results = Results::read(file)?;
+    let mut found = Vec::new();
+    for axis in AXES {
+        found.extend(curves(&results, axis)?.into_iter().map(|curve| shown(file, curve)));
     }
-    Ok(curves)
+    Ok(found)
 }
 
-/// Columns that tell curves apart, besides threads and batch.
-const SUBJECT: [&str; 14] = [
-    "network",
-    "network_sha256",
-    "height",
-    "width",
-    "engine",
-    "precision",
-    "picture",
-    "preprocess",
-    "filter",
-    "upload",
-    "jpeg_quality",
-    "link",
-    "agent",
-    "hardware",
-];
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::Integer(number) => number.to_string(),
-        Value::Text(text) => text.chars().take(40).collect(),
-        _ => String::new(),
-    }
-}
-
-/// A law of at least two different numbers.
-fn curve(subject: String, over: &'static str, mut points: Vec<Point>) -> Option<Scaling> {
-    points.sort_by_key(|point| point.n);
-    points.chunk_by(|a, b| a.n == b.n).nth(1)?;
-    let law = Law::fit(&points).ok()?;
+fn shown(file: &Path, curve: Curve) -> Scaling {
+    let subject = format!("{}: {}", file_name(file), curve.subject());
+    let Curve { over, points, law, .. } = curve;
     let points = points.iter().map(|point| Throughput {
         n: point.n,
         frames_per_second: point.throughput,
         fitted: law.throughput(point.n),
     });
-    Some(Scaling {
+    Scaling {
         subject,
-        over,
+        over: over.name(),
         lambda: law.lambda,
         sigma: law.sigma,
         kappa: law.kappa,
@@ -223,5 +166,5 @@ fn curve(subject: String, over: &'static str, mut points: Vec<Point>) -> Option<
             .cross_validated
             .map(|error| (error * 1000.0).round().min(1e15) as u64),
         points: points.collect(),
-    })
+    }
 }

@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
-use cutline_core::scaling::{Law, MOST, Point};
+use cutline_core::scaling::MOST;
 use serde::Serialize;
 
 use super::percent;
 use crate::{
-    characterize::results::Results,
+    characterize::{
+        curves::{AXES, Axis, Curve, curves},
+        results::Results,
+    },
     output::{Output, table},
 };
 
@@ -30,52 +32,15 @@ pub(crate) struct Args {
     at: Vec<u32>,
 }
 
-/// What grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Axis {
-    /// Threads of the engine.
-    Threads,
-    /// Frames computed at once.
-    Batch,
-    /// Agents that share the frames.
-    Replicas,
-}
-
-const AXES: [Axis; 3] = [Axis::Threads, Axis::Batch, Axis::Replicas];
-
-/// Columns that say what a cell is; a file may lack any.
-const SETTINGS: [&str; 19] = [
-    "network",
-    "precision",
-    "height",
-    "width",
-    "engine",
-    "engine_version",
-    "threads",
-    "batch",
-    "replicas",
-    "picture",
-    "preprocess",
-    "filter",
-    "upload",
-    "jpeg_quality",
-    "link",
-    "agent",
-    "hardware",
-    "network_sha256",
-    "picture_sha256",
-];
-
-/// Settings that nobody reads.
-const HASHES: [&str; 2] = ["network_sha256", "picture_sha256"];
-
 /// A fitted law, as printed.
 #[derive(Debug, Serialize)]
 struct Fit {
     over: Axis,
     /// What the cells have in common.
     of: BTreeMap<&'static str, String>,
+    /// The same in words.
+    #[serde(skip)]
+    subject: String,
     /// Frames per second of one.
     lambda: f64,
     /// Contention.
@@ -97,22 +62,13 @@ struct Row {
     predicted: f64,
 }
 
-impl Axis {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Threads => "threads",
-            Self::Batch => "batch",
-            Self::Replicas => "replicas",
-        }
-    }
-}
-
 pub(super) fn run(args: &Args, output: &Output) -> anyhow::Result<ExitCode> {
     let results = Results::read(&args.sweep)?;
     let mut fits = Vec::new();
     for axis in AXES.into_iter().filter(|axis| args.over.is_none_or(|over| over == *axis)) {
-        let fitted = fits_over(&results, axis, &args.at);
-        fits.extend(fitted.with_context(|| format!("cannot use `{}`", args.sweep.display()))?);
+        let found = curves(&results, axis);
+        let found = found.with_context(|| format!("cannot use `{}`", args.sweep.display()))?;
+        fits.extend(found.into_iter().map(|curve| fit(curve, &args.at)));
     }
     if fits.is_empty() {
         let what = args.over.map_or("threads, batch or replicas", Axis::name);
@@ -125,66 +81,9 @@ pub(super) fn run(args: &Args, output: &Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A fit for all cells that differ in this only.
-fn fits_over(results: &Results, axis: Axis, at: &[u32]) -> anyhow::Result<Vec<Fit>> {
-    let Some(place) = results.column(axis.name()) else { return Ok(Vec::new()) };
-    let others: Vec<(&'static str, usize)> = SETTINGS
-        .iter()
-        .filter(|name| **name != axis.name())
-        .filter_map(|name| Some((*name, results.column(name)?)))
-        .collect();
-    let mut groups: BTreeMap<Vec<&str>, Vec<Point>> = BTreeMap::new();
-    for (number, row) in (2..).zip(&results.rows) {
-        let throughput = throughput(results, row, axis).with_context(|| format!("row {number}"))?;
-        let Some(throughput) = throughput else { continue };
-        let n = row[place].parse().with_context(|| {
-            format!("row {number}: `{}` is no number of {}", row[place], axis.name())
-        })?;
-        let key = others.iter().map(|(_, at)| row[*at].as_str()).collect();
-        groups.entry(key).or_default().push(Point { n, throughput });
-    }
-    let grows = |points: &Vec<Point>| points.iter().any(|point| point.n != points[0].n);
-    let groups = groups.into_iter().filter(|(_, points)| grows(points));
-    groups
-        .map(|(key, points)| {
-            let of = others.iter().zip(key).map(|((name, _), value)| (*name, value.to_owned()));
-            fit(axis, of.filter(|(_, value)| !value.is_empty()).collect(), points, at)
-        })
-        .collect()
-}
-
-/// Frames per second of a row; `None` of a cell without a result.
-fn throughput(results: &Results, row: &[String], axis: Axis) -> anyhow::Result<Option<f64>> {
-    let number = |name: &str| -> anyhow::Result<Option<f64>> {
-        match results.column(name).map(|at| row[at].trim()) {
-            None | Some("") => Ok(None),
-            Some(text) => match text.parse::<f64>() {
-                Ok(number) if number > 0.0 && number.is_finite() => Ok(Some(number)),
-                _ => bail!("`{text}` in column `{name}` is no number above 0"),
-            },
-        }
-    };
-    if results.column("throughput").is_some() {
-        return number("throughput");
-    }
-    if axis == Axis::Replicas {
-        bail!("replicas need a column `throughput`, in frames a second");
-    }
-    if results.column("median_ns").is_none() {
-        bail!("there is neither a column `throughput` nor `median_ns`");
-    }
-    let batch = number("batch")?.unwrap_or(1.0);
-    Ok(number("median_ns")?.map(|median| batch * 1e9 / median))
-}
-
-fn fit(
-    over: Axis,
-    of: BTreeMap<&'static str, String>,
-    mut points: Vec<Point>,
-    at: &[u32],
-) -> anyhow::Result<Fit> {
-    let law = Law::fit(&points)?;
-    points.sort_by_key(|point| point.n);
+fn fit(curve: Curve, at: &[u32]) -> Fit {
+    let subject = curve.subject();
+    let Curve { over, of, points, law } = curve;
     let asked = at.iter().filter(|n| points.iter().all(|point| point.n != **n));
     let row = |n, measured| Row { n, measured, predicted: law.throughput(n) };
     let mut rows: Vec<Row> =
@@ -192,29 +91,21 @@ fn fit(
     rows.extend(asked.map(|n| row(*n, None)));
     rows.sort_by_key(|row| row.n);
     rows.dedup_by_key(|row| (row.n, row.measured.map(f64::to_bits)));
-    Ok(Fit {
+    Fit {
         over,
         of,
+        subject,
         lambda: law.lambda,
         sigma: law.sigma,
         kappa: law.kappa,
         peak: law.peak(),
         cross_validated_ppm: law.cross_validated.map(|error| (error * 1e6).round() as u64),
         points: rows,
-    })
+    }
 }
 
 fn write_fit(fit: &Fit, out: &mut dyn Write) -> std::io::Result<()> {
-    let told = SETTINGS.iter().filter(|name| !HASHES.contains(name));
-    let of = told.filter_map(|name| {
-        let value = fit.of.get(name)?;
-        // Bare numbers say nothing.
-        Some(match value.parse::<u64>() {
-            Ok(_) => format!("{name} {value}"),
-            Err(_) => value.clone(),
-        })
-    });
-    writeln!(out, "{}", of.collect::<Vec<_>>().join(", "))?;
+    writeln!(out, "{}", fit.subject)?;
     let error = fit.cross_validated_ppm.map_or("-".to_owned(), |ppm| format!("± {}", percent(ppm)));
     let rows = fit.points.iter().map(|row| {
         let measured = row.measured.map(|measured| format!("{measured:.1}"));
