@@ -9,6 +9,7 @@ from command import SHOTS, WINDOWS, cutline
 STUDY = """
 version = 1
 [study]
+frames_per_second = "8"
 electricity = "0.20"
 cut_encodings = ["uint8"]
 bandwidths = ["100kbit", "500kbit", "2mbit", "10mbit", "50mbit", "1gbit"]
@@ -174,7 +175,8 @@ def test_the_map_shows_the_best_plan_of_every_cell(page, plain):
         found = combination(data, cell)
         assert cell["plan"] == found["best"][cell["rate"]]
         plan = data["plans"][cell["plan"]]
-        assert cell["words"] == [word(data, plan), milliseconds(plan["latency_ns"][cell["rate"]])]
+        late = ["late"] * (plan["busiest_ns"][cell["rate"]] > data["frame_interval_ns"])
+        assert cell["words"] == [word(data, plan), milliseconds(plan["latency_ns"][cell["rate"]]), *late]
     assert len({cell["words"][0] for cell in seen}) > 1, "the optimum moves"
 
 
@@ -199,6 +201,10 @@ def test_other_rows_and_choices_show_other_cells(page, plain):
             assert float(cell["words"][2].removeprefix("× ")) == pytest.approx(slower, rel=6e-3)
         else:
             assert cell["words"][2] == "fastest"
+        is_late = plan["busiest_ns"][cell["rate"]] > data["frame_interval_ns"]
+        assert (cell["words"][3:] == ["late"]) == is_late
+    choose(page, which="split", rows="network", board=0)
+    assert any(cell["words"][3:] == ["late"] for cell in cells(page)), "a slow link is late with a split"
     assert page.errors == []
 
 

@@ -7,7 +7,9 @@
 
 const usual = data.rates.findIndex((bytes) => bytes >= 1.25e6);
 const lastSize = data.networks.findIndex((network, at) => data.networks[at + 1]?.family !== network.family);
-const chosen = { network: lastSize, board: 0, instance: 0, rate: usual < 0 ? data.rates.length - 1 : usual };
+// At first where the fastest plan changes most often, at the largest size.
+const liveliest = data.combinations.filter((found) => found.network === lastSize).reduce((most, found) => (found.changes.length > most.changes.length ? found : most), { board: 0, instance: 0, changes: [] });
+const chosen = { network: lastSize, board: liveliest.board, instance: liveliest.instance, rate: usual < 0 ? data.rates.length - 1 : usual };
 let over = null;
 
 const exact = (value, text, field) => make("data", { value: String(value), ...(field && { "data-field": field }) }, text);
@@ -16,6 +18,7 @@ const combinationOf = (cell) => data.combinations[(cell.network * data.boards.le
 const planOf = (cell, of) => combinationOf(cell)[of][cell.rate];
 const layersOf = (plan) => data.networks[plan.network].layers;
 const kindWord = (plan) => (plan.kind === "edge" ? "board" : plan.kind === "cloud" ? "cloud" : `${plan.layers_on_board}/${layersOf(plan)}`);
+const isLate = (plan, at) => plan.busiest_ns[at] > data.frame_interval_ns;
 const showing = () => over ?? chosen;
 
 // The colour of a cell goes from the board's to the cloud's with the share of layers on the board.
@@ -58,6 +61,7 @@ function mapCell(cell) {
     onpointerleave: () => look(null, null),
   }, [make("strong", {}, kindWord(plan)), make("span", {}, time(latency))]);
   if (which === "split") button.append(make("span", { class: "factor" }, factor > 1.0005 ? `× ${short(factor)}` : "fastest"));
+  if (isLate(plan, cell.rate)) button.append(make("span", { class: "late" }, "late"));
   return make("td", { class: "cell" }, button);
 }
 
@@ -214,7 +218,7 @@ const BILL = [
 
 function fillFront() {
   const front = frontOf(chosen);
-  byId("front-note").textContent = `${data.networks[chosen.network].name} at ${rate(data.rates[chosen.rate])}, for ${data.users} users with ${data.frames_per_second} frame/s each: over all boards and instances ${count(front.length, "plan")} that no other beats in both latency and money, among all candidate cuts and the fastest plans.`;
+  byId("front-note").textContent = `${data.networks[chosen.network].name} at ${rate(data.rates[chosen.rate])}, for ${data.users} users with ${data.frames_per_second} frame/s each: over all boards and instances ${count(front.length, "plan")} that keep up with the frames and that no other such beats in both latency and money, among all candidate cuts and the fastest plans.`;
   const head = ["Plan", "Board", "Latency", "Money", ...BILL.map((part) => part.title)].map((text) => make("th", { scope: "col" }, text));
   byId("front").tHead.replaceChildren(make("tr", {}, head));
   byId("front").tBodies[0].replaceChildren(...front.map((at) => {
@@ -304,6 +308,7 @@ function fillPanel(at) {
     const other = planOf(cell, line.of);
     return row([line.title, other === null ? "not possible" : exact(plans[other].latency_ns[cell.rate], time(plans[other].latency_ns[cell.rate]), line.of)]);
   }));
+  byId("plan-keeps").textContent = `${isLate(plan, cell.rate) ? "It does not keep up: a" : "A"} frame keeps the board or the link for ${time(plan.busiest_ns[cell.rate])}, and one comes every ${time(data.frame_interval_ns)}.`;
   byId("plan-bill").tBodies[0].replaceChildren(...BILL.map((part) => row([part.title, exact(plan[part.key], amount(plan[part.key]), part.key)])));
   const origins = [plan.origins[0] && `board: ${plan.origins[0]}`, plan.origins[1] && `instance: ${plan.origins[1]}`].filter(Boolean);
   byId("plan-origin").textContent = `Times of the ${origins.join(", ")}${origins.some((text) => text.endsWith("preset")) ? " (modelled, not measured)" : ""}.`;
@@ -357,7 +362,8 @@ function fillWords() {
   byId("map-legend").replaceChildren(
     make("li", {}, [make("span", { class: "swatch", style: { background: tint({ kind: "edge" }) } }), "all on the board"]),
     make("li", {}, [make("span", { class: "swatch", style: { background: tint({ kind: "cloud" }) } }), "all in the cloud"]),
-    make("li", {}, [make("span", { class: "swatch dashed" }), "split: layers on the board / all layers"]));
+    make("li", {}, [make("span", { class: "swatch dashed" }), "split: layers on the board / all layers"]),
+    make("li", {}, [make("span", { class: "late" }, "late"), "does not keep up with the frames"]));
   byId("made").textContent = `Written by Cutline ${data.cutline}. The same data: study.json, best.csv, changes.csv, front.csv, deployments.csv, predictions.csv, scaling.csv.`;
 }
 

@@ -211,7 +211,11 @@ fn no_plan_beats_a_point_of_the_front_in_latency_and_money() {
             let point = &plans[at.as_u64().unwrap() as usize];
             assert_eq!(point["network"], front["network"]);
             let (time, money) = costs(point);
-            let others = plans.iter().filter(|plan| plan["network"] == front["network"]).map(costs);
+            let keeps_up =
+                |plan: &&Value| plan["busiest_ns"][rate].as_u64().unwrap() <= 1_000_000_000;
+            assert!(keeps_up(&point), "a frame comes every second: {point}");
+            let others = plans.iter().filter(|plan| plan["network"] == front["network"]);
+            let others = others.filter(keeps_up).map(costs);
             for other in others {
                 let is_better = other.0 <= time && other.1 <= money && other != (time, money);
                 assert!(!is_better, "{other:?} beats {:?}", (time, money));
@@ -220,6 +224,9 @@ fn no_plan_beats_a_point_of_the_front_in_latency_and_money() {
         }
     }
     assert!(points > 8, "there is something to choose");
+    // A picture of 224 x 224 x 3 bytes keeps 100 kbit/s busy for 12 s.
+    let cloud = plan(&data, &data["combinations"][4], "cloud", 0).unwrap();
+    assert_eq!(cloud["busiest_ns"][0], 150_528_u64 * 8 * 10_000);
     for plan in plans {
         let part = |key: &str| plan[key].as_u64().unwrap();
         let sum: u64 = ["rent", "purchase", "electricity", "traffic"].into_iter().map(part).sum();
@@ -402,6 +409,38 @@ fn measured_kernels_and_throughput_are_shown_with_their_errors_and_laws() {
     }
     let csv = fs::read_to_string(folder.join("out/scaling.csv")).unwrap();
     assert_eq!(csv.lines().count(), 1 + 4);
+}
+
+#[test]
+fn a_board_with_a_profile_has_measured_times_and_shows_its_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeeds(folder, &["zoo", "write", "squeezenet", "--input-size", "64", "-o", "net.onnx"]);
+    let profile = "profile net.onnx --engine rten --threads 1 --budget 40 --time 2s -o p.json";
+    succeeds(folder, &profile.split(' ').collect::<Vec<_>>());
+    let text = SMALL
+        .replace("zoo = \"mobilenetv2\"\ninput_sizes = [224, 96]", "model = \"net.onnx\"")
+        .replace(
+            "preset = \"rpi3b+\"",
+            "name = \"mine\"\npreset = \"rpi3b+\"\nprofiles = [\"p.json\"]",
+        );
+    fs::write(folder.join("study.toml"), text).unwrap();
+    let said = succeeds(folder, &["study", "study.toml", "-o", "out", "--json"]);
+    let data: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(data["boards"][0]["origins"], json!(["fitted"]));
+    assert_eq!(data["boards"][1]["origins"], json!(["preset"]));
+    let sources: Vec<&str> =
+        list(&data, "sentences").iter().rev().take(2).filter_map(Value::as_str).collect();
+    assert!(sources[1].starts_with("Times of jetson-nano-gpu, t2.micro"), "{sources:?}");
+    assert!(sources[0].starts_with("Times of mine come from profiles"), "{sources:?}");
+    let [of] = list(&data, "predictions").as_slice() else { panic!("one profile, one fit") };
+    assert_eq!(of["is_held_out"], false, "the parts are in the fit");
+    let profile: Value = serde_json::from_slice(&fs::read(folder.join("p.json")).unwrap()).unwrap();
+    assert_eq!(list(of, "points").len(), list(&profile, "segments").len());
+    let edge = plan(&data, &data["combinations"][0], "edge", 0).unwrap();
+    let times = list(&profile, "groups").iter().map(|group| group["time_ns"].as_u64().unwrap());
+    let whole = times.sum::<u64>() + profile["call_ns"].as_u64().unwrap();
+    assert_eq!(edge["edge_compute_ns"], whole);
 }
 
 #[test]

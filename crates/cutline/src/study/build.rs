@@ -12,7 +12,7 @@ use cutline_core::{
     onnx::ImportOptions,
     platform::Price,
     preset::Presets,
-    units::{Bytes, Macs},
+    units::{Bytes, Macs, Nanos},
 };
 
 use super::{
@@ -75,6 +75,7 @@ pub(crate) fn build(
         left_out,
         users: study.users,
         frames_per_second: study.frames_per_second.clone(),
+        frame_interval_ns: found.interval,
         currency,
         link,
         rates: study.rates.clone(),
@@ -188,6 +189,7 @@ struct Found {
     combinations: Vec<Combination>,
     fronts: Vec<Front>,
     link: Option<Link>,
+    interval: Nanos,
     board_costs: Known,
     instance_costs: Known,
     /// Encodings that were allowed and that no table knows.
@@ -219,7 +221,7 @@ impl Found {
             }
         }
         let count = study.rates.len();
-        let mut fronts = fronts::fronts(at, &book.plans, count);
+        let mut fronts = fronts::fronts(at, &book.plans, count, self.interval);
         let used = combinations.iter().flat_map(plans_of);
         let used: BTreeSet<usize> =
             used.chain(fronts.iter().flat_map(|front| &front.plans).copied()).collect();
@@ -251,6 +253,7 @@ impl Found {
                 }
             }
         }
+        self.interval = place.interval().unwrap_or_default();
         self.missing.extend(place.missing.iter().cloned());
         let declared = &costs.links()[0];
         let per_mille = u128::from(declared.down.rate.0) * 1000;

@@ -16,6 +16,7 @@ pub(super) fn best(data: &Data) -> String {
         "label",
         "layers_on_board",
         "latency_ns",
+        "keeps_up",
         "edge_latency_ns",
         "cloud_latency_ns",
         "split_latency_ns",
@@ -31,9 +32,13 @@ pub(super) fn best(data: &Data) -> String {
             row.push(optional(found.best[rate]));
             row.push(label(plan));
             row.push(optional(plan.map(|plan| plan.layers_on_board)));
-            for of in [&found.best, &found.edge, &found.cloud, &found.split] {
-                row.push(optional(data.plan(of[rate]).map(|plan| plan.latency_ns[rate].0)));
-            }
+            let latency = |of: &[Option<usize>]| {
+                optional(data.plan(of[rate]).map(|plan| plan.latency_ns[rate].0))
+            };
+            row.push(latency(&found.best));
+            let keeps_up = plan.map(|plan| plan.keeps_up(rate, data.frame_interval_ns));
+            row.push(optional(keeps_up.map(u8::from)));
+            row.extend([&found.edge, &found.cloud, &found.split].map(|of| latency(of)));
             row.push(label(data.plan(found.split[rate])));
             row.push(plan.map(|plan| plan.crosses.join(" ")).unwrap_or_default());
             table.row(row);

@@ -34,6 +34,8 @@ pub(crate) struct Data {
     pub(crate) users: u64,
     /// Of each user, as the file says it.
     pub(crate) frames_per_second: String,
+    /// From one frame of a user to the next.
+    pub(crate) frame_interval_ns: Nanos,
     pub(crate) currency: String,
     pub(crate) link: Link,
     /// Rates up, ascending.
@@ -108,10 +110,13 @@ pub(crate) struct Plan {
     pub(crate) origins: [Option<Origin>; 2],
     pub(crate) edge_compute_ns: Nanos,
     pub(crate) cloud_compute_ns: Nanos,
-    /// By rate, as are the next two.
+    /// By rate, as are the next three.
     pub(crate) latency_ns: Vec<Nanos>,
     pub(crate) upload_ns: Vec<Nanos>,
     pub(crate) rest_ns: Vec<Nanos>,
+    /// How long a frame keeps what a user has alone, the board or a direction of the link, whichever is
+    /// busier: longer than from a frame to the next, and the plan does not keep up.
+    pub(crate) busiest_ns: Vec<Nanos>,
     /// Modelled; absent where a power is not known.
     pub(crate) energy_nj: Option<Nanojoules>,
     /// Instances for all users.
@@ -150,7 +155,8 @@ pub(crate) struct Range {
     pub(crate) plan: usize,
 }
 
-/// Latency against money: plans that no other beats in both, the fastest first.
+/// Latency against money: plans that keep up with the frames and that no other such beats in both, the
+/// fastest first.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Front {
     pub(crate) network: usize,
@@ -210,6 +216,13 @@ pub(crate) struct Throughput {
     pub(crate) frames_per_second: f64,
     /// By the law.
     pub(crate) fitted: f64,
+}
+
+impl Plan {
+    /// Whether a user's board and link are done with a frame before the next one comes.
+    pub(crate) fn keeps_up(&self, rate: usize, interval: Nanos) -> bool {
+        self.busiest_ns[rate] <= interval
+    }
 }
 
 impl Data {

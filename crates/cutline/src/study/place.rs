@@ -11,8 +11,8 @@ use cutline_core::{
     partition::Mapping,
     planner::{self, Answer, Choice, Request},
     platform::DeviceId,
-    size::{self, Allowed, Candidate, Kind, traffic_per_month},
-    units::Money,
+    size::{self, Allowed, Candidate, Kind, Load, traffic_per_month},
+    units::{Money, Nanos},
 };
 use serde_json::json;
 
@@ -96,6 +96,20 @@ impl<'a> Place<'a> {
         };
         let costs = study.rates.iter().map(|&rate| at_rate(&costs, 0, rate)).collect();
         Ok(Self { study, position, dag, costs, request, missing })
+    }
+
+    /// From one frame of a user to the next; `None` where that is not known.
+    pub(super) fn interval(&self) -> Option<Nanos> {
+        let frames = self.costs[0].workload()?.frames_per_megasecond?;
+        (1_000_000_000_000_000_u64).checked_div(frames).map(Nanos)
+    }
+
+    /// How long a frame keeps the board or a direction of the link, whichever is busier.
+    fn busiest(&self, costs: &Costs, evaluation: &Evaluation) -> Option<Nanos> {
+        let Load { board, up, down, .. } =
+            Candidate::of(costs, evaluation, 0, self.study.link.traffic)?.load;
+        let ways = [up, down].into_iter().flatten().map(|way| way.busy);
+        ways.chain([board]).max()
     }
 
     /// The best plans at every rate; those that may be on a front go into the book besides.
@@ -198,6 +212,8 @@ impl<'a> Place<'a> {
     ) -> anyhow::Result<Plan> {
         let at_each = self.costs.iter().map(|costs| evaluate(&self.dag, costs, mapping, setting));
         let evaluations: Vec<Evaluation> = at_each.collect::<Result<_, _>>()?;
+        let busiest = self.costs.iter().zip(&evaluations);
+        let busiest: Option<Vec<Nanos>> = busiest.map(|(c, one)| self.busiest(c, one)).collect();
         let (costs, one) = (&self.costs[0], &evaluations[0]);
         let bill = evaluate::bill(costs, one).context("what a month costs is not known")?;
         let traffic =
@@ -246,6 +262,7 @@ impl<'a> Place<'a> {
             latency_ns: evaluations.iter().map(|one| one.latency).collect(),
             upload_ns: evaluations.iter().map(Evaluation::upload).collect(),
             rest_ns: evaluations.iter().map(Evaluation::rest).collect(),
+            busiest_ns: busiest.context("how long a frame keeps the board is not known")?,
             energy_nj: energies.map(|uses| uses.iter().map(|used| used.energy).sum()),
             instances: rents.iter().map(|rented| rented.instances).sum(),
             rent: bill.rent,

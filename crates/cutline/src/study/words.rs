@@ -116,6 +116,7 @@ fn compared(data: &Data) -> impl Iterator<Item = Compared<'_>> {
 pub(super) fn sentences(data: &Data) -> Vec<String> {
     let mut sentences: Vec<String> = between_the_rates(data).into_iter().collect();
     sentences.extend(moves_with_size(data));
+    sentences.extend(late(data));
     sentences.extend(money(data));
     sentences.extend(sources(data));
     sentences
@@ -132,6 +133,21 @@ fn between_the_rates(data: &Data) -> Option<String> {
             counted(splits.by_ref().count(), "range"),
             about(widest.from),
             about(widest.to)
+        )
+    })
+}
+
+/// Where even the fastest plan does not keep up with the frames.
+fn late(data: &Data) -> Option<String> {
+    let cells = data.combinations.iter().flat_map(|found| found.best.iter().enumerate());
+    let plans = cells.filter_map(|(rate, &best)| Some((rate, data.plan(best)?)));
+    let is_late = |(rate, plan): &(usize, &Plan)| !plan.keeps_up(*rate, data.frame_interval_ns);
+    let late = plans.filter(is_late).count();
+    (late > 0).then(|| {
+        format!(
+            "In {} the plan of least latency does not keep up with {} frame/s, since its board or link is busy for longer; such plans are on no front of latency against money.",
+            counted(late, "cell"),
+            data.frames_per_second
         )
     })
 }
