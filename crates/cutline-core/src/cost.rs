@@ -105,6 +105,8 @@ pub struct EngineOption {
     pub origin: Origin,
     /// Of predicted times: the median of their relative error, in thousandths.
     pub error_permille: Option<u64>,
+    /// The same of a predicted memory.
+    pub memory_error_permille: Option<u64>,
     /// e: fixed time of one engine call.
     pub call: Nanos,
     /// Memory of the engine without any model.

@@ -233,6 +233,9 @@ pub struct PlannedStage {
     /// predictions, in thousandths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_permille: Option<u64>,
+    /// The same of its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_error_permille: Option<u64>,
 }
 
 fn as_declared() -> String {
@@ -490,7 +493,7 @@ impl PlannedChoice {
                 threads: option.threads,
                 cut_encoding: costs.codecs()[setting.codecs[at]].name.clone(),
                 origin: Some(option.origin),
-                error_permille: option.error_permille,
+                errors: [option.error_permille, option.memory_error_permille],
             };
             let joined_by = partition.helps(position).map(name);
             planned_stage(dag, stage, name(stage.device), joined_by, how)
@@ -582,9 +585,9 @@ impl PlannedChoice {
         let how: BTreeMap<String, How> = std::mem::take(&mut self.stages)
             .into_iter()
             .map(|stage| {
-                let PlannedStage { engine, threads, cut_encoding, origin, error_permille, .. } =
-                    stage;
-                (stage.device, How { engine, threads, cut_encoding, origin, error_permille })
+                let errors = [stage.error_permille, stage.memory_error_permille];
+                let PlannedStage { engine, threads, cut_encoding, origin, .. } = stage;
+                (stage.device, How { engine, threads, cut_encoding, origin, errors })
             })
             .collect();
         let stages = partition.stages.iter().enumerate().map(|(position, stage)| {
@@ -609,7 +612,8 @@ impl PlannedChoice {
             self.proof = None;
             self.origin = None;
             for stage in &mut self.stages {
-                (stage.origin, stage.error_permille) = (None, None);
+                (stage.origin, stage.error_permille, stage.memory_error_permille) =
+                    (None, None, None);
             }
             self.measured = None;
         }
@@ -722,7 +726,8 @@ struct How {
     threads: u32,
     cut_encoding: String,
     origin: Option<Origin>,
-    error_permille: Option<u64>,
+    /// Of predicted times, of predicted memory.
+    errors: [Option<u64>; 2],
 }
 
 impl Default for How {
@@ -733,7 +738,7 @@ impl Default for How {
             threads: 0,
             cut_encoding: as_declared(),
             origin: None,
-            error_permille: None,
+            errors: [None; 2],
         }
     }
 }
@@ -763,7 +768,8 @@ fn planned_stage(
         outputs,
         cut_encoding: how.cut_encoding,
         origin: how.origin,
-        error_permille: how.error_permille,
+        error_permille: how.errors[0],
+        memory_error_permille: how.errors[1],
     }
 }
 

@@ -51,6 +51,7 @@ mod sweep;
 pub use energy::{EnergyJob, energy};
 pub use inputs::{InputError, sample_inputs};
 pub use machine::{hardware, precision};
+pub(crate) use memory::give_back;
 use parts::Ready;
 pub use race::fastest;
 pub use sweep::{SweepJob, sweep};

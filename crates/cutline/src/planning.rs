@@ -210,9 +210,12 @@ pub(crate) fn write_predictions(
     for device in costs.devices() {
         for option in &device.options {
             if let Some(permille) = option.error_permille {
+                let memory = option.memory_error_permille.map_or(String::new(), |permille| {
+                    format!(", its memory too (median error {:.1} %)", permille as f64 / 10.0)
+                });
                 writeln!(
                     out,
-                    "times on `{}` with {} are predicted from kernels (median error {:.1} %); measure them with `cutline profile` to be sure",
+                    "times on `{}` with {} are predicted from kernels (median error {:.1} %){memory}; measure them with `cutline profile` to be sure",
                     device.name,
                     option.engine,
                     permille as f64 / 10.0

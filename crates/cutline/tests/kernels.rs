@@ -134,7 +134,18 @@ fn memory_of_a_network_that_was_never_run_is_predicted_with_its_error() {
         let profile: Value = serde_json::from_slice(&fs::read(dir.join(file)).unwrap()).unwrap();
         profile["memory"].clone()
     };
+    let platform = "version = 1\n[[device]]\nname = \"here\"\nprofiles = [\"p.json\"]\n";
+    fs::write(dir.join("one.toml"), platform).unwrap();
+    let plan = ["plan", "net.onnx", "--platform", "one.toml", "-o", "plan.json"];
+    let told = words(&succeeds(dir, &plan));
+    assert!(told.contains("its memory too (median error"), "{told}");
+    let plan: Value = serde_json::from_slice(&fs::read(dir.join("plan.json")).unwrap()).unwrap();
     let (predicted, measured) = (of("p.json"), of("m.json"));
+    let stage = &plan["best"]["stages"][0];
+    assert_eq!(stage["memory_error_permille"], predicted["predicted"]["median_permille"]);
+    let engine = sweep["engine_bytes"].as_u64().unwrap();
+    let expected = engine + predicted["network_bytes"].as_u64().unwrap();
+    assert_eq!(plan["best"]["memory"]["here"], expected, "the whole takes what is predicted");
     assert_eq!(predicted["counted_bytes"], measured["counted_bytes"]);
     assert_eq!(predicted["predicted"]["count"], 5);
     assert!(measured["predicted"].is_null());

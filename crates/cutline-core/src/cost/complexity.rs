@@ -47,6 +47,7 @@ pub fn estimate(
         threads: speed.threads,
         origin: Origin::Preset,
         error_permille: None,
+        memory_error_permille: None,
         call: speed.dispatch.value,
         engine_bytes: Bytes::ZERO,
         groups: dag.groups().iter().map(|group| Some(group_time(dag, group, speed))).collect(),

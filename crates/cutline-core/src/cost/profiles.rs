@@ -183,6 +183,10 @@ fn option(
         threads: profile.key.threads,
         origin: if profile.predicted.is_some() { Origin::Predicted } else { Origin::Fitted },
         error_permille: profile.predicted.as_ref().map(|predicted| predicted.median_permille),
+        memory_error_permille: profile
+            .memory
+            .and_then(|memory| memory.predicted)
+            .map(|error| error.median_permille),
         call: profile.call_ns,
         engine_bytes: profile.engine_bytes
             + profile.memory.map_or(Bytes::ZERO, |memory| memory.beyond()),

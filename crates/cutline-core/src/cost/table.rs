@@ -112,6 +112,7 @@ pub fn read(
             threads: 0,
             origin: Origin::Assumed,
             error_permille: None,
+            memory_error_permille: None,
             call: file.call_ns.get(&device.name).copied().unwrap_or_default(),
             engine_bytes: Bytes::ZERO,
             groups: layers().map(|layer| layer.time_ns.get(&device.name).copied()).collect(),

@@ -12,6 +12,8 @@ use std::sync::{
 use cutline_core::units::Bytes;
 use thiserror::Error;
 
+use crate::profiler::give_back;
+
 /// A limit and what is taken of it.
 #[derive(Debug)]
 pub struct Budget {
@@ -85,9 +87,10 @@ impl Budget {
         }
     }
 
-    /// Whether the process fits, where that counts.
+    /// Whether the process fits, where that counts; what loading took is given back first.
     pub fn check_process(&self, what: &str) -> Result<(), MemoryError> {
         let Some(limit) = self.limit.filter(|_| self.whole_process) else { return Ok(()) };
+        give_back();
         match resident_bytes() {
             Some(occupied) if occupied > limit => {
                 Err(MemoryError::Occupied { what: what.to_owned(), occupied, limit })

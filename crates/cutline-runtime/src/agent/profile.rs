@@ -73,6 +73,10 @@ pub(super) fn run(
     let (engine, _) = profiler::fastest(&model, &engines, job_here.threads, sample, job_here.seed)
         .map_err(|error| precondition(&error))?;
     let meter = meter(job.meter.as_deref())?;
+    if meter.is_some() && job_here.slowdown_permille != 1000 {
+        let reason = "this agent imitates a slower device, whose energy is not known; profile without --meter";
+        return Err(Status::failed_precondition(reason));
+    }
     let mut profile = profiler::profile(&model, engine.as_ref(), &job_here, progress)
         .map_err(|error| precondition(&error))?;
     if let Some(mut meter) = meter {

@@ -17,12 +17,7 @@ pub(super) struct Before(Option<Bytes>);
 impl Before {
     /// Now, once what was freed is given back to the system.
     pub(super) fn now() -> Self {
-        #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        #[allow(unsafe_code)]
-        // SAFETY: malloc_trim takes an integer and locks what it changes.
-        unsafe {
-            libc::malloc_trim(0);
-        }
+        give_back();
         Self(own())
     }
 
@@ -32,8 +27,9 @@ impl Before {
     }
 
     /// The most that the process takes more than before while `run` goes on; `None` where the system
-    /// does not say. What was freed before `run` does not count, unless the process keeps it.
+    /// does not say. What was freed before `run`, as loading does, is given back first.
     pub(super) fn peak<E>(self, run: impl FnOnce() -> Result<(), E>) -> Result<Option<Bytes>, E> {
+        give_back();
         let is_reset = fs::write("/proc/self/clear_refs", "5").is_ok();
         run()?;
         let after = own();
@@ -45,6 +41,18 @@ impl Before {
             (Some(before), Some(most)) => Some(most - before),
             _ => None,
         })
+    }
+}
+
+/// Gives back to the system what was freed: the C library keeps it for what is taken next. Takes a
+/// millisecond for some dozens of megabytes, in which no other thread is given memory. Does nothing
+/// where the C library is not GNU's.
+pub(crate) fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[allow(unsafe_code)]
+    // SAFETY: malloc_trim takes an integer and locks what it changes.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
