@@ -43,7 +43,7 @@ use cutline_runtime::{
     engine,
     model::Model,
     pace::timer,
-    runner::{Frame, RunOptions, Runner},
+    runner::{Answer, Frame, RunOptions, Runner},
     verify::random_inputs,
 };
 use tokio::{runtime::Runtime, task::JoinSet};
@@ -72,11 +72,11 @@ const SAME_RUN: u32 = 90;
 
 /// Length of a run, in relaxation times, and at least.
 const RELAXATIONS: f64 = 300.0;
-const SHORTEST: Duration = Duration::from_secs(30);
+const SHORTEST: Duration = Duration::from_secs(25);
 
-/// Frames sent one at a time, and those before them that are not counted.
-const IDLE: usize = 1500;
-const WARM_UP: usize = 100;
+/// Frames that find the agents idle, and those before them that are not counted.
+const IDLE: u64 = 1000;
+const WARM_UP: u64 = 100;
 
 /// How long before the first frame of a series its times are counted from.
 const AHEAD: Duration = Duration::from_micros(200);
@@ -122,8 +122,8 @@ fn measure(cores: &[usize]) -> anyhow::Result<Verdict> {
         let scene = Scene::start(replicas, cores)?;
         for load in loads {
             // The machine's speed changes within a minute: each cell has measurements of its own.
-            let capacity = scene.capacity()?;
-            let idle = scene.idle()?;
+            let (capacity, turnover) = scene.capacity()?;
+            let idle = scene.idle()?.with(turnover);
             remarks.push(format!("{load} %, {}", idle.remark(replicas, capacity)));
             rows.push((load, scene.row(load, &idle, capacity)?));
         }
@@ -183,6 +183,8 @@ struct Seen {
 /// What was measured with one frame at a time.
 struct Idle {
     service: Vec<Nanos>,
+    /// What a replica takes between two frames, besides.
+    turnover: Nanos,
     /// What a latency is beside service.
     beside: Nanos,
 }
@@ -236,8 +238,7 @@ impl Scene {
                 self.runtime.spawn(async move {
                     let answer = runner.infer(frame).await?;
                     let latency = nanos(due.elapsed());
-                    let stage = answer.trace.stages.last().context("no trace")?;
-                    anyhow::Ok(Seen { latency, service: stage.prepare_ns + stage.compute_ns, late })
+                    anyhow::Ok(Seen { latency, service: service(&answer)?, late })
                 })
             })
             .collect();
@@ -245,41 +246,44 @@ impl Scene {
         tasks.into_iter().map(|task| self.runtime.block_on(task)?).collect()
     }
 
-    /// One frame at a time, each due as soon as the one before is answered.
+    /// Frames so far apart that each finds the agents idle: half as long again as a latency.
     fn idle(&self) -> anyhow::Result<Idle> {
-        let one = |_| Ok(self.send(&[Nanos::ZERO])?[0]);
-        let seen: Vec<Seen> = (0..WARM_UP + IDLE).map(one).collect::<anyhow::Result<_>>()?;
-        let seen = &seen[WARM_UP..];
-        let beside = p(seen, |seen| seen.latency - seen.service, 0.5);
+        let apart =
+            |gap: u64, count| -> Vec<Nanos> { (0..count).map(|at| Nanos(at * gap)).collect() };
+        let first = self.send(&apart(20_000_000, WARM_UP))?;
+        let gap = p(&first, |seen| seen.latency, 0.9) * 1.5;
+        let seen = self.send(&apart(gap as u64, IDLE))?;
+        let beside = p(&seen, |seen| seen.latency - seen.service, 0.5);
         let service = seen.iter().map(|seen| seen.service).collect();
-        Ok(Idle { service, beside: Nanos(beside as u64) })
+        Ok(Idle { service, turnover: Nanos::ZERO, beside: Nanos(beside as u64) })
     }
 
-    /// Frames per second where no replica is ever without one.
-    fn capacity(&self) -> anyhow::Result<f64> {
+    /// Frames per second where no replica is ever without one, and what a replica takes from the end
+    /// of one frame to the beginning of the next.
+    fn capacity(&self) -> anyhow::Result<(f64, Nanos)> {
+        let under_way = AT_ONE * self.replicas as usize;
+        let (mut times, began) = (Vec::new(), Instant::now());
+        let mut counted = began;
         self.runtime.block_on(async {
-            let under_way = AT_ONE * self.replicas as usize;
             let mut tasks = JoinSet::new();
             let send = |tasks: &mut JoinSet<_>| {
                 let (runner, frame) = (self.runner.clone(), self.frame.clone());
-                tasks.spawn(async move { runner.infer(frame).await.map(drop) });
+                tasks.spawn(async move { runner.infer(frame).await });
             };
             (0..under_way).for_each(|_| send(&mut tasks));
-            let (mut answered, mut began) = (0, Instant::now());
-            while answered < WARM_UP || began.elapsed() < CAPACITY_SPAN {
-                tasks.join_next().await.context("nothing is under way")???;
+            while began.elapsed() < CAPACITY_SPAN {
+                let answer = tasks.join_next().await.context("nothing is under way")???;
                 send(&mut tasks);
-                answered += 1;
-                if answered == WARM_UP {
-                    began = Instant::now();
+                match began.elapsed() < CAPACITY_SPAN / 4 {
+                    true => counted = Instant::now(),
+                    false => times.push(service(&answer)?),
                 }
             }
-            let rate = (answered - WARM_UP) as f64 / began.elapsed().as_secs_f64();
-            while let Some(done) = tasks.join_next().await {
-                done??;
-            }
-            Ok(rate)
-        })
+            anyhow::Ok(())
+        })?;
+        let rate = times.len() as f64 / counted.elapsed().as_secs_f64();
+        let turnover = f64::from(self.replicas) * 1e9 / rate - mean(&times);
+        Ok((rate, Nanos(turnover.max(0.0) as u64)))
     }
 
     /// Measures and prints a cell; the relative errors of its percentiles.
@@ -293,12 +297,15 @@ impl Scene {
         let own: Vec<Nanos> = seen.iter().map(|seen| seen.service).collect();
         let busy = mean(&own) * rate / f64::from(replicas) / 1e9;
         let service = if load >= SAME_RUN { &own } else { &idle.service };
+        let service: Vec<Nanos> = service.iter().map(|time| *time + idle.turnover).collect();
+        // Turning to the next frame is over for this one.
+        let beside = idle.beside - idle.turnover;
         let measured = PERCENTILES.map(|ppm| p(&seen, |seen| seen.latency, f64::from(ppm) / 1e6));
-        let simulated = simulated(&due, service, replicas, idle.beside)?;
-        let formula = by_formula(&due, service, replicas, idle.beside)?;
+        let simulated = simulated(&due, &service, replicas, beside)?;
+        let formula = by_formula(&due, &service, replicas, beside)?;
         print!(
             "| {load} % | {replicas} | {busy:.3} | {:.3} | {:.3} | {seconds:.0} | {:.0} | {} |",
-            mean(service) / 1e6,
+            mean(&service) / 1e6,
             mean(&own) / 1e6,
             seconds / relaxation,
             due.len()
@@ -325,15 +332,20 @@ impl Scene {
 }
 
 impl Idle {
+    fn with(self, turnover: Nanos) -> Self {
+        Self { turnover, ..self }
+    }
+
     fn remark(&self, replicas: u32, capacity: f64) -> String {
         let times: Vec<f64> = self.service.iter().map(|time| time.0 as f64 / 1e6).collect();
         format!(
-            "{replicas} replicas, one frame at a time: service {:.3} ms (p1 {:.3}, p50 {:.3}, p99 {:.3}; c² {:.4}), beside it {:.3} ms; capacity {capacity:.1} frames/s, {:.3} ms a frame and replica",
+            "{replicas} replicas idle: service {:.3} ms (p1 {:.3}, p50 {:.3}, p99 {:.3}; c² {:.4}), {:.3} ms between two frames, beside {:.3} ms; capacity {capacity:.1} frames/s, {:.3} ms a frame and replica",
             mean(&self.service) / 1e6,
             quantile(&times, 0.01),
             median(&times),
             quantile(&times, 0.99),
             variation(&self.service),
+            self.turnover.0 as f64 / 1e6,
             self.beside.0 as f64 / 1e6,
             f64::from(replicas) / capacity * 1e3
         )
@@ -350,6 +362,12 @@ fn platform(source: &AgentProcess, clouds: &[AgentProcess]) -> anyhow::Result<Pl
         others.join(", ")
     );
     Ok(toml::from_str(&text)?)
+}
+
+/// How long a replica says that a frame occupied it.
+fn service(answer: &Answer) -> anyhow::Result<Nanos> {
+    let stage = answer.trace.stages.last().context("no trace")?;
+    Ok(stage.prepare_ns + stage.compute_ns)
 }
 
 /// Arrivals of a Poisson process.
