@@ -101,6 +101,8 @@ pub struct AgentConfig {
     pub processors: usize,
     /// How much slower than this machine it is.
     pub slowdown: Slowdown,
+    /// What each call of an engine on one frame takes, in place of its time here by the slowdown.
+    pub call_time: Option<Duration>,
     /// Folder of the register of agents of this machine; absent: not registered, not checked.
     pub register: Option<PathBuf>,
     /// Memory that it has; absent: as much as the machine.
@@ -139,6 +141,7 @@ impl AgentConfig {
             cores: Vec::new(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             slowdown: Slowdown::NONE,
+            call_time: None,
             register: None,
             memory: None,
             whole_process: false,

@@ -166,12 +166,28 @@ impl<C: Clock> Pacer<C> {
         let done = self.clock.now();
         let taken = done.saturating_sub(start);
         let own = taken.saturating_sub(self.clock.waited().saturating_sub(waited));
-        self.debt += signed(self.slowdown.stretch(own)) - signed(taken);
+        self.sleep_off(self.slowdown.stretch(own), taken, done);
+        (result, self.clock.now().saturating_sub(start))
+    }
+
+    /// Does the work, then sleeps until a device would have done it that always takes `fixed`,
+    /// however fast this machine is at the moment; work that takes longer here shortens the sleeps
+    /// after it. Returns the work's result and how long both took.
+    pub fn pace_fixed<T>(&mut self, fixed: Duration, work: impl FnOnce() -> T) -> (T, Duration) {
+        let start = self.clock.now();
+        let result = work();
+        let done = self.clock.now();
+        self.sleep_off(fixed, done.saturating_sub(start), done);
+        (result, self.clock.now().saturating_sub(start))
+    }
+
+    /// Sleeps for what is owed after work that was done just now, and should have taken `due`.
+    fn sleep_off(&mut self, due: Duration, taken: Duration, done: Duration) {
+        self.debt += signed(due) - signed(taken);
         if self.debt > 0 {
             self.clock.sleep(nanos(self.debt.unsigned_abs()));
             self.debt -= signed(self.clock.now().saturating_sub(done));
         }
-        (result, self.clock.now().saturating_sub(start))
     }
 }
 
@@ -258,6 +274,23 @@ mod tests {
             }
             let error = clock.now.get() - 3000 * MS;
             assert!(error <= overrun, "{overrun:?}: total off by {error:?}");
+        }
+    }
+
+    #[test]
+    fn work_of_a_fixed_time_takes_it_however_fast_the_machine_is() {
+        for overrun in [Duration::ZERO, 60 * US] {
+            let clock = Virtual::new(overrun);
+            let mut pacer = Pacer::with_clock(Slowdown(4000), &clock);
+            for work in [MS, 2 * MS, 4 * MS, 7 * MS] {
+                let (_, took) = pacer.pace_fixed(5 * MS, || clock.now.set(clock.now.get() + work));
+                assert!(took >= work && took <= work.max(5 * MS) + overrun, "{work:?}: {took:?}");
+            }
+            // What took longer is made up for by the next.
+            let (_, took) = pacer.pace_fixed(5 * MS, || clock.now.set(clock.now.get() + MS));
+            assert!(took <= 3 * MS + overrun, "{took:?}");
+            let total = clock.now.get();
+            assert!(total >= 25 * MS && total <= 25 * MS + overrun, "{total:?}");
         }
     }
 

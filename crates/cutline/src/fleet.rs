@@ -27,6 +27,8 @@ pub struct AgentOptions {
     pub engine: Option<String>,
     /// `--slowdown`.
     pub slowdown: Option<f64>,
+    /// `--call-time`, as the command line spells it.
+    pub call_time: Option<String>,
     /// `--threads`.
     pub threads: Option<usize>,
     /// `--cores`, as the command line spells it.
@@ -62,6 +64,7 @@ impl AgentOptions {
         };
         give("--engine", self.engine.clone());
         give("--slowdown", self.slowdown.map(|slowdown| slowdown.to_string()));
+        give("--call-time", self.call_time.clone());
         give("--threads", self.threads.map(|threads| threads.to_string()));
         give("--cores", self.cores.clone());
         give("--memory", self.memory.clone());

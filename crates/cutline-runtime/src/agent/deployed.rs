@@ -84,7 +84,7 @@ impl Deployed {
     pub(super) async fn load(state: &State, stage: Stage) -> Result<Self, Status> {
         let stage = Arc::new(stage);
         let name = format!("stage `{}`", stage.spec().name);
-        let slowdown = state.config.slowdown;
+        let (slowdown, call_time) = (state.config.slowdown, state.config.call_time);
         let (slot, cores) = (Arc::clone(&state.slot), state.config.cores.clone());
         let meter = Arc::new(Meter::default());
         let (worker_stage, worker_meter) = (Arc::clone(&stage), Arc::clone(&meter));
@@ -107,6 +107,7 @@ impl Deployed {
         let load = move |take_slot: &TakeSlot| {
             let source = ModelSource::File(path.clone());
             let mut session = StageSession::load(&*engine, &source, options, slowdown)?;
+            session.fix_call_time(call_time);
             if most < 2 {
                 return Ok((session, (Batching::none("it was not asked for"), None)));
             }

@@ -24,6 +24,8 @@ pub struct StageSession {
     /// Most frames that the session takes at once.
     at_once: usize,
     pacer: Pacer,
+    /// What each call of the engine takes, where that does not depend on this machine.
+    call_time: Option<Duration>,
 }
 
 /// What a stage made of a frame.
@@ -126,12 +128,18 @@ impl StageSession {
         slowdown: Slowdown,
     ) -> Result<Self, EngineError> {
         let session = Some(engine.load(source, options)?);
-        Ok(Self { session, at_once: 1, pacer: Pacer::new(slowdown) })
+        Ok(Self { session, at_once: 1, pacer: Pacer::new(slowdown), call_time: None })
     }
 
     /// For a stage that only prepares and forwards.
     pub fn without_model(slowdown: Slowdown) -> Self {
-        Self { session: None, at_once: 1, pacer: Pacer::new(slowdown) }
+        Self { session: None, at_once: 1, pacer: Pacer::new(slowdown), call_time: None }
+    }
+
+    /// From now on each call of the engine on one frame takes this long, in place of so many times as
+    /// long as here.
+    pub(crate) fn fix_call_time(&mut self, call_time: Option<Duration>) {
+        self.call_time = call_time;
     }
 
     /// From now on the same model is run by this session, which takes so many frames at once.
@@ -161,7 +169,8 @@ impl StageSession {
         outputs: &[&str],
     ) -> Result<(Vec<Tensor>, Duration), EngineError> {
         let Some(session) = &mut self.session else { return Ok(Default::default()) };
-        let (result, took) = run(&mut self.pacer, session.as_mut(), inputs, outputs);
+        let (result, took) =
+            run((&mut self.pacer, self.call_time), session.as_mut(), inputs, outputs);
         Ok((result?, took))
     }
 
@@ -300,7 +309,8 @@ impl StageSession {
             inputs.push((name.as_str(), input_tensor(stage, values, name)?));
         }
         let names = output_names(model);
-        let (result, took) = run(&mut self.pacer, session.as_mut(), &inputs, &names);
+        let (result, took) =
+            run((&mut self.pacer, self.call_time), session.as_mut(), &inputs, &names);
         let tensors = checked(stage, result, names.len())?;
         add_made(stage, model, values, tensors)?;
         Ok(took)
@@ -449,12 +459,16 @@ fn encode(stage: &Stage, values: &mut Values, mut arrived: BTreeMap<String, Code
 }
 
 fn run(
-    pacer: &mut Pacer,
+    (pacer, call_time): (&mut Pacer, Option<Duration>),
     session: &mut dyn Session,
     inputs: &[(&str, &Tensor)],
     outputs: &[&str],
 ) -> (Result<Vec<Tensor>, EngineError>, Duration) {
-    pacer.pace(|| session.run(inputs, outputs))
+    let work = || session.run(inputs, outputs);
+    match call_time {
+        Some(fixed) => pacer.pace_fixed(fixed, work),
+        None => pacer.pace(work),
+    }
 }
 
 impl Stage {

@@ -3,7 +3,9 @@
 //! A plan that leaves everything to the cloud, which is one paced agent or two, is sent frames at the
 //! moments of a recorded Poisson process, whatever became of the frames before: a latency counts from
 //! when its frame was due. The source's agent computes nothing; it calls the replica with the fewest
-//! frames under way, and so does the simulator (`Choice::Fewest`).
+//! frames under way, and so does the simulator (`Choice::Fewest`). A replica's calls take a fixed time
+//! (`--call-time`), because so many times this machine's own time would vary as its speed does, by a
+//! half within a minute, which no device does that the replica stands in for.
 //!
 //! The simulator is given the same recorded arrivals, times of service to draw from, and one constant
 //! for all that is beside service (messages, the call itself, the sleep of whoever sends). Both were
@@ -35,16 +37,13 @@ use cutline_core::{
     queueing::{Stage, predict},
     random::Random,
     simulate::{Arrivals, Cell, Choice, Edges, Service, Settings, Station, simulate},
-    split,
     units::Nanos,
-    zoo::{self, ZooOptions},
 };
 use cutline_runtime::{
     engine,
-    files::write_atomic,
     model::Model,
     pace::timer,
-    runner::{Frame, RunOptions, Runner},
+    runner::{Answer, Frame, RunOptions, Runner},
     verify::random_inputs,
 };
 use tokio::{runtime::Runtime, task::JoinSet};
@@ -52,15 +51,14 @@ use tokio::{runtime::Runtime, task::JoinSet};
 use super::{
     Verdict,
     fleet::{mapping, stage},
-    measure::{BINARY, median, quantile},
+    measure::{BINARY, median, quantile, zoo},
 };
 
-/// A few milliseconds of service: the network, its input's side, and how slow a replica is, and the
-/// source, which computes nothing. All agents together may take half a core (0.48).
-const NETWORK: &str = "squeezenet";
-const SIDE: u32 = 64;
-const SLOWDOWN: f64 = 5.0;
-const SOURCE_SLOWDOWN: f64 = 12.0;
+/// The network, how long a replica takes for it, and how slow all agents are: together they take
+/// three eighths of a core at most. The network takes this machine less than an eighth of the time.
+const NETWORK: &str = "lenet5";
+const CALL_TIME: &str = "3ms";
+const SLOWDOWN: f64 = 8.0;
 
 /// Cells: percent of capacity, with the targets of the mean errors of p50 and p99.
 const LOADS: [(u32, [f64; 2]); 3] = [(30, [0.10, 0.20]), (60, [0.10, 0.20]), (90, [0.20, 0.30])];
@@ -74,15 +72,18 @@ const SAME_RUN: u32 = 90;
 
 /// Length of a run, in relaxation times, and at least.
 const RELAXATIONS: f64 = 300.0;
-const SHORTEST: Duration = Duration::from_secs(30);
+const SHORTEST: Duration = Duration::from_secs(25);
 
 /// Frames that find the agents idle, and those before them that are not counted.
-const IDLE: usize = 2000;
-const WARM_UP: usize = 100;
+const IDLE: u64 = 1000;
+const WARM_UP: u64 = 100;
+
+/// How long before the first frame of a series its times are counted from.
+const AHEAD: Duration = Duration::from_micros(200);
 
 /// Frames under way at each replica while the capacity is measured, and for how long.
 const AT_ONE: usize = 4;
-const CAPACITY_SPAN: Duration = Duration::from_secs(6);
+const CAPACITY_SPAN: Duration = Duration::from_secs(4);
 
 pub(crate) fn run() -> anyhow::Result<Verdict> {
     let cores = timer::allowed();
@@ -104,12 +105,12 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
 
 fn measure(cores: &[usize]) -> anyhow::Result<Verdict> {
     println!(
-        "{NETWORK} of {SIDE} x {SIDE} pixels, ONNX Runtime, one thread, replicas {SLOWDOWN} times slower than a core; times in ms:\n"
+        "{NETWORK} on ONNX Runtime, each call takes {CALL_TIME} (--call-time), all agents --slowdown {SLOWDOWN}; times in ms:\n"
     );
     println!(
-        "| load | replicas | busy | s | relaxation times | frames | p50 | simulated | error | by formula | error | p99 | simulated | error | by formula | error | sent late, p99 |"
+        "| load | replicas | busy | service, as given | in the run | s | relaxation times | frames | p50 | simulated | error | by formula | error | p99 | simulated | error | by formula | error | sent late, p99 |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     let mut rows: Vec<(u32, [f64; 3])> = Vec::new();
     let mut remarks = Vec::new();
     for replicas in REPLICAS {
@@ -119,10 +120,11 @@ fn measure(cores: &[usize]) -> anyhow::Result<Verdict> {
             continue;
         }
         let scene = Scene::start(replicas, cores)?;
-        let idle = scene.idle()?;
-        let capacity = scene.capacity()?;
-        remarks.push(idle.remark(replicas, capacity));
         for load in loads {
+            // The machine's speed changes within a minute: each cell has measurements of its own.
+            let (capacity, turnover) = scene.capacity()?;
+            let idle = scene.idle()?.with(turnover);
+            remarks.push(format!("{load} %, {}", idle.remark(replicas, capacity)));
             rows.push((load, scene.row(load, &idle, capacity)?));
         }
     }
@@ -181,6 +183,8 @@ struct Seen {
 /// What was measured with one frame at a time.
 struct Idle {
     service: Vec<Nanos>,
+    /// What a replica takes between two frames, besides.
+    turnover: Nanos,
     /// What a latency is beside service.
     beside: Nanos,
 }
@@ -188,31 +192,28 @@ struct Idle {
 impl Scene {
     fn start(replicas: u32, cores: &[usize]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let agent = |name: String, core: usize, slowdown: f64| {
+        let agent = |name: String, core: usize, call_time: Option<&str>| {
             let options = AgentOptions {
                 engine: Some("onnxruntime".to_owned()),
-                slowdown: Some(slowdown),
+                slowdown: Some(SLOWDOWN),
+                call_time: call_time.map(str::to_owned),
                 threads: Some(1),
                 cores: Some(core.to_string()),
-                max_batch: Some(1),
                 store: folder.path().join(name),
                 ..AgentOptions::default()
             };
             AgentProcess::start(Path::new(BINARY), &options)
         };
-        let source = agent("source".to_owned(), cores[0], SOURCE_SLOWDOWN)?;
+        let source = agent("source".to_owned(), cores[0], None)?;
         let mut agents: Vec<AgentProcess> = (0..replicas)
-            .map(|index| agent(format!("cloud{index}"), cores[1], SLOWDOWN))
+            .map(|index| agent(format!("cloud{index}"), cores[1], Some(CALL_TIME)))
             .collect::<anyhow::Result<_>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .on_thread_start(timer::short_turns)
             .enable_all()
             .build()?;
-        let path = folder.path().join("net.onnx");
-        let network = zoo::build(NETWORK, &ZooOptions { input_size: Some(SIDE), seed: 0 })?;
-        write_atomic(&path, &split::encode(&network), Path::new("."))?;
-        let model = Model::open(&path, &ImportOptions::default())?;
+        let model = Model::open(&zoo(folder.path(), NETWORK)?, &ImportOptions::default())?;
         let platform = platform(&source, &agents)?;
         let nothing_here = vec![false; model.grouping.dag.groups().len()];
         let staged = stage(&model, &platform, &mapping(&model, &platform, &nothing_here))?;
@@ -226,7 +227,7 @@ impl Scene {
 
     /// Sends a frame at each of these times, and waits for all answers.
     fn send(&self, due: &[Nanos]) -> anyhow::Result<Vec<Seen>> {
-        let start = Instant::now() + Duration::from_millis(10);
+        let start = Instant::now() + AHEAD;
         let tasks: Vec<_> = due
             .iter()
             .map(|due| {
@@ -237,8 +238,7 @@ impl Scene {
                 self.runtime.spawn(async move {
                     let answer = runner.infer(frame).await?;
                     let latency = nanos(due.elapsed());
-                    let stage = answer.trace.stages.last().context("no trace")?;
-                    anyhow::Ok(Seen { latency, service: stage.prepare_ns + stage.compute_ns, late })
+                    anyhow::Ok(Seen { latency, service: service(&answer)?, late })
                 })
             })
             .collect();
@@ -249,41 +249,41 @@ impl Scene {
     /// Frames so far apart that each finds the agents idle: half as long again as a latency.
     fn idle(&self) -> anyhow::Result<Idle> {
         let apart =
-            |gap: u64, count: u64| -> Vec<Nanos> { (0..count).map(|at| Nanos(at * gap)).collect() };
-        let first = self.send(&apart(100_000_000, WARM_UP as u64))?;
+            |gap: u64, count| -> Vec<Nanos> { (0..count).map(|at| Nanos(at * gap)).collect() };
+        let first = self.send(&apart(20_000_000, WARM_UP))?;
         let gap = p(&first, |seen| seen.latency, 0.9) * 1.5;
-        let seen = self.send(&apart(gap as u64, (WARM_UP + IDLE) as u64))?;
-        let seen = &seen[WARM_UP..];
-        let beside = p(seen, |seen| seen.latency - seen.service, 0.5);
+        let seen = self.send(&apart(gap as u64, IDLE))?;
+        let beside = p(&seen, |seen| seen.latency - seen.service, 0.5);
         let service = seen.iter().map(|seen| seen.service).collect();
-        Ok(Idle { service, beside: Nanos(beside as u64) })
+        Ok(Idle { service, turnover: Nanos::ZERO, beside: Nanos(beside as u64) })
     }
 
-    /// Frames per second where no replica is ever without one.
-    fn capacity(&self) -> anyhow::Result<f64> {
+    /// Frames per second where no replica is ever without one, and what a replica takes from the end
+    /// of one frame to the beginning of the next.
+    fn capacity(&self) -> anyhow::Result<(f64, Nanos)> {
+        let under_way = AT_ONE * self.replicas as usize;
+        let (mut times, began) = (Vec::new(), Instant::now());
+        let mut counted = began;
         self.runtime.block_on(async {
-            let under_way = AT_ONE * self.replicas as usize;
             let mut tasks = JoinSet::new();
             let send = |tasks: &mut JoinSet<_>| {
                 let (runner, frame) = (self.runner.clone(), self.frame.clone());
-                tasks.spawn(async move { runner.infer(frame).await.map(drop) });
+                tasks.spawn(async move { runner.infer(frame).await });
             };
             (0..under_way).for_each(|_| send(&mut tasks));
-            let (mut answered, mut began) = (0, Instant::now());
-            while answered < WARM_UP || began.elapsed() < CAPACITY_SPAN {
-                tasks.join_next().await.context("nothing is under way")???;
+            while began.elapsed() < CAPACITY_SPAN {
+                let answer = tasks.join_next().await.context("nothing is under way")???;
                 send(&mut tasks);
-                answered += 1;
-                if answered == WARM_UP {
-                    began = Instant::now();
+                match began.elapsed() < CAPACITY_SPAN / 4 {
+                    true => counted = Instant::now(),
+                    false => times.push(service(&answer)?),
                 }
             }
-            let rate = (answered - WARM_UP) as f64 / began.elapsed().as_secs_f64();
-            while let Some(done) = tasks.join_next().await {
-                done??;
-            }
-            Ok(rate)
-        })
+            anyhow::Ok(())
+        })?;
+        let rate = times.len() as f64 / counted.elapsed().as_secs_f64();
+        let turnover = f64::from(self.replicas) * 1e9 / rate - mean(&times);
+        Ok((rate, Nanos(turnover.max(0.0) as u64)))
     }
 
     /// Measures and prints a cell; the relative errors of its percentiles.
@@ -297,12 +297,16 @@ impl Scene {
         let own: Vec<Nanos> = seen.iter().map(|seen| seen.service).collect();
         let busy = mean(&own) * rate / f64::from(replicas) / 1e9;
         let service = if load >= SAME_RUN { &own } else { &idle.service };
+        let service: Vec<Nanos> = service.iter().map(|time| *time + idle.turnover).collect();
+        // Turning to the next frame is over for this one.
+        let beside = idle.beside - idle.turnover;
         let measured = PERCENTILES.map(|ppm| p(&seen, |seen| seen.latency, f64::from(ppm) / 1e6));
-        let simulated = simulated(&due, service, replicas, idle.beside)?;
-        let formula = by_formula(&due, service, replicas, idle.beside)?;
+        let simulated = simulated(&due, &service, replicas, beside)?;
+        let formula = by_formula(&due, &service, replicas, beside)?;
         print!(
-            "| {load} % | {replicas} | {:.3} | {seconds:.0} | {:.0} | {} |",
-            busy,
+            "| {load} % | {replicas} | {busy:.3} | {:.3} | {:.3} | {seconds:.0} | {:.0} | {} |",
+            mean(&service) / 1e6,
+            mean(&own) / 1e6,
             seconds / relaxation,
             due.len()
         );
@@ -328,15 +332,20 @@ impl Scene {
 }
 
 impl Idle {
+    fn with(self, turnover: Nanos) -> Self {
+        Self { turnover, ..self }
+    }
+
     fn remark(&self, replicas: u32, capacity: f64) -> String {
         let times: Vec<f64> = self.service.iter().map(|time| time.0 as f64 / 1e6).collect();
         format!(
-            "{replicas} idle: service {:.3} ms (p1 {:.3}, p50 {:.3}, p99 {:.3}; c² {:.4}), beside it {:.3} ms; capacity {capacity:.1} frames/s, {:.3} ms a frame and replica",
+            "{replicas} replicas idle: service {:.3} ms (p1 {:.3}, p50 {:.3}, p99 {:.3}; c² {:.4}), {:.3} ms between two frames, beside {:.3} ms; capacity {capacity:.1} frames/s, {:.3} ms a frame and replica",
             mean(&self.service) / 1e6,
             quantile(&times, 0.01),
             median(&times),
             quantile(&times, 0.99),
             variation(&self.service),
+            self.turnover.0 as f64 / 1e6,
             self.beside.0 as f64 / 1e6,
             f64::from(replicas) / capacity * 1e3
         )
@@ -353,6 +362,12 @@ fn platform(source: &AgentProcess, clouds: &[AgentProcess]) -> anyhow::Result<Pl
         others.join(", ")
     );
     Ok(toml::from_str(&text)?)
+}
+
+/// How long a replica says that a frame occupied it.
+fn service(answer: &Answer) -> anyhow::Result<Nanos> {
+    let stage = answer.trace.stages.last().context("no trace")?;
+    Ok(stage.prepare_ns + stage.compute_ns)
 }
 
 /// Arrivals of a Poisson process.

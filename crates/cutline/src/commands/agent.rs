@@ -1,9 +1,9 @@
 //! `cutline agent`: be a device.
 
-use std::{net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use cutline_core::units::Bytes;
+use cutline_core::units::{Bytes, Nanos};
 use cutline_runtime::{
     agent::{Agent, AgentConfig, MOST_AT_ONCE},
     connections,
@@ -44,6 +44,10 @@ pub(crate) struct Args {
     /// Be K times slower than this machine, to stand in for a smaller one.
     #[arg(long, value_name = "K", default_value = "1")]
     slowdown: Slowdown,
+    /// Let each engine call on one frame take this long, in place of K times its time here: a device
+    /// whose speed does not change, to try loads. Profiles of the agent know nothing of it.
+    #[arg(long, value_name = "TIME", conflicts_with = "max_batch")]
+    call_time: Option<Nanos>,
     /// Refuse stages that need more memory than this.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
@@ -84,6 +88,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     bind(&config.cores)?;
     config.threads = args.threads.unwrap_or_else(process::cores);
     config.slowdown = args.slowdown;
+    config.call_time = args.call_time.map(|time| Duration::from_nanos(time.0));
     config.register = Some(Claim::folder());
     config.memory = args.memory;
     config.max_message = usize::try_from(args.max_message.0).unwrap_or(usize::MAX);

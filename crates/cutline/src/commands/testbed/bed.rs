@@ -196,6 +196,7 @@ fn agent(device: &Device, extras: &DeviceTable, listen: String) -> anyhow::Resul
     });
     Ok(AgentOptions {
         engine: device.engine.clone(),
+        call_time: None,
         slowdown: slowdown.map(|slowdown| u64::from(slowdown) as f64 / 1000.0),
         threads: device.threads.map(|threads| threads as usize),
         cores,
