@@ -11,9 +11,9 @@
 //! for all that is beside service (messages, the call itself, the sleep of whoever sends). Both were
 //! measured before, on the same agents with one frame at a time; the constant is never measured under
 //! load. What a replica takes from one frame to the next counts as service: it is measured before,
-//! too, with frames in a row. At 90 % of capacity, where a hundredth more or less of service is a tenth of the wait, the
-//! times of service are those that the frames of the same run report in their traces. The formulas
-//! are asked, too, with the mean interval of the recorded arrivals.
+//! too, with frames in a row. At 90 % of capacity, where a hundredth more or less of service is a
+//! tenth of the wait, the times of service are those that the frames of the same run report in their
+//! traces. The formulas are asked, too, with the mean interval of the recorded arrivals.
 //!
 //! A run is 300 relaxation times long, or more: a station forgets how it began with the time constant
 //! 1 / (μ (1 - √ρ)²) where times of service are exponential (Morse, "Queues, inventories and
