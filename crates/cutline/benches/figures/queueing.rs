@@ -10,9 +10,10 @@
 //! The simulator is given the same recorded arrivals, times of service to draw from, and one constant
 //! for all that is beside service (messages, the call itself, the sleep of whoever sends). Both were
 //! measured before, on the same agents with one frame at a time; the constant is never measured under
-//! load. At 90 % of capacity, where a hundredth more or less of service is a tenth of the wait, the
-//! times of service are those that the frames of the same run report in their traces. The formulas
-//! are asked, too, with the mean interval of the recorded arrivals.
+//! load. What a replica takes from one frame to the next counts as service: it is measured before,
+//! too, with frames in a row. At 90 % of capacity, where a hundredth more or less of service is a
+//! tenth of the wait, the times of service are those that the frames of the same run report in their
+//! traces. The formulas are asked, too, with the mean interval of the recorded arrivals.
 //!
 //! A run is 300 relaxation times long, or more: a station forgets how it began with the time constant
 //! 1 / (μ (1 - √ρ)²) where times of service are exponential (Morse, "Queues, inventories and
@@ -123,7 +124,7 @@ fn measure(cores: &[usize]) -> anyhow::Result<Verdict> {
         for load in loads {
             // The machine's speed changes within a minute: each cell has measurements of its own.
             let (capacity, turnover) = scene.capacity()?;
-            let idle = scene.idle()?.with(turnover);
+            let idle = scene.idle(capacity * f64::from(load) / 100.0)?.with(turnover);
             remarks.push(format!("{load} %, {}", idle.remark(replicas, capacity)));
             rows.push((load, scene.row(load, &idle, capacity)?));
         }
@@ -246,12 +247,13 @@ impl Scene {
         tasks.into_iter().map(|task| self.runtime.block_on(task)?).collect()
     }
 
-    /// Frames so far apart that each finds the agents idle: half as long again as a latency.
-    fn idle(&self) -> anyhow::Result<Idle> {
+    /// Frames at even intervals, at this mean rate or so far apart that each finds the agents idle: a
+    /// quarter more than a latency. What wakes up after a longer rest takes longer, on every machine.
+    fn idle(&self, rate: f64) -> anyhow::Result<Idle> {
         let apart =
             |gap: u64, count| -> Vec<Nanos> { (0..count).map(|at| Nanos(at * gap)).collect() };
         let first = self.send(&apart(20_000_000, WARM_UP))?;
-        let gap = p(&first, |seen| seen.latency, 0.9) * 1.5;
+        let gap = (p(&first, |seen| seen.latency, 0.9) * 1.25).max(1e9 / rate);
         let seen = self.send(&apart(gap as u64, IDLE))?;
         let beside = p(&seen, |seen| seen.latency - seen.service, 0.5);
         let service = seen.iter().map(|seen| seen.service).collect();
