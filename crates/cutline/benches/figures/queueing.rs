@@ -124,7 +124,7 @@ fn measure(cores: &[usize]) -> anyhow::Result<Verdict> {
         for load in loads {
             // The machine's speed changes within a minute: each cell has measurements of its own.
             let (capacity, turnover) = scene.capacity()?;
-            let idle = scene.idle(capacity * f64::from(load) / 100.0)?.with(turnover);
+            let idle = scene.idle()?.with(turnover);
             remarks.push(format!("{load} %, {}", idle.remark(replicas, capacity)));
             rows.push((load, scene.row(load, &idle, capacity)?));
         }
@@ -247,13 +247,12 @@ impl Scene {
         tasks.into_iter().map(|task| self.runtime.block_on(task)?).collect()
     }
 
-    /// Frames at even intervals, at this mean rate or so far apart that each finds the agents idle: a
-    /// quarter more than a latency. What wakes up after a longer rest takes longer, on every machine.
-    fn idle(&self, rate: f64) -> anyhow::Result<Idle> {
+    /// Frames so far apart that each finds the agents idle: half as long again as a latency.
+    fn idle(&self) -> anyhow::Result<Idle> {
         let apart =
             |gap: u64, count| -> Vec<Nanos> { (0..count).map(|at| Nanos(at * gap)).collect() };
         let first = self.send(&apart(20_000_000, WARM_UP))?;
-        let gap = (p(&first, |seen| seen.latency, 0.9) * 1.25).max(1e9 / rate);
+        let gap = p(&first, |seen| seen.latency, 0.9) * 1.5;
         let seen = self.send(&apart(gap as u64, IDLE))?;
         let beside = p(&seen, |seen| seen.latency - seen.service, 0.5);
         let service = seen.iter().map(|seen| seen.service).collect();
