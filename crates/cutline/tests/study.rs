@@ -444,6 +444,31 @@ fn a_board_with_a_profile_has_measured_times_and_shows_its_fit() {
 }
 
 #[test]
+fn enormous_and_tiny_quantities_are_answered_or_refused_and_never_panic() {
+    let cases = [
+        ("users = 5000", "users = 9223372036854775807"),
+        ("frames_per_second = \"1\"", "frames_per_second = \"0.000001\""),
+        ("frames_per_second = \"1\"", "frames_per_second = \"9999999999\""),
+        ("\"1gbit\"", "\"18446744073gbit\""),
+        ("\"100kbit\"", "\"8bit\""),
+        ("purchase = \"35\"", "purchase = \"9999999999999\""),
+        ("delay = \"10ms\"", "delay = \"18446744073s\""),
+        ("electricity = \"0.20\"", "electricity = \"9999999999999\""),
+        ("preset = \"t2.micro\"", "preset = \"t2.micro\"\nrent = \"9999999999999\""),
+        ("delay = \"10ms\"", "delay = \"10ms\"\ntraffic = \"9999999999999\""),
+    ];
+    for (from, to) in cases {
+        assert!(SMALL.contains(from), "{from}");
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("study.toml"), SMALL.replacen(from, to, 1)).unwrap();
+        let output = cutline(folder.path(), &["study", "study.toml", "-o", "out"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let code = output.status.code();
+        assert!(code.is_some_and(|code| code < 2) && !said.contains("panicked"), "{to}: {said}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named_and_nothing_is_written() {
     // What of the file is replaced by what, and what the error says.
     let cases: [(&str, &str, &[&str]); 12] = [

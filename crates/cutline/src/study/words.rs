@@ -7,7 +7,7 @@ use cutline_core::{
     units::{BytesPerSec, Money, Nanos},
 };
 
-use super::data::{Combination, Data, Device, Plan};
+use super::data::{Combination, Data, Device, Plan, Range};
 use crate::{output::table, report::Headline};
 
 /// The rate whose money is spoken of, unless a study has none as high: 10 Mbit/s.
@@ -126,7 +126,7 @@ pub(super) fn sentences(data: &Data) -> Vec<String> {
 fn between_the_rates(data: &Data) -> Option<String> {
     let ranges = data.combinations.iter().flat_map(|found| &found.changes);
     let mut splits = ranges.filter(|range| data.plans[range.plan].kind == "split");
-    let widest = splits.clone().max_by_key(|range| range.to.0 * 1000 / range.from.0.max(1))?;
+    let widest = splits.clone().max_by_key(|range| width(range))?;
     (tally(data).split == 0).then(|| {
         format!(
             "Between these bandwidths a split is the fastest in {}, at most from {} to {}.",
@@ -135,6 +135,11 @@ fn between_the_rates(data: &Data) -> Option<String> {
             about(widest.to)
         )
     })
+}
+
+/// How many thousandths of its lower end a range's upper end is.
+fn width(range: &Range) -> u128 {
+    u128::from(range.to.0) * 1000 / u128::from(range.from.0.max(1))
 }
 
 /// Where even the fastest plan does not keep up with the frames.
