@@ -57,7 +57,7 @@ pub(crate) struct CostRow {
     /// In millionths of the platform's currency.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) money_per_month: Option<Money>,
-    /// Of a frame on all devices; always modelled.
+    /// Of a frame on all devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) energy_nj: Option<Nanojoules>,
 }
