@@ -16,13 +16,13 @@
 //! than the answers even at the first level is never looked at closer, and the answer is the same as
 //! if it were.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use thiserror::Error;
 
 use crate::{
     queueing::QueueError,
-    simulate::{Arrivals, SimulateError},
+    simulate::{Arrivals, Rates, SimulateError},
     units::{Bytes, Money, Nanos},
 };
 
@@ -79,6 +79,17 @@ pub struct Cloud {
     pub cameras: Option<u64>,
 }
 
+/// How fast a link is over time, against what its [`Way`] counts with; starts again at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Nanoseconds of work done in a second: a thousand million where it is as fast as declared.
+    pub up: Option<Rates>,
+    /// The same of the way back.
+    pub down: Option<Rates>,
+    /// After how long it starts again.
+    pub cycle: Nanos,
+}
+
 /// One way to serve the cameras.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -89,6 +100,8 @@ pub struct Candidate {
     pub load: Load,
     /// What a month costs besides instances, for all cameras.
     pub besides: Money,
+    /// Its link as the simulator has it; formulas take it as constant.
+    pub replay: Option<Arc<Replay>>,
 }
 
 /// Cameras that share instances.
@@ -427,7 +440,7 @@ impl Search<'_> {
         self.answer.simulated += 1;
         let (demand, check) = (self.demand, self.check);
         let mut holds = |share: Share| -> Result<Result<(), Limit>, SizeError> {
-            let found = check.run(demand, &candidate.load, share, 1, stop)?;
+            let found = check.run(demand, candidate, share, 1, stop)?;
             let deadline = demand.deadline;
             Ok(match found.latency {
                 Some(needs) if needs <= deadline && found.dropped == 0 => Ok(()),
@@ -462,7 +475,7 @@ impl Search<'_> {
         let cells = demand.cameras.div_ceil(share.cameras.max(1));
         let simulated = match is_given {
             true => None,
-            false => Some(self.check.run(demand, load, share, cells, stop)?),
+            false => Some(self.check.run(demand, candidate, share, cells, stop)?),
         };
         let whole = u128::from(instances) * u128::from(most.cameras) / u128::from(most.instances);
         let whole = u64::try_from(whole).unwrap_or(u64::MAX);

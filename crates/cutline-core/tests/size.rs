@@ -1,14 +1,16 @@
 //! Deployments: against trying everything, and what must hold whatever the figures.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use cutline_core::{
     random::SplitMix64,
-    simulate::Arrivals,
+    simulate::{Arrivals, Rates},
     size::{
-        Answer, Candidate, Check, Cloud, Demand, Limit, Load, Share, Station, Way, deployments,
-        undominated,
+        Answer, Candidate, Check, Cloud, Demand, Limit, Load, Replay, Share, Station, Way,
+        deployments, undominated,
     },
-    units::{Money, Nanos},
+    units::{BytesPerSec, Money, Nanos},
 };
 
 const MS: u64 = 1_000_000;
@@ -33,6 +35,7 @@ fn cloud_only(busy_ms: u64, rent: u64) -> Candidate {
         combination: 0,
         load: Load { board: Nanos(MS), up: way(20), cloud: Some(cloud), down: way(1) },
         besides: Money(0),
+        replay: None,
     }
 }
 
@@ -66,7 +69,7 @@ fn cost_by_trying(demand: &Demand, candidate: &Candidate) -> Option<Money> {
     let bound = load.bound(demand).ok()?;
     let in_time = |share: Share| load.latency(demand, share).unwrap() <= demand.deadline;
     let holds = |share: Share| {
-        let found = CHECK.run(demand, load, share, 1, &mut || false).unwrap();
+        let found = CHECK.run(demand, candidate, share, 1, &mut || false).unwrap();
         in_time(share) && found.dropped == 0 && found.latency.unwrap() <= demand.deadline
     };
     let Some(cloud) = load.cloud else { return holds(bound).then_some(candidate.besides) };
@@ -220,7 +223,7 @@ fn the_limit_that_fails_nearest_is_named() {
     let two = [cloud_only(500, 1), cloud_only(80, 1)];
     assert_eq!(missed(&tight, &two), [(1, needs(122))]);
     let board = Load { board: Nanos(900 * MS), up: None, cloud: None, down: None };
-    let slow = Candidate { combination: 1, load: board, besides: Money(0) };
+    let slow = Candidate { combination: 1, load: board, besides: Money(0), replay: None };
     let busy = Limit::Headroom { station: Station::Board, busy_ppm: 900_000, most_ppm: 800_000 };
     assert_eq!(
         missed(&Demand { deadline: Nanos(2000 * MS), ..tight.clone() }, &[slow]),
@@ -230,4 +233,32 @@ fn the_limit_that_fails_nearest_is_named() {
     let budget = Limit::Budget { needs: Money(7), budget: Money(5) };
     assert_eq!(budget.excess_ppm(), 400_000);
     assert_eq!(missed(&poor, &[cloud_only(4, 9), cloud_only(4, 7)]), [(1, budget)]);
+}
+
+/// A link that is as fast as declared but for a part of each ten seconds, in thousandths.
+fn slow_for(seconds: u64, permille: u64) -> Arc<Replay> {
+    let full = BytesPerSec(1_000_000_000);
+    let steps = [
+        (Nanos::ZERO, full),
+        (Nanos(1000 * (10 - seconds) * MS), BytesPerSec(permille * 1_000_000)),
+    ];
+    let cycle = Nanos(10_000 * MS);
+    Replay { up: Some(Rates::steps(&steps, Some(cycle)).unwrap()), down: None, cycle }.into()
+}
+
+#[test]
+fn a_link_that_varies_is_replayed_and_what_it_delays_is_no_answer() {
+    let tight = demand(40, 300);
+    let simulated = |replay| {
+        let candidate = Candidate { replay, ..cloud_only(4, 7) };
+        let answer = deployments(&tight, &[candidate], 1, &CHECK, &mut || false).unwrap();
+        answer.deployments.first().map(|one| one.simulated.unwrap().latency.unwrap())
+    };
+    let constant = simulated(None).unwrap();
+    assert_eq!(simulated(Some(slow_for(5, 1000))), Some(constant), "as fast as declared");
+    // 20 ms of sending become 100 ms for half of the frames.
+    let slower = simulated(Some(slow_for(5, 200))).unwrap();
+    assert!(slower > constant + Nanos(70 * MS), "{slower} after {constant}");
+    // A frame in twenty waits for a second.
+    assert_eq!(simulated(Some(slow_for(1, 0))), None);
 }

@@ -45,9 +45,10 @@ const short = (value) => String(Number(value.toPrecision(3)));
 const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const clip = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
-// Where the energy of computing comes from.
-const METERED = data.devices.filter((one) => one.energy_origin === "measured").map((one) => one.name);
-const ENERGY_ORIGIN = METERED.length === 0 ? "modelled" : METERED.length === data.devices.length ? "measured" : `measured on ${METERED.join(", ")}, else modelled`;
+// Where the energy of computing comes from; a study has boards and instances in place of devices.
+const DEVICES = data.devices ?? [];
+const METERED = DEVICES.filter((one) => one.energy_origin === "measured").map((one) => one.name);
+const ENERGY_ORIGIN = METERED.length === 0 ? "modelled" : METERED.length === DEVICES.length ? "measured" : `measured on ${METERED.join(", ")}, else modelled`;
 
 // What plans are compared by.
 const MEASURES = {

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -21,7 +22,7 @@ use cutline_core::{
     partition::Mapping,
     platform::{DeviceId, Platform},
     preset::{self, Presets},
-    size::{self, Allowed, Candidate, Check, Deployment, Kind, Limit, frames_per_month},
+    size::{self, Allowed, Candidate, Check, Deployment, Kind, Limit, Replay, frames_per_month},
     units::{Bytes, Money, Nanojoules},
     zoo,
 };
@@ -36,6 +37,7 @@ use crate::{
 };
 
 mod accuracy;
+mod replay;
 mod report;
 pub(crate) mod workload;
 
@@ -96,6 +98,8 @@ struct Sizing {
     folder: PathBuf,
     /// By position in the workload; `None` where a network is not accurate enough.
     networks: Vec<Option<Loaded>>,
+    /// What each link replays.
+    replays: Vec<Option<Arc<Replay>>>,
     left_out: Vec<String>,
 }
 
@@ -111,7 +115,9 @@ impl Sizing {
             });
             networks.push(loaded.transpose()?);
         }
-        Ok(Self { workload, folder, networks, left_out })
+        let replays = workload.links.iter().map(|link| replay::read(link, &folder));
+        let replays = replays.collect::<anyhow::Result<_>>()?;
+        Ok(Self { workload, folder, networks, replays, left_out })
     }
 
     fn run(mut self, count: usize, check: &Check, output: &Output) -> anyhow::Result<Report> {
@@ -129,10 +135,12 @@ impl Sizing {
             let traffic = combination
                 .cloud
                 .map_or(Money::ZERO, |(_, link)| self.workload.links[link].traffic);
+            let replay = combination.cloud.and_then(|(_, link)| self.replays[link].clone());
             let mut found = Vec::new();
             for plan in plans {
                 let candidate = Candidate::of(&costs, &plan.evaluation, at, traffic);
                 let candidate = candidate.context("what a month costs is not known")?;
+                let candidate = Candidate { replay: replay.clone(), ..candidate };
                 let (kind, mapping, setting) = (plan.kind, plan.mapping, plan.setting);
                 found.push((candidate, Kept { combination: at, kind, mapping, setting }));
             }

@@ -10,8 +10,14 @@ use serde_json::Value;
 
 /// Runs `cutline size` on a workload.
 fn size(workload: &str, options: &[&str]) -> Output {
+    size_beside("", workload, options)
+}
+
+/// The same with a file `rates.csv` beside it.
+fn size_beside(rates: &str, workload: &str, options: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("workload.toml"), workload).unwrap();
+    fs::write(folder.path().join("rates.csv"), rates).unwrap();
     Command::new(env!("CARGO_BIN_EXE_cutline"))
         .args(["size", "workload.toml"])
         .args(options)
@@ -192,5 +198,55 @@ fn a_bad_workload_is_refused_with_the_key_that_is_wrong() {
         for word in *words {
             assert!(said.contains(word), "{to}: does not say `{word}`: {said}");
         }
+    }
+}
+
+/// A link that replays `rates.csv`.
+const REPLAYED: &str =
+    "[[link]]\nname = \"cell\"\nup = \"20mbit\"\ndelay = \"20ms\"\nreplay = \"rates.csv\"";
+
+#[test]
+fn a_link_that_varies_is_replayed_from_its_file() {
+    let workload = SMALL.replace("[[link]]\npreset = \"4g-2020\"", REPLAYED);
+    let workload = workload.replace("[[network]]", "plans = [\"cloud\"]\n[[network]]");
+    let workload = workload.replace("300ms", "900ms");
+    let workload = workload.replace("[[instance]]\npreset = \"g4dn.xlarge\"\n", "");
+    let simulated = |rates: &str| -> Option<u64> {
+        let output = size_beside(rates, &workload, &["--frames", "4000", "--json"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let answer: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+        Some(
+            answer["deployments"].as_array().unwrap().first()?["simulated"]["latency_ns"]
+                .as_u64()
+                .unwrap(),
+        )
+    };
+    let steady = simulated("time,up\n0s,20mbit\n60s,20mbit\n").unwrap();
+    let slower = simulated("time, up\n5s,20mbit\n35s,12mbit\n65s,20mbit\n").unwrap();
+    assert!(slower > steady, "{slower} after {steady}");
+    // An outage of ten seconds in each minute: more than one frame in a hundred is late.
+    assert_eq!(simulated("time,up\n0s,20mbit\n50s,0bit\n60s,20mbit\n"), None);
+}
+
+#[test]
+fn rates_that_cannot_be_replayed_are_refused_with_what_is_wrong() {
+    let workload = SMALL.replace("[[link]]\npreset = \"4g-2020\"", REPLAYED);
+    let cases: &[(&str, &str)] = &[
+        ("", "no column `time`"),
+        ("time\n0s\n1s\n", "neither a column `up` nor `down`"),
+        ("time,up\n0s,1mbit\n", "two rows"),
+        ("time,up\n1s,1mbit\n1s,2mbit\n", "line 3: times have to rise"),
+        ("time,up\n0s,fast\n1s,2mbit\n", "line 2"),
+        ("time,up\n0s,1mbit\n1s\n", "fields"),
+        ("time,up\n0s,1mbit\n100000s,1mbit\n", "longer than a day"),
+        ("time,up\n0s,0bit\n1s,1mbit\n", "never delivers"),
+        ("time,down\n0s,1mbit\n1s,1mbit\n", "give `down` of the link too"),
+    ];
+    for (rates, word) in cases {
+        let output = size_beside(rates, &workload, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{rates}: {said}");
+        assert!(said.contains("cannot replay") && said.contains(word), "{rates}: {said}");
     }
 }

@@ -1,9 +1,9 @@
 //! Deployments in the simulator.
 
-use super::{Demand, Load, Share, SizeError};
+use super::{Candidate, Demand, Share, SizeError, Way};
 use crate::{
-    simulate::{Cell, Choice, Edges, Service, Settings, Station, simulate},
-    units::Nanos,
+    simulate::{Cell, Choice, Edges, Rates, Service, Settings, Station, Work, simulate},
+    units::{Bytes, Nanos},
 };
 
 /// Most cells that are simulated of one kind.
@@ -41,19 +41,23 @@ impl Check {
     pub fn run(
         &self,
         demand: &Demand,
-        load: &Load,
+        candidate: &Candidate,
         share: Share,
         count: u64,
         stop: &mut dyn FnMut() -> bool,
     ) -> Result<Simulated, SizeError> {
         let interval = demand.interval().ok_or(SizeError::NoFrames)?;
         let cameras = share.cameras.max(1);
-        let cells = (self.frames / (FRAMES[0] * cameras)).clamp(1, MOST_CELLS);
-        let each = (self.frames / (cells * cameras)).clamp(FRAMES[0], FRAMES[1]);
+        // Three quarters of the time count: they have to see a replayed link once from end to end.
+        let cycle = candidate.replay.as_ref().map_or(Nanos::ZERO, |replay| replay.cycle);
+        let least = cycle.0.div_ceil(interval.0).saturating_mul(4).div_ceil(3);
+        let least = least.clamp(FRAMES[0], FRAMES[1]);
+        let cells = (self.frames / (least * cameras)).clamp(1, MOST_CELLS);
+        let each = (self.frames / (cells * cameras)).clamp(least, FRAMES[1]);
         let duration = interval * each;
         let settings =
             Settings { duration, warm_up: Nanos(duration.0 / 4), sample: cells, seed: self.seed };
-        let cell = cell(demand, load, Share { cameras, ..share });
+        let cell = cell(demand, candidate, Share { cameras, ..share });
         let outcome = simulate(&cell, count.max(cells), &settings, stop)?;
         Ok(Simulated {
             latency: outcome.latency.percentile(demand.percentile_ppm),
@@ -66,12 +70,21 @@ impl Check {
 }
 
 /// The cameras that share instances, each with its board and link.
-fn cell(demand: &Demand, load: &Load, share: Share) -> Cell {
+fn cell(demand: &Demand, candidate: &Candidate, share: Share) -> Cell {
+    let load = &candidate.load;
     let constant =
         |name, busy, delay| Station { delay, ..Station::compute(name, Service::Constant(busy)) };
-    let way = |name, way: Option<super::Way>| way.map(|way| constant(name, way.busy, way.delay));
+    let way = |of: super::Station, way: Option<Way>, speed: Option<&Rates>| {
+        let way = way?;
+        let station = constant(of.name(), way.busy, way.delay);
+        // What it is busy for where it is as fast as declared is the work that it has to do.
+        let work = speed.map(|speed| Work::Send { size: Bytes(way.busy.0), rates: speed.clone() });
+        Some(Station { work: work.unwrap_or_else(|| station.work.clone()), ..station })
+    };
+    let replay = candidate.replay.as_deref();
     let board = constant(super::Station::Board.name(), load.board, Nanos::ZERO);
-    let before = [Some(board), way(super::Station::Up.name(), load.up)];
+    let up = way(super::Station::Up, load.up, replay.and_then(|replay| replay.up.as_ref()));
+    let down = way(super::Station::Down, load.down, replay.and_then(|replay| replay.down.as_ref()));
     let servers = u32::try_from(share.instances).unwrap_or(u32::MAX);
     let cloud = load.cloud.map(|cloud| {
         constant(super::Station::Instance.name(), cloud.busy, Nanos::ZERO)
@@ -81,8 +94,8 @@ fn cell(demand: &Demand, load: &Load, share: Share) -> Cell {
         count: u32::try_from(share.cameras).unwrap_or(u32::MAX),
         cameras: 1,
         arrivals: demand.arrivals.clone(),
-        before: before.into_iter().flatten().collect(),
-        after: way(super::Station::Down.name(), load.down).into_iter().collect(),
+        before: [Some(board), up].into_iter().flatten().collect(),
+        after: down.into_iter().collect(),
     };
     Cell { edges: vec![edges], shared: cloud.into_iter().collect() }
 }

@@ -189,7 +189,7 @@ impl Candidate {
             cloud,
             down: way(costs, evaluation, PartKind::Return),
         };
-        Some(Self { combination, load, besides: evaluation.money? - rented + sent })
+        Some(Self { combination, load, besides: evaluation.money? - rented + sent, replay: None })
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Link {
     pub(crate) table: serde_json::Value,
     /// Price of a gigabyte.
     pub(crate) traffic: Money,
+    /// Where its rates over time are, for the simulator.
+    pub(crate) replay: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -197,6 +199,8 @@ pub(crate) struct RawLink {
     table: Option<String>,
     #[serde(skip_serializing)]
     traffic: Option<String>,
+    #[serde(skip_serializing)]
+    replay: Option<PathBuf>,
 }
 
 impl Workload {
@@ -453,5 +457,6 @@ pub(crate) fn parse_link(raw: RawLink) -> anyhow::Result<Link> {
     let name = name.context("a [[link]] needs a `name`, a `preset` or a rate `up`")?;
     let traffic = raw.traffic.as_deref().map(|text| quantity("traffic", text)).transpose()?;
     let traffic = traffic.unwrap_or(Money::ZERO);
-    Ok(Link { name, table: serde_json::to_value(raw)?, traffic })
+    let replay = raw.replay.clone();
+    Ok(Link { name, table: serde_json::to_value(raw)?, traffic, replay })
 }

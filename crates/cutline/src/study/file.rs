@@ -122,6 +122,9 @@ impl Study {
             Some(link) => parse_link(link).context("[link]")?,
             None => parse_link(toml::from_str("up = \"20mbit\"\ndelay = \"10ms\"")?)?,
         };
+        if link.replay.is_some() {
+            bail!("[link] a study takes rates as constant and replays none; `cutline size` does");
+        }
         let raw = file.study;
         let context = || "[study]";
         for name in &raw.input_encodings {
