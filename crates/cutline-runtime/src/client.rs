@@ -37,8 +37,8 @@ mod foreign;
 mod infer;
 mod upload;
 
-pub(crate) use channel::{CONNECTION_WINDOW, MAX_FRAME};
 pub use channel::connect as dial;
+pub(crate) use channel::{CONNECTION_WINDOW, MAX_FRAME};
 pub use coding::Coding;
 pub use foreign::ForeignStage;
 pub(crate) use infer::trace_parameter;
