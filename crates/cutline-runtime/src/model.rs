@@ -1,4 +1,5 @@
-//! Model files: mapped, decoded, checked, imported and grouped.
+//! Model files: mapped, decoded, checked, imported and grouped. A TensorFlow Lite file is converted to
+//! ONNX as it is opened, so that whoever takes a model takes either.
 //!
 //! The file is mapped, not read, and weights stay slices of the map: opening a model costs its
 //! structure, and a weight is first touched when it is written or hashed.
@@ -31,6 +32,7 @@ use cutline_core::{
         },
     },
     split::{CUT_ENCODING, Piece, external_tensors},
+    tflite::{self, TfliteError},
     units,
 };
 use sha2::{Digest, Sha256};
@@ -76,6 +78,14 @@ pub enum ModelError {
         path: PathBuf,
         /// Cause.
         source: ImportError,
+    },
+    /// A TensorFlow Lite model was not understood.
+    #[error("cannot import `{path}`")]
+    Convert {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: TfliteError,
     },
     /// External data is said to be somewhere that Cutline does not look.
     #[error(
@@ -271,7 +281,12 @@ fn declared_axes(info: &ValueInfoProto) -> Vec<Option<u64>> {
     axes.map(size).collect()
 }
 
+/// The message of a model file; a TensorFlow Lite file is converted.
 fn decode(path: &Path, bytes: &Bytes) -> Result<ModelProto, ModelError> {
+    if tflite::is_tflite(bytes) {
+        let converted = tflite::convert(bytes).map(|converted| converted.model);
+        return converted.map_err(|source| ModelError::Convert { path: path.to_owned(), source });
+    }
     onnx::decode(bytes.clone()).map_err(|source| match (&source, missing_length(bytes)) {
         (ImportError::Decode(_), Some(needed)) => ModelError::Truncated {
             path: path.to_owned(),
