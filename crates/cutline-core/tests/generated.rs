@@ -30,7 +30,10 @@ fn tflite_code_is_fresh() {
     let lines = code.lines().map(str::trim_end);
     let kept = lines.filter(|line| !line.is_empty() && !line.trim_start().starts_with("//"));
     let fresh: String = kept.flat_map(|line| [line, "\n"]).collect();
-    assert_fresh("src/tflite/schema.rs", &fresh.replace("::serde::Serialize, ::serde::Deserialize", ""));
+    assert_fresh(
+        "src/tflite/schema.rs",
+        &fresh.replace("::serde::Serialize, ::serde::Deserialize", ""),
+    );
 }
 
 /// Fails where a committed file, relative to the crate, differs from what is generated today, or

@@ -253,7 +253,8 @@ fn write_files(
     let files = sub_model.files();
     let data = files.data.map(|pieces| (split::DATA_FILE, pieces));
     let mut written = Vec::new();
-    for (name, pieces) in [(files::MODEL_FILE, files.model)].into_iter().chain(data) {
+    let model = (files.format.file_name(), files.model);
+    for (name, pieces) in [model].into_iter().chain(data) {
         let path = folder.join(name);
         files::write_atomic(&path, &pieces, source)?;
         let sha256 = hex(&files::sha256(&path)?);
