@@ -251,6 +251,16 @@ pub enum SplitError {
         "layers `{layer}` and `{other}` are of one operator of the TensorFlow Lite file, which cannot be cut in two; cut elsewhere, or write the parts as ONNX (--format onnx)"
     )]
     Inside { layer: String, other: String },
+    /// Parts of that format are asked for of another.
+    #[error(
+        "the network is no TensorFlow Lite file, and only of such a file there are parts for litert; give the .tflite file that it was made from"
+    )]
+    NotTflite,
+    /// Values cannot be encoded inside such parts.
+    #[error(
+        "values do not travel as {encoding} between parts of a TensorFlow Lite file, which only copy its operators; use --cut-encoding fp32 or --codec fp32: what is quantised already travels at a quarter of that"
+    )]
+    TfliteEncoding { encoding: CutEncoding },
     /// External data that nobody can find.
     #[error(
         "weight `{tensor}` says that its data is in another file, but not where; the model file is damaged"

@@ -8,7 +8,7 @@
 //! The part says its inputs and outputs twice, as the format has it: by number in its graph, and in a
 //! signature by the tensors' names, which for that are made unique.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use planus::ReadAsRoot;
@@ -78,6 +78,8 @@ pub struct Wiring {
     pub outputs: Vec<usize>,
     /// Type and shape of every tensor, each where it is known.
     pub tensors: Vec<(Option<DType>, Option<Shape>)>,
+    /// Names of the tensors, each one once.
+    pub names: Vec<String>,
 }
 
 /// Reads the wiring of a file's network. O(operators).
@@ -94,12 +96,39 @@ pub fn wiring(file: &[u8]) -> Result<Wiring, PartError> {
         let reads = source.present(operator.inputs()?)?;
         operators.push((reads, source.present(operator.outputs()?)?));
     }
+    let inputs = source.present(source.graph.inputs()?)?;
+    let outputs = source.present(source.graph.outputs()?)?;
+    let ends = inputs.iter().chain(&outputs).copied();
+    let names = source.tensors()?.into_iter().map(|tensor| Ok(tensor.name()?.unwrap_or_default()));
+    let names = unique(names.collect::<Result<_, PartError>>()?, ends);
     Ok(Wiring {
         operators,
-        inputs: source.present(source.graph.inputs()?)?,
-        outputs: source.present(source.graph.outputs()?)?,
+        inputs,
+        outputs,
+        names,
         tensors: source.tensors()?.into_iter().map(described).collect::<Result<_, _>>()?,
     })
+}
+
+/// Gives each tensor a name of its own; those of the network's ends come first.
+fn unique(found: Vec<&str>, ends: impl Iterator<Item = usize>) -> Vec<String> {
+    let mut names: Vec<Option<String>> = vec![None; found.len()];
+    let mut taken = BTreeSet::new();
+    for at in ends.chain(0..found.len()) {
+        if names[at].is_some() {
+            continue;
+        }
+        let mut name = found[at].to_owned();
+        if name.is_empty() || taken.contains(&name) {
+            name = format!("{name}#{at}");
+            while taken.contains(&name) {
+                name.push('#');
+            }
+        }
+        taken.insert(name.clone());
+        names[at] = Some(name);
+    }
+    names.into_iter().flatten().collect()
 }
 
 /// The file of a part. `names` are those of all tensors of the whole file, each one once. O(part).

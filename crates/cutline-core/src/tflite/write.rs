@@ -6,7 +6,7 @@
 //! header, which refers to the rest only by where the root is.
 //!
 //! ```text
-//! root offset, "TFL3" │ 0 or 8 bytes │ tables │ filler, length, data │ filler, length, data
+//! root offset, "TFL3" │ some zeros │ tables │ filler, length, data │ filler, length, data
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,7 +18,10 @@ use super::schema::tflite::{Buffer, Model};
 /// Alignment of the data of buffers.
 const ALIGNMENT: usize = 16;
 
-/// Length of the root's offset and the identifier.
+/// Length of the root's offset.
+const ROOT: usize = 4;
+
+/// Length of that and the identifier.
 const HEADER: usize = 8;
 
 /// Most bytes of a file: its offsets are numbers of 32 bits, of which others use 31.
@@ -55,18 +58,20 @@ pub fn encode(model: &Model, buffers: &[&[u8]]) -> Result<Bytes, TooLarge> {
         &model.metadata,
         &model.signature_defs,
     );
-    let file = builder.finish(root, Some(*b"TFL3"));
-    if file.len() > LIMIT - ALIGNMENT {
+    // The builder would put an identifier before the root's offset, and the format asks for it behind.
+    let file = builder.finish(root, None);
+    if file.len() > LIMIT - 2 * ALIGNMENT {
         return Err(TooLarge);
     }
-    let gap = file.len().wrapping_neg() % ALIGNMENT;
-    let root = u32::from_le_bytes([file[0], file[1], file[2], file[3]]);
-    let mut moved = BytesMut::with_capacity(file.len() + gap);
-    moved.put_u32_le(root + gap as u32);
-    moved.put_slice(&file[4..HEADER]);
-    moved.put_bytes(0, gap);
-    moved.put_slice(&file[HEADER..]);
-    Ok(moved.freeze())
+    let (root, rest) = file.split_at(ROOT);
+    let gap = (HEADER + rest.len()).wrapping_neg() % ALIGNMENT;
+    let root = u32::from_le_bytes([root[0], root[1], root[2], root[3]]);
+    let mut whole = BytesMut::with_capacity(HEADER + gap + rest.len());
+    whole.put_u32_le(root + (HEADER - ROOT + gap) as u32);
+    whole.put_slice(b"TFL3");
+    whole.put_bytes(0, gap);
+    whole.put_slice(rest);
+    Ok(whole.freeze())
 }
 
 /// Writes the data of a buffer so that they begin at a multiple of the alignment from the end.
