@@ -29,6 +29,9 @@ mod reader;
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::pedantic)]
 pub mod schema;
 
+pub mod split;
+pub mod write;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

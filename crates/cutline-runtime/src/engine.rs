@@ -13,7 +13,7 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use cutline_core::{onnx::proto::ModelProto, tensor::DType, tflite};
+use cutline_core::{onnx::proto::ModelProto, split::Format, tensor::DType, tflite};
 use prost::Message;
 use thiserror::Error;
 
@@ -82,6 +82,14 @@ pub type SharedEngine = Arc<dyn Engine>;
 
 /// Names of the engines that this build knows, the embedded one first.
 pub const NAMES: [&str; 4] = [rten::NAME, onnxruntime::NAME, onnxruntime::CUDA_NAME, litert::NAME];
+
+/// The format of the parts that an engine is given: TensorFlow Lite files where it takes no others.
+pub fn part_format(engine: &str) -> Format {
+    match engine {
+        litert::NAME => Format::Tflite,
+        _ => Format::Onnx,
+    }
+}
 
 /// What is known of an engine on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use cutline_core::{
+    codec::{CutCodecs, CutEncoding},
     graph::Graph,
     group::{Grouping, group},
     hex::hex,
@@ -31,7 +32,10 @@ use cutline_core::{
             type_proto,
         },
     },
-    split::{CUT_ENCODING, Piece, external_tensors},
+    split::{
+        CUT_ENCODING, Format, Piece, SplitError, StageLabel, SubModel, TfliteFile,
+        external_tensors, split_encoded, split_tflite,
+    },
     tflite::{self, TfliteError},
     units,
 };
@@ -154,6 +158,8 @@ pub struct Model {
     pub graph: Graph,
     /// The network as fusion groups.
     pub grouping: Grouping,
+    /// The TensorFlow Lite file that it was made of, where it was.
+    pub tflite: Option<TfliteFile>,
     bytes: Bytes,
     file: File,
     data_files: BTreeMap<PathBuf, Stamp>,
@@ -179,7 +185,30 @@ impl Model {
         let grouping = group(&graph);
         let path = path.to_owned();
         let sha256 = OnceLock::new();
-        Ok(Self { path, proto, graph, grouping, bytes, file, data_files, stamp, sha256 })
+        let tflite = None;
+        Ok(Self { path, proto, graph, grouping, tflite, bytes, file, data_files, stamp, sha256 })
+    }
+
+    /// Splits the network into files of a format, as
+    /// [`split_encoded`](cutline_core::split::split_encoded) does.
+    pub fn split(
+        &self,
+        format: Format,
+        stage_of: &[Option<u32>],
+        labels: &[StageLabel],
+        codecs: &CutCodecs,
+    ) -> Result<Vec<SubModel>, SplitError> {
+        match (format, &self.tflite) {
+            (Format::Onnx, _) => split_encoded(&self.proto, &self.graph, stage_of, labels, codecs),
+            (Format::Tflite, None) => Err(SplitError::NotTflite),
+            (Format::Tflite, Some(file)) => {
+                let encoded = codecs.stages.iter().find(|each| **each != CutEncoding::Fp32);
+                if let Some(&encoding) = encoded {
+                    return Err(SplitError::TfliteEncoding { encoding });
+                }
+                split_tflite(file, &self.graph, stage_of, labels)
+            }
+        }
     }
 
     /// The folder in which external data is looked for.

@@ -5,13 +5,17 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use bytes::Bytes;
-use cutline_core::tensor::{DType, Shape, byte_size};
+use cutline_core::{
+    tensor::{DType, Shape, byte_size},
+    tflite::split::{Part, Wiring, part, wiring},
+};
 use cutline_runtime::{
     engine::{self, EngineError, LoadOptions, ModelSource, SharedEngine},
     tensor::Tensor,
@@ -171,4 +175,75 @@ fn an_input_of_another_name_type_or_shape_is_refused() {
         assert!(text.contains(words), "{text}");
     }
     assert!(session.run(&[("input_1_int8", &right)], &["Identity_int8"]).is_ok());
+}
+
+/// The operators of a file in two parts: those before a place, and the rest.
+fn halves(wiring: &Wiring, place: usize) -> [Part; 2] {
+    let made = |range: std::ops::Range<usize>| -> BTreeSet<usize> {
+        wiring.operators[range].iter().flat_map(|(_, makes)| makes.iter().copied()).collect()
+    };
+    let read: BTreeSet<usize> =
+        wiring.operators[place..].iter().flat_map(|(reads, _)| reads.iter().copied()).collect();
+    let crossing: Vec<usize> = made(0..place).intersection(&read).copied().collect();
+    let inputs = |range: std::ops::Range<usize>| {
+        let reads = |tensor: &&usize| {
+            wiring.operators[range.clone()].iter().any(|(reads, _)| reads.contains(tensor))
+        };
+        wiring.inputs.iter().filter(reads).copied().collect::<Vec<_>>()
+    };
+    let outputs = |made: BTreeSet<usize>| {
+        wiring.outputs.iter().filter(|tensor| made.contains(tensor)).copied().collect::<Vec<_>>()
+    };
+    let all = wiring.operators.len();
+    let (before, after) = (outputs(made(0..place)), outputs(made(place..all)));
+    [
+        Part {
+            operators: (0..place).collect(),
+            inputs: inputs(0..place),
+            outputs: crossing.iter().copied().chain(before).collect(),
+        },
+        Part {
+            operators: (place..all).collect(),
+            inputs: inputs(place..all).into_iter().chain(crossing).collect(),
+            outputs: after,
+        },
+    ]
+}
+
+/// Every place between two operators, or a few of them unless all are asked for.
+fn places(operators: usize) -> Vec<usize> {
+    match env::var("CUTLINE_INTEROP").as_deref() {
+        Ok("all") => (1..operators).collect(),
+        _ => [1, operators / 3, 2 * operators / 3, operators - 1].into(),
+    }
+}
+
+#[test]
+fn both_halves_of_a_file_answer_as_the_whole_bit_for_bit() {
+    let Some(engine) = litert() else { return };
+    for (index, (name, input, dtype, shape, output)) in MODELS.into_iter().enumerate() {
+        let Some(path) = model(name) else { continue };
+        let file = fs::read(&path).unwrap();
+        let whole = run(&engine, &ModelSource::File(path), 1, index);
+        let wiring = wiring(&file).unwrap();
+        for place in places(wiring.operators.len()) {
+            let mut known =
+                BTreeMap::from([(input.to_owned(), noise(dtype, &Shape(shape.to_vec())))]);
+            for half in halves(&wiring, place) {
+                let bytes = part(&file, &wiring.names, &half).unwrap();
+                assert!(bytes.len() < file.len() + 4096, "{name} at {place}");
+                let names = |tensors: &[usize]| -> Vec<String> {
+                    tensors.iter().map(|&tensor| wiring.names[tensor].clone()).collect()
+                };
+                let source = ModelSource::Memory(bytes);
+                let mut session = engine.load(&source, LoadOptions { threads: 1 }).unwrap();
+                let (reads, makes) = (names(&half.inputs), names(&half.outputs));
+                let given: Vec<_> = reads.iter().map(|n| (n.as_str(), &known[n])).collect();
+                let asked: Vec<_> = makes.iter().map(String::as_str).collect();
+                let answers = session.run(&given, &asked).unwrap();
+                known.extend(makes.into_iter().zip(answers));
+            }
+            assert_eq!(known[output].data(), &whole, "{name}, cut before operator {place}");
+        }
+    }
 }
