@@ -13,7 +13,7 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use cutline_core::{onnx::proto::ModelProto, split::Format, tensor::DType};
+use cutline_core::{onnx::proto::ModelProto, split::Format, tensor::DType, tflite};
 use prost::Message;
 use thiserror::Error;
 
@@ -186,16 +186,20 @@ impl EngineError {
     }
 }
 
-/// The message of a model; of a file, only what is looked at is read.
-fn decode(engine: &str, source: &ModelSource) -> Result<ModelProto, EngineError> {
-    let bytes = match source {
-        ModelSource::Memory(bytes) => bytes.clone(),
+/// The bytes of a model; a file is mapped, and only what is looked at is read.
+fn bytes(engine: &str, source: &ModelSource) -> Result<Bytes, EngineError> {
+    match source {
+        ModelSource::Memory(bytes) => Ok(bytes.clone()),
         ModelSource::File(path) => {
             let failed = |error| EngineError::load(engine, format!("{}: {error}", path.display()));
-            map(&File::open(path).map_err(failed)?).map_err(failed)?
+            map(&File::open(path).map_err(failed)?).map_err(failed)
         }
-    };
-    ModelProto::decode(bytes)
+    }
+}
+
+/// The message of a model.
+fn decode(engine: &str, source: &ModelSource) -> Result<ModelProto, EngineError> {
+    ModelProto::decode(bytes(engine, source)?)
         .map_err(|error| EngineError::load(engine, format!("not an ONNX model: {error}")))
 }
 
@@ -206,6 +210,16 @@ fn map(file: &File) -> io::Result<Bytes> {
     #[allow(unsafe_code)]
     let map = unsafe { memmap2::Mmap::map(file) }?;
     Ok(Bytes::from_owner(map))
+}
+
+/// A TensorFlow Lite model as ONNX, for engines that load nothing else; `None` for other models.
+fn converted(engine: &str, source: &ModelSource) -> Result<Option<ModelSource>, EngineError> {
+    let bytes = bytes(engine, source)?;
+    if !tflite::is_tflite(&bytes) {
+        return Ok(None);
+    }
+    let converted = tflite::convert(&bytes).map_err(|error| EngineError::load(engine, error))?;
+    Ok(Some(ModelSource::Memory(converted.model.encode_to_vec().into())))
 }
 
 /// The first layer with this operator: its node name, else its first output.

@@ -15,7 +15,7 @@ use crate::{
     codec::CutEncoding,
     graph::{Graph, LayerId, Role, ValueId},
     onnx::proto::ModelProto,
-    tflite::split::{Part, Wiring, part, wiring},
+    tflite::split::{Part, PartError, Wiring, part, wiring},
 };
 
 /// A TensorFlow Lite file, and how the network that was made of it refers to it.
@@ -23,9 +23,6 @@ use crate::{
 pub struct TfliteFile {
     /// The file.
     pub bytes: Bytes,
-    /// Names of all its tensors, each one once; those of the network's inputs and outputs are theirs
-    /// in the network, too.
-    pub names: Vec<String>,
     /// The operator of each layer, by the layer's name.
     pub operator_of: BTreeMap<String, usize>,
     /// The tensor of each value, by the value's name.
@@ -44,7 +41,7 @@ pub fn split_tflite(
         let (layers, given) = (graph.layers().len(), stage_of.len());
         return Err(SplitError::WrongLength { layers, given });
     }
-    let wiring = wiring(&file.bytes)?;
+    let wiring = wiring(&file.bytes).map_err(PartError::File)?;
     let own = Own::new(file, graph, stage_of, labels)?;
     let division = Division::new(&wiring, &own.of_operator, file)?;
     let value_of = values(file, graph);
@@ -53,7 +50,7 @@ pub fn split_tflite(
     let port = |&tensor: &usize| {
         let (dtype, shape) = wiring.tensors[tensor].clone();
         let value = value_of.get(&tensor).copied().or(any)?;
-        let name = file.names[tensor].clone();
+        let name = wiring.names[tensor].clone();
         Some(Port { value, name, encoding: CutEncoding::Fp32, dtype, shape })
     };
     let stages = labels.iter().enumerate().map(|(index, label)| {
@@ -74,7 +71,7 @@ pub fn split_tflite(
             cut_encoding: None,
             layers,
             model: ModelProto::default(),
-            tflite: Some(part(&file.bytes, &file.names, &content)?),
+            tflite: Some(part(&file.bytes, &wiring.names, &content)?),
         })
     });
     stages.collect()
@@ -166,7 +163,7 @@ impl<'a> Division<'a> {
                 return Err(SplitError::Backward {
                     layer: name(at),
                     stage,
-                    value: file.names[tensor].clone(),
+                    value: wiring.names[tensor].clone(),
                     maker: maker[tensor].map(name).unwrap_or_default(),
                     later,
                 });
