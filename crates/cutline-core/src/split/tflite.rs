@@ -42,7 +42,7 @@ pub fn split_tflite(
         return Err(SplitError::WrongLength { layers, given });
     }
     let wiring = wiring(&file.bytes).map_err(PartError::File)?;
-    let own = Own::new(file, graph, stage_of, labels)?;
+    let own = Own::new((file, &wiring), graph, stage_of, labels)?;
     let division = Division::new(&wiring, &own.of_operator, file)?;
     let value_of = values(file, graph);
     // A tensor that the conversion left out stands for what it was made of.
@@ -97,11 +97,12 @@ struct Own<'a> {
 
 impl<'a> Own<'a> {
     fn new(
-        file: &TfliteFile,
+        (file, wiring): (&TfliteFile, &Wiring),
         graph: &Graph,
         stage_of: &'a [Option<u32>],
         labels: &[StageLabel],
     ) -> Result<Self, SplitError> {
+        let mut settled = BTreeSet::new();
         let mut of_operator: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
         let placed = graph.layers().iter().zip(stage_of);
         for (layer, stage) in placed.filter(|(layer, _)| layer.role != Role::Replicated) {
@@ -112,6 +113,17 @@ impl<'a> Own<'a> {
                 return Err(SplitError::NoSuchStage { layer: name(), stage, stages });
             }
             let Some(&operator) = file.operator_of.get(&layer.name) else { continue };
+            // Another order of the axes of what the operator reads, or of what it already made, is no
+            // part of its work: it may be on either side.
+            let holds = |id: ValueId| file.tensor_of.get(&graph.value(id).name);
+            let tensors: Vec<usize> = layer.makes().filter_map(holds).copied().collect();
+            let made = wiring.operators.get(operator).map_or(&[][..], |(_, makes)| makes);
+            let makes = tensors.iter().any(|tensor| made.contains(tensor));
+            let reorders = !tensors.is_empty() && !makes;
+            if reorders || (makes && tensors.iter().all(|&tensor| settled.contains(&tensor))) {
+                continue;
+            }
+            settled.extend(tensors);
             let known = *of_operator.entry(operator).or_insert((stage as usize, &layer.name));
             if known.0 != stage as usize {
                 return Err(SplitError::Inside { layer: known.1.to_owned(), other: name() });
