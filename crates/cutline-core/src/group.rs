@@ -11,7 +11,7 @@
 //! | | an activation; the addition of one other value (a residual) | fused |
 //! | fused | elementwise layers whose other operands are constants | fused |
 //! | chain: elementwise layers, batch normalisation | more of them, whatever they read | chain |
-//! | dequantised: DequantizeLinear alone | any layer, which also takes its other such operands | as that layer alone |
+//! | dequantised: DequantizeLinear alone, Transpose of an input | any layer, which also takes its other such operands | as that layer alone |
 //! | any | Reshape, Flatten, Squeeze, Unsqueeze, Identity, Dropout | the same |
 //! | any | QuantizeLinear | plain |
 //! | plain: everything else | | |
@@ -162,11 +162,21 @@ impl<'a> Grouper<'a> {
         let host = hosts
             .into_iter()
             .find_map(|at| Some((at, self.groups[at].kind.take(op, operands.len() == 1)?)));
-        let (at, kind) = host.unwrap_or_else(|| (self.new_group(), Kind::of(op)));
+        let (at, kind) = host.unwrap_or_else(|| {
+            let alone = if self.orders_input(id) { Kind::Dequantized } else { Kind::of(op) };
+            (self.new_group(), alone)
+        });
         for other in dequantized {
             self.absorb(other, at);
         }
         self.append(at, &[id], kind);
+    }
+
+    /// Whether a layer only brings the axes of an input of the network into another order.
+    fn orders_input(&self, id: LayerId) -> bool {
+        let layer = self.graph.layer(id);
+        let is_input = |value: ValueId| self.graph.value(value).origin == Origin::Input;
+        matches!(layer.op, Op::Transpose { .. }) && layer.reads().all(is_input)
     }
 
     /// Places a written-out activation: with the group of its operand, else as a chain.

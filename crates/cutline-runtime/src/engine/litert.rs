@@ -8,13 +8,15 @@
 //! are few, and the library wants them aligned to 64 bytes.
 
 use std::{
-    fs::File,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
-use cutline_core::tensor::{DType, Shape};
+use cutline_core::{
+    tensor::{DType, Shape},
+    tflite,
+};
 
 use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
@@ -27,9 +29,6 @@ pub(super) mod library;
 
 /// The engine's name.
 pub const NAME: &str = "litert";
-
-/// What stands at byte 4 of a `.tflite` file.
-const IDENTIFIER: &[u8] = b"TFL3";
 
 /// The library, loaded.
 #[derive(Clone)]
@@ -88,8 +87,8 @@ impl Engine for LiteRt {
         /// The library prepares its kernels at the first use, which several threads must not race.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         check_threads(NAME, options)?;
-        let bytes = bytes_of(model)?;
-        if bytes.get(4..8) != Some(IDENTIFIER) {
+        let bytes = super::bytes(NAME, model)?;
+        if !tflite::is_tflite(&bytes) {
             return Err(EngineError::load(
                 NAME,
                 "it runs TensorFlow Lite files only, and this is none; give the model as the \
@@ -104,17 +103,6 @@ impl Engine for LiteRt {
         let inputs = loaded.inputs.iter().map(port).collect::<Result<_, _>>()?;
         let outputs = loaded.outputs.iter().map(port).collect::<Result<_, _>>()?;
         Ok(Box::new(LiteRtSession { loaded, inputs, outputs }))
-    }
-}
-
-/// A model's bytes; a file is mapped.
-fn bytes_of(model: &ModelSource) -> Result<Bytes, EngineError> {
-    match model {
-        ModelSource::Memory(bytes) => Ok(bytes.clone()),
-        ModelSource::File(path) => {
-            let failed = |error| EngineError::load(NAME, format!("{}: {error}", path.display()));
-            super::map(&File::open(path).map_err(failed)?).map_err(failed)
-        }
     }
 }
 
