@@ -61,7 +61,9 @@ impl Mosquitto {
         prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
     ) -> anyhow::Result<Option<Self>> {
         let Some(program) = program() else {
-            eprintln!("skipped: there is no mosquitto here; install the Debian package `mosquitto`");
+            eprintln!(
+                "skipped: there is no mosquitto here; install the Debian package `mosquitto`"
+            );
             return Ok(None);
         };
         let folder = tempfile::tempdir()?;

@@ -95,7 +95,10 @@ impl Scene {
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command.env_remove("CUTLINE_MQTT_PASSWORD");
         command.stdout(file("stdout")).stderr(file("stderr"));
-        Running { child: command.spawn().expect("the binary"), folder: self.folder.path().to_owned() }
+        Running {
+            child: command.spawn().expect("the binary"),
+            folder: self.folder.path().to_owned(),
+        }
     }
 }
 
@@ -138,6 +141,7 @@ impl Results {
     }
 
     /// Messages that came again under an identifier that was there.
+    #[allow(dead_code)] // Of use to the figures.
     pub(crate) fn duplicates(&self) -> u64 {
         self.times.values().map(|times| times - 1).sum()
     }
