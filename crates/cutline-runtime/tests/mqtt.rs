@@ -1,7 +1,7 @@
 //! What a broker of the test's own hears that leaves messages unacknowledged and cuts the connection.
 #![allow(clippy::unwrap_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use cutline_runtime::mqtt::{Broker, Mqtt, MqttOptions, Reach, Version};
@@ -23,13 +23,17 @@ struct Far {
     stream: TcpStream,
     buffer: BytesMut,
     version: Version,
+    /// What came and is not acknowledged, and whether it is a result: acknowledgements keep the order of
+    /// what they acknowledge, as the protocol demands.
+    open: VecDeque<(u16, bool)>,
 }
 
 impl Far {
     /// Takes a connection, over which so many messages may be unacknowledged.
     async fn accept(listener: &TcpListener, version: Version, most: u16) -> Self {
         let (stream, _) = listener.accept().await.unwrap();
-        let mut far = Self { stream, buffer: BytesMut::new(), version };
+        let (buffer, open) = (BytesMut::new(), VecDeque::new());
+        let mut far = Self { stream, buffer, version, open };
         let mut out = BytesMut::new();
         match version {
             Version::V3 => {
@@ -65,7 +69,7 @@ impl Far {
         }
     }
 
-    /// The next result, with its identifier; what else comes is acknowledged.
+    /// The next result, with its identifier; what else comes is acknowledged when it is its turn.
     async fn result(&mut self) -> (Heard, u16) {
         loop {
             let (topic, payload, again, packet) = match self.version {
@@ -83,14 +87,30 @@ impl Far {
                     _ => continue,
                 },
             };
-            if topic == "test/results" {
+            let is_result = topic == "test/results";
+            self.open.push_back((packet, is_result));
+            if is_result {
                 return ((String::from_utf8(payload.to_vec()).unwrap(), again), packet);
             }
-            self.acknowledge(packet).await;
+            self.acknowledge_others().await;
         }
     }
 
+    /// Acknowledges the oldest result, which is this one.
     async fn acknowledge(&mut self, packet: u16) {
+        assert_eq!(self.open.pop_front(), Some((packet, true)));
+        self.send(packet).await;
+        self.acknowledge_others().await;
+    }
+
+    async fn acknowledge_others(&mut self) {
+        while let Some(&(packet, false)) = self.open.front() {
+            self.open.pop_front();
+            self.send(packet).await;
+        }
+    }
+
+    async fn send(&mut self, packet: u16) {
         let mut out = BytesMut::new();
         match self.version {
             Version::V3 => {
@@ -153,8 +173,8 @@ async fn what_was_not_acknowledged_is_sent_again_first_in_order_and_says_so() {
         let last = tokio::time::timeout(Duration::from_secs(20), async {
             let mut rest = Vec::new();
             while far.stream.read_buf(&mut rest).await.is_ok_and(|read| read > 0) {
-                far.acknowledge(6).await;
-                far.acknowledge(7).await;
+                far.send(6).await;
+                far.send(7).await;
             }
         });
         let _ = last.await;
