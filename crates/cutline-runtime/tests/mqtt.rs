@@ -204,6 +204,10 @@ async fn a_broker_of_mqtt_5_is_never_given_more_than_it_takes_at_a_time() {
     assert!(more.is_err(), "{more:?} came although three were not acknowledged");
     for number in 3..40 {
         far.acknowledge(packets.remove(0)).await;
+        if number == 12 {
+            // After the repetitions comes the status, which takes a place of its own.
+            far.acknowledge(packets.remove(0)).await;
+        }
         let (result, packet) = far.result().await;
         assert_eq!(result, heard(number, number < 12));
         packets.push(packet);
