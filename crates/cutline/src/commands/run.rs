@@ -125,11 +125,12 @@ pub(crate) struct Args {
     /// [default: on a terminal, in one line that changes].
     #[arg(long, value_name = "TIME", value_parser = parse_status)]
     status: Option<Nanos>,
-    #[command(flatten)]
-    mqtt: RunMqttArgs,
     /// Stay with the best plan, although the file knows the best one at every speed of the link.
     #[arg(long)]
     no_adapt: bool,
+    // Last: its heading is that of all that follow.
+    #[command(flatten)]
+    mqtt: RunMqttArgs,
 }
 
 /// `--when-full` as the command line spells it.

@@ -34,14 +34,33 @@ pub(super) struct RunMqttArgs {
     #[command(flatten)]
     pub(super) broker: MqttArgs,
     /// Room for results that the broker has not acknowledged.
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", requires = "mqtt", help_heading = "MQTT")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "64MiB",
+        requires = "mqtt",
+        help_heading = "MQTT"
+    )]
     pub(super) mqtt_queue: units::Bytes,
     /// What to do when there is no room: make the frames wait, or drop the result that was never sent
     /// and has waited longest.
-    #[arg(long, value_name = "HOW", value_enum, default_value = "block", requires = "mqtt", help_heading = "MQTT")]
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value = "block",
+        requires = "mqtt",
+        help_heading = "MQTT"
+    )]
     mqtt_when_full: Full,
     /// How long the end of the run waits for the broker to acknowledge what it has not.
-    #[arg(long, value_name = "TIME", default_value = "30s", requires = "mqtt", help_heading = "MQTT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        requires = "mqtt",
+        help_heading = "MQTT"
+    )]
     mqtt_wait: units::Nanos,
 }
 
@@ -215,7 +234,9 @@ impl Publishing {
         let open = mqtt.delivery().unacknowledged;
         if open > 0 {
             let wait = wait.as_secs_f64();
-            output.note(format!("MQTT: {open} results are not acknowledged; waiting {wait} s at most"));
+            output.note(format!(
+                "MQTT: {open} results are not acknowledged; waiting {wait} s at most"
+            ));
         }
         Some(mqtt.finish(wait).await)
     }
