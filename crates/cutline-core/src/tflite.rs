@@ -7,3 +7,5 @@
 #[rustfmt::skip]
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::pedantic)]
 pub mod schema;
+
+pub mod write;
