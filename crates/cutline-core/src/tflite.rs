@@ -8,4 +8,4 @@
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::pedantic)]
 pub mod schema;
 
-pub mod write;
+pub mod author;

@@ -14,7 +14,7 @@ use cutline_core::{
     picture::InputEncoding,
     split::{self, Piece},
     tensor::Shape,
-    tflite::write::Network,
+    tflite::author::Network,
     units::{Bytes, Macs},
     zoo::{self, ZooOptions},
 };
