@@ -55,6 +55,7 @@ mod metrics;
 mod peers;
 mod profile;
 mod replicas;
+mod report;
 mod repository;
 pub mod store;
 mod triton;
@@ -64,6 +65,7 @@ mod worker;
 pub use batching::MOST_AT_ONCE;
 pub use kernels::RemoteSweep;
 pub use profile::RemoteJob;
+pub use report::{AgentReport, AgentStatus, Reporter, StageReport};
 
 use admission::{Admission, MAX_OF_CALLER};
 use deployed::Deployed;
@@ -281,6 +283,11 @@ impl Agent {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Who says what it is and does, for as long as it serves.
+    pub fn reporter(&self) -> Reporter {
+        Reporter::new(Arc::downgrade(&self.state))
     }
 
     /// Serves until `shutdown` is done; open calls then have five seconds to end.

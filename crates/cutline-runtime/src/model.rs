@@ -1,4 +1,5 @@
-//! Model files: mapped, decoded, checked, imported and grouped.
+//! Model files: mapped, decoded, checked, imported and grouped. A TensorFlow Lite file is converted to
+//! ONNX as it is opened, so that whoever takes a model takes either.
 //!
 //! The file is mapped, not read, and weights stay slices of the map: opening a model costs its
 //! structure, and a weight is first touched when it is written or hashed.
@@ -19,6 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use cutline_core::{
+    codec::{CutCodecs, CutEncoding},
     graph::Graph,
     group::{Grouping, group},
     hex::hex,
@@ -30,7 +32,11 @@ use cutline_core::{
             type_proto,
         },
     },
-    split::{CUT_ENCODING, Piece, external_tensors},
+    split::{
+        CUT_ENCODING, Format, Piece, SplitError, StageLabel, SubModel, TfliteFile,
+        external_tensors, split_encoded, split_tflite,
+    },
+    tflite::{self, TfliteError},
     units,
 };
 use sha2::{Digest, Sha256};
@@ -76,6 +82,14 @@ pub enum ModelError {
         path: PathBuf,
         /// Cause.
         source: ImportError,
+    },
+    /// A TensorFlow Lite model was not understood.
+    #[error("cannot import `{path}`")]
+    Convert {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: TfliteError,
     },
     /// External data is said to be somewhere that Cutline does not look.
     #[error(
@@ -144,6 +158,8 @@ pub struct Model {
     pub graph: Graph,
     /// The network as fusion groups.
     pub grouping: Grouping,
+    /// The TensorFlow Lite file that it was made of, where it was.
+    pub tflite: Option<TfliteFile>,
     bytes: Bytes,
     file: File,
     data_files: BTreeMap<PathBuf, Stamp>,
@@ -169,7 +185,30 @@ impl Model {
         let grouping = group(&graph);
         let path = path.to_owned();
         let sha256 = OnceLock::new();
-        Ok(Self { path, proto, graph, grouping, bytes, file, data_files, stamp, sha256 })
+        let tflite = None;
+        Ok(Self { path, proto, graph, grouping, tflite, bytes, file, data_files, stamp, sha256 })
+    }
+
+    /// Splits the network into files of a format, as
+    /// [`split_encoded`](cutline_core::split::split_encoded) does.
+    pub fn split(
+        &self,
+        format: Format,
+        stage_of: &[Option<u32>],
+        labels: &[StageLabel],
+        codecs: &CutCodecs,
+    ) -> Result<Vec<SubModel>, SplitError> {
+        match (format, &self.tflite) {
+            (Format::Onnx, _) => split_encoded(&self.proto, &self.graph, stage_of, labels, codecs),
+            (Format::Tflite, None) => Err(SplitError::NotTflite),
+            (Format::Tflite, Some(file)) => {
+                let encoded = codecs.stages.iter().find(|each| **each != CutEncoding::Fp32);
+                if let Some(&encoding) = encoded {
+                    return Err(SplitError::TfliteEncoding { encoding });
+                }
+                split_tflite(file, &self.graph, stage_of, labels)
+            }
+        }
     }
 
     /// The folder in which external data is looked for.
@@ -271,7 +310,12 @@ fn declared_axes(info: &ValueInfoProto) -> Vec<Option<u64>> {
     axes.map(size).collect()
 }
 
+/// The message of a model file; a TensorFlow Lite file is converted.
 fn decode(path: &Path, bytes: &Bytes) -> Result<ModelProto, ModelError> {
+    if tflite::is_tflite(bytes) {
+        let converted = tflite::convert(bytes).map(|converted| converted.model);
+        return converted.map_err(|source| ModelError::Convert { path: path.to_owned(), source });
+    }
     onnx::decode(bytes.clone()).map_err(|source| match (&source, missing_length(bytes)) {
         (ImportError::Decode(_), Some(needed)) => ModelError::Truncated {
             path: path.to_owned(),

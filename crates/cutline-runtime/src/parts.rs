@@ -58,7 +58,7 @@ pub fn source(part: &SubModel, folder: &Path) -> io::Result<(ModelSource, Option
     let write = |path: &Path, pieces: &[Piece]| {
         files::write_atomic(path, pieces, folder).map_err(io::Error::other)
     };
-    let path = own.path().join(files::MODEL_FILE);
+    let path = own.path().join(sub_files.format.file_name());
     write(&path, &sub_files.model)?;
     if let Some(pieces) = &sub_files.data {
         write(&own.path().join(DATA_FILE), pieces)?;

@@ -42,7 +42,7 @@ use prost::Message;
 
 use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
-    check_threads, decode, find_outputs, layer_with, library,
+    check_threads, converted, decode, find_outputs, layer_with, library,
 };
 use crate::{pace::timer, tensor::Tensor};
 
@@ -227,6 +227,9 @@ impl Engine for OnnxRuntime {
         options: LoadOptions,
     ) -> Result<Box<dyn Session>, EngineError> {
         check_threads(self.name, options)?;
+        if let Some(onnx) = converted(self.name, model)? {
+            return self.load(&onnx, options);
+        }
         let cores = own_cores(options.threads, timer::allowed());
         let builder = self.builder(options.threads, &cores);
         let mut builder = builder.map_err(|error| EngineError::load(self.name, error))?;

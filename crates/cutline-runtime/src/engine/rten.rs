@@ -27,7 +27,7 @@ use rten::{LoadError, LoadErrorKind, Model, ModelOptions, NodeId, RunOptions, Th
 
 use super::{
     Engine, EngineError, LoadOptions, ModelSource, Port, Session, check_inputs, check_threads,
-    convert, decode, find_outputs, layer_with, legacy,
+    convert, converted, decode, find_outputs, layer_with, legacy,
 };
 use crate::tensor::Tensor;
 
@@ -56,6 +56,9 @@ impl Engine for Rten {
         options: LoadOptions,
     ) -> Result<Box<dyn Session>, EngineError> {
         check_threads(NAME, options)?;
+        if let Some(onnx) = converted(NAME, model)? {
+            return self.load(&onnx, options);
+        }
         let mut proto = decode(NAME, model)?;
         let is_changed = legacy::write_out_old_softmax(&mut proto);
         let mut loader = ModelOptions::with_all_ops();

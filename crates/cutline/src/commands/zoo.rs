@@ -166,7 +166,7 @@ fn write(args: WriteArgs, output: &Output) -> anyhow::Result<()> {
 fn tflite(args: &WriteArgs, model: &ModelProto, output: &Output) -> anyhow::Result<bytes::Bytes> {
     let network = Network::lower(model)?;
     if args.quantize.is_none() {
-        return Ok(network.encode());
+        return Ok(network.encode()?);
     }
     let graph = onnx::import(model, &ImportOptions::default())?;
     let inputs = pictures(args, &graph)?;
@@ -182,7 +182,7 @@ fn tflite(args: &WriteArgs, model: &ModelProto, output: &Output) -> anyhow::Resu
         Ok(((*value).to_owned(), [range.least, range.largest]))
     };
     let ranges = values.iter().map(range).collect::<anyhow::Result<_>>()?;
-    Ok(network.quantise(&ranges)?.encode())
+    Ok(network.quantise(&ranges)?.encode()?)
 }
 
 /// What the ranges are found on.

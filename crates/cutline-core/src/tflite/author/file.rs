@@ -1,25 +1,22 @@
 //! The file: tables of tensors, operators and the data of constants.
 
 use bytes::Bytes;
-use planus::Builder;
 
 use super::{
     super::schema::tflite::{
-        Buffer, BuiltinOperator as Code, Model, Operator as WrittenOperator, OperatorCode,
+        BuiltinOperator as Code, Model, Operator as WrittenOperator, OperatorCode,
         QuantizationParameters, SubGraph, Tensor as WrittenTensor, TensorType,
     },
+    super::write::{self, TooLarge},
     Data, Network, Scales, Tensor,
 };
 
 /// Version of the format.
 const VERSION: u32 = 3;
 
-/// What a file begins with, behind its first four bytes.
-const IDENTIFIER: [u8; 4] = *b"TFL3";
-
 impl Network {
     /// The file. Takes memory for the weights twice.
-    pub fn encode(self) -> Bytes {
+    pub fn encode(self) -> Result<Bytes, TooLarge> {
         let Network { name, tensors, operators, inputs, outputs } = self;
         let mut codes: Vec<(Code, i32)> = Vec::new();
         let indices = |list: Vec<usize>| Some(list.into_iter().map(|at| at as i32).collect());
@@ -41,10 +38,8 @@ impl Network {
             });
         }
         // The first buffer stands for no data.
-        let mut buffers = vec![Buffer::default()];
+        let mut buffers = vec![Vec::new()];
         let tensors = tensors.into_iter().map(|tensor| tensor.write(&mut buffers)).collect();
-        let size: usize =
-            buffers.iter().flat_map(|buffer| &buffer.data).map(|data| data.len() + 64).sum();
         let graph = SubGraph {
             tensors: Some(tensors),
             inputs: indices(inputs),
@@ -65,16 +60,15 @@ impl Network {
             operator_codes: Some(codes.collect()),
             subgraphs: Some(vec![graph]),
             description: Some(format!("cutline {}", env!("CARGO_PKG_VERSION"))),
-            buffers: Some(buffers),
             ..Model::default()
         };
-        let mut builder = Builder::with_capacity(size + (64 << 10));
-        Bytes::copy_from_slice(builder.finish(model, Some(IDENTIFIER)))
+        let buffers: Vec<&[u8]> = buffers.iter().map(Vec::as_slice).collect();
+        write::encode(&model, &buffers)
     }
 }
 
 impl Tensor {
-    fn write(self, buffers: &mut Vec<Buffer>) -> WrittenTensor {
+    fn write(self, buffers: &mut Vec<Vec<u8>>) -> WrittenTensor {
         let quantised = self.scales.is_some();
         let (type_, data) = match self.data {
             Data::Made if quantised => (TensorType::Int8, None),
@@ -90,7 +84,7 @@ impl Tensor {
             }
         };
         let buffer = data.map_or(0, |data| {
-            buffers.push(Buffer { data: Some(data), ..Buffer::default() });
+            buffers.push(data);
             buffers.len() as u32 - 1
         });
         WrittenTensor {
