@@ -153,6 +153,8 @@ pub(crate) struct Medians {
     pub(crate) figures: Figures,
     /// Part by part.
     pub(crate) parts: Breakdown,
+    /// How long a broker and its clients held messages; part of the platform's.
+    pub(crate) held: Nanos,
 }
 
 /// Runs `count` frames through each deployment in turn, after one that does not count, and takes
@@ -180,13 +182,16 @@ struct Bench {
     broker: Option<Broker>,
 }
 
+/// What a frame took, and how long a broker held its messages.
+type Sample = (Measured, Breakdown, Nanos);
+
 /// A deployment's way, and the frames that took it.
 struct Lane {
     /// Position of its plan.
     of: usize,
     path: Path,
     runner: Runner,
-    samples: Vec<(Measured, Breakdown)>,
+    samples: Vec<Sample>,
 }
 
 impl Bench {
@@ -219,7 +224,7 @@ impl Bench {
                     // The first frame warms connections and caches up.
                     if round > 0 {
                         let parts = Breakdown::of(&answer.trace, held);
-                        lane.samples.push((answer.measured, parts));
+                        lane.samples.push((answer.measured, parts, held));
                     }
                     bar.inc(1);
                 }
@@ -243,10 +248,10 @@ impl Bench {
     }
 }
 
-fn medians(samples: &[(Measured, Breakdown)]) -> Medians {
+fn medians(samples: &[Sample]) -> Medians {
+    let middle = |mut values: Vec<Nanos>| stats::median(&mut values).unwrap_or_default();
     let median = |part: fn(&Measured) -> Nanos| {
-        let mut values: Vec<Nanos> = samples.iter().map(|(sample, _)| part(sample)).collect();
-        stats::median(&mut values).unwrap_or_default()
+        middle(samples.iter().map(|(sample, ..)| part(sample)).collect())
     };
     let busiest = |sample: &Measured| {
         sample.edge_compute_ns.max(sample.upload_ns).max(sample.cloud_compute_ns)
@@ -259,6 +264,7 @@ fn medians(samples: &[(Measured, Breakdown)]) -> Medians {
         cloud_compute_ns: median(|sample| sample.cloud_compute_ns),
         rest_ns: median(|sample| sample.rest_ns),
     };
-    let parts: Vec<Breakdown> = samples.iter().map(|(_, parts)| *parts).collect();
-    Medians { figures, parts: Breakdown::medians(&parts) }
+    let parts: Vec<Breakdown> = samples.iter().map(|(_, parts, _)| *parts).collect();
+    let held = middle(samples.iter().map(|(.., held)| *held).collect());
+    Medians { figures, parts: Breakdown::medians(&parts), held }
 }

@@ -389,7 +389,8 @@ fn write_round(
     for (name, outcome) in [("best plan", &round.best), ("best split", &round.best_split)] {
         let Some(outcome) = outcome else { continue };
         writeln!(out, "{name}: {}", outcome.description)?;
-        let medians = bench::Medians { figures: outcome.measured, parts: outcome.parts };
+        let (figures, parts) = (outcome.measured, outcome.parts);
+        let medians = bench::Medians { figures, parts, held: Nanos::ZERO };
         let (predicted, name) = (outcome.predicted, name.to_owned());
         rows.push(bench::Row::new((name, bench::Path::Direct), predicted, medians, 0));
     }
