@@ -19,6 +19,7 @@
 //! **Quantised tensors** stay integers: an operator dequantises its operands, computes in floats and
 //! quantises its result, which is what engines recognise and run on integers.
 
+pub mod author;
 mod constants;
 mod convert;
 mod layout;
@@ -28,6 +29,9 @@ mod reader;
 #[rustfmt::skip]
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::pedantic)]
 pub mod schema;
+
+pub mod split;
+pub mod write;
 
 use std::collections::BTreeMap;
 
