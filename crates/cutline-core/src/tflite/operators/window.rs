@@ -176,7 +176,36 @@ pub(super) fn pool(c: &mut Converter<'_>, op: &Operator<'_>, kind: &str) -> Resu
     let (x, output) = (op.input(0)?, op.output()?);
     let [_, height, width, _] = four(c.shape(x))?;
     let attributes = window.attributes(window.pads([height, width]));
-    let inputs = vec![c.real(x, Layout::Nchw)?];
     let activation = fused(o.fused_activation_function())?;
+    if kind == "AveragePool" && c.quantisation(x).is_some() && c.same_scale(x, output) {
+        return whole_averages(c, (x, output), activation, attributes);
+    }
+    let inputs = vec![c.real(x, Layout::Nchw)?];
     c.make((output, Layout::Nchw), activation, kind, inputs, attributes)
+}
+
+/// Averages of stored integers, rounded as LiteRT does it: halves away from zero. Halves are common
+/// where a window has few elements, and a step more or less here can be many in a softmax.
+fn whole_averages(
+    c: &mut Converter<'_>,
+    (x, output): (usize, usize),
+    activation: Activation,
+    attributes: Vec<AttributeProto>,
+) -> Result<(), Problem> {
+    let stored = c.value(x, Layout::Nchw)?;
+    let unit = c.unit_scale(x);
+    let whole = c.step(output, "DequantizeLinear", [vec![stored], unit.clone()].concat(), vec![]);
+    let average = c.step(output, "AveragePool", vec![whole], attributes);
+    let sign = c.step(output, "Sign", vec![average.clone()], vec![]);
+    let size = c.step(output, "Abs", vec![average], vec![]);
+    let half = c.float(output, 0.5);
+    let raised = c.step(output, "Add", vec![size, half], vec![]);
+    let size = c.step(output, "Floor", vec![raised], vec![]);
+    let mut rounded = c.step(output, "Mul", vec![sign, size], vec![]);
+    if let Some((low, high)) = c.stored_clamp(output, activation) {
+        let bounds = vec![rounded, c.float(output, low), c.float(output, high)];
+        rounded = c.step(output, "Clip", bounds, vec![]);
+    }
+    let inputs = [vec![rounded], unit].concat();
+    c.make_stored((output, Layout::Nchw), "QuantizeLinear", inputs, vec![])
 }
