@@ -193,6 +193,8 @@ pub enum Why {
     Better,
     /// It is the best one and can be used again.
     Back,
+    /// Somebody asked for it.
+    Asked,
     /// The one before cannot be used.
     Lost(Cause),
 }

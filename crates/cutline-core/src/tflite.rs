@@ -19,6 +19,7 @@
 //! **Quantised tensors** stay integers: an operator dequantises its operands, computes in floats and
 //! quantises its result, which is what engines recognise and run on integers.
 
+pub mod author;
 mod constants;
 mod convert;
 mod layout;

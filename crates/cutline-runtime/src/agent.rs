@@ -41,6 +41,7 @@ use crate::{
 };
 
 mod admission;
+mod arrival;
 mod batching;
 mod control;
 mod deployed;
@@ -54,6 +55,7 @@ mod metrics;
 mod peers;
 mod profile;
 mod replicas;
+mod report;
 mod repository;
 pub mod store;
 mod triton;
@@ -63,6 +65,7 @@ mod worker;
 pub use batching::MOST_AT_ONCE;
 pub use kernels::RemoteSweep;
 pub use profile::RemoteJob;
+pub use report::{AgentReport, AgentStatus, Reporter, StageReport};
 
 use admission::{Admission, MAX_OF_CALLER};
 use deployed::Deployed;
@@ -282,6 +285,11 @@ impl Agent {
         self.address
     }
 
+    /// Who says what it is and does, for as long as it serves.
+    pub fn reporter(&self) -> Reporter {
+        Reporter::new(Arc::downgrade(&self.state))
+    }
+
     /// Serves until `shutdown` is done; open calls then have five seconds to end.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let limit = self.state.config.max_message;
@@ -291,7 +299,7 @@ impl Agent {
         let control =
             ControlServer::from_arc(Arc::clone(&self.state)).max_decoding_message_size(MAX_ORDER);
         let routes = Routes::from(http::router(Arc::clone(&self.state)))
-            .add_service(inference)
+            .add_service(arrival::Timed(inference))
             .add_service(control);
         tokio::spawn(load_kept(Arc::clone(&self.state)));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -50,4 +50,6 @@ pub mod client;
 
 pub mod agent;
 
+pub mod mqtt;
+
 pub mod runner;

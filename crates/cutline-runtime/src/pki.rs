@@ -31,6 +31,7 @@ use webpki::{
     ring::{ECDSA_P256_SHA256, ED25519},
 };
 
+pub mod authorities;
 pub mod pairing;
 
 /// File of the authority's certificate, in every folder of credentials.

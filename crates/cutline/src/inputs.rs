@@ -25,9 +25,11 @@ use crate::output::Output;
 
 mod glob;
 mod identity;
+mod mqtt;
 mod otlp;
 
 pub(crate) use identity::IdentityArgs;
+pub(crate) use mqtt::{MqttArgs, host, random, topic_level};
 pub(crate) use otlp::{OtlpArgs, Telling};
 
 /// A model file and how to bind its symbolic dimensions.

@@ -8,6 +8,7 @@
 //! ```
 //!
 //! runs each target for a minute, from another seed. A failure leaves its input in a file.
+#![cfg(feature = "reports")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "fuzz/mutate.rs"]

@@ -39,6 +39,8 @@ pub struct Router {
     next_frame: u64,
     next_ticket: u64,
     current: Option<RouteId>,
+    /// The route that somebody asked for.
+    preferred: Option<RouteId>,
     /// The route before was left by force, so that the best one needs no hysteresis to come back.
     displaced: bool,
     switched: Option<Nanos>,
@@ -69,6 +71,7 @@ impl Router {
             next_frame: 0,
             next_ticket: 0,
             current: None,
+            preferred: None,
             displaced: false,
             switched: None,
             forced: None,
@@ -134,6 +137,14 @@ impl Router {
                 }
             }
         }
+        self.settle();
+    }
+
+    /// Takes a route for the best one, whatever is known of the others, or chooses by itself again. It is
+    /// left while something speaks against it, and come back to, as the best one would be.
+    pub fn prefer(&mut self, now: Nanos, route: Option<RouteId>) {
+        self.begin(now);
+        self.preferred = route.filter(|route| route.index() < self.standings.len());
         self.settle();
     }
 
@@ -411,7 +422,7 @@ impl Router {
     /// Loads the fallback and the routes around the best one, and unloads those far from it.
     fn load(&mut self) {
         let [near, far] = self.around_best(self.settings.neighbours);
-        let always = self.current.into_iter().chain(self.table.fallback());
+        let always = self.current.into_iter().chain(self.preferred).chain(self.table.fallback());
         let kept: Vec<RouteId> = always.collect();
         let looked_at = self.present.iter().chain(&kept).chain(&near).copied();
         let mut looked_at: Vec<RouteId> = looked_at.collect();
@@ -485,8 +496,13 @@ impl Router {
         };
         let Some(best) = best.filter(|&best| best != current) else { return };
         let dwelt = self.switched.is_none_or(|at| self.now >= at + self.settings.dwell);
-        if dwelt && (self.displaced || self.is_much_better(best, current)) {
-            let why = if self.displaced { Why::Back } else { Why::Better };
+        let preferred = self.preferred == Some(best);
+        if preferred || dwelt && (self.displaced || self.is_much_better(best, current)) {
+            let why = match (preferred, self.displaced) {
+                (true, _) => Why::Asked,
+                (false, true) => Why::Back,
+                (false, false) => Why::Better,
+            };
             self.displaced = false;
             self.switch(Some(best), why);
         }
@@ -625,6 +641,9 @@ impl Router {
 
     /// The best of the routes that nothing speaks against.
     fn best(&self) -> Option<RouteId> {
+        if let Some(route) = self.preferred.filter(|&route| self.is_clear(route)) {
+            return Some(route);
+        }
         let best = match self.table.measured() {
             Some(_) => self.rate().and_then(|rate| self.table.best_at(rate)),
             None => self.decided(),

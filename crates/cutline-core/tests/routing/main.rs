@@ -9,6 +9,7 @@
 use cutline_core::{
     routing::{
         Action, Event, Fallback, Fault as Blame, FrameId, Loss, Request, Router, Settings, Table,
+        Why,
     },
     units::{Bytes, BytesPerSec, Nanos},
 };
@@ -227,11 +228,11 @@ fn with_a_frame() -> (Router, Request) {
     (router, sent.unwrap())
 }
 
-#[test]
-fn what_was_decided_on_is_taken_although_another_route_is_faster() {
+/// A router of two routes, the second one decided on although it is slower, and where frames go at
+/// the end of half a second in which everything is loaded that it asks for.
+fn decided() -> (Router, impl FnMut(&mut Router, Nanos, Option<u64>) -> Option<usize>) {
     let full = table(true);
-    let routes: Vec<_> = full.routes()[..2].to_vec();
-    let mut routes = routes;
+    let mut routes: Vec<_> = full.routes()[..2].to_vec();
     // Nothing is measured; the decision is the slower of the two.
     (routes[1].up, routes[1].down, routes[1].fixed) = (Bytes(0), Bytes(0), ms(900));
     let decided = Table::new(
@@ -241,10 +242,10 @@ fn what_was_decided_on_is_taken_although_another_route_is_faster() {
         None,
         Fallback::Route(0),
     );
-    let mut router = Router::new(decided.unwrap(), settings(), 7, Nanos::ZERO);
+    let router = Router::new(decided.unwrap(), settings(), 7, Nanos::ZERO);
     let wan = router.table().link_ids().nth(WAN).unwrap();
     let mut number = 0;
-    let mut live = |router: &mut Router, until: Nanos, boot: Option<u64>| {
+    let live = move |router: &mut Router, until: Nanos, boot: Option<u64>| {
         let mut now = until - ms(500);
         while now < until {
             now += ms(10);
@@ -269,10 +270,48 @@ fn what_was_decided_on_is_taken_although_another_route_is_faster() {
         }
         router.current().map(|route| route.index())
     };
+    (router, live)
+}
+
+#[test]
+fn what_was_decided_on_is_taken_although_another_route_is_faster() {
+    let (mut router, mut live) = decided();
     assert_eq!(live(&mut router, ms(500), Some(1)), Some(1));
     assert_eq!(live(&mut router, ms(1_000), None), Some(0), "the link is down");
     live(&mut router, ms(1_500), Some(2));
     assert_eq!(live(&mut router, ms(2_000), Some(2)), Some(1), "and comes back");
+}
+
+#[test]
+fn a_route_that_was_asked_for_is_taken_at_once_and_kept_unless_something_speaks_against_it() {
+    let (mut router, mut live) = decided();
+    let ids: Vec<_> = router.table().route_ids().collect();
+    assert_eq!(live(&mut router, ms(500), Some(1)), Some(1));
+    router.prefer(ms(501), Some(ids[0]));
+    assert_eq!(router.current(), Some(ids[0]));
+    let asked = |action| action == Action::Switched { to: Some(ids[0]), why: Why::Asked };
+    assert!(std::iter::from_fn(|| router.poll()).any(asked));
+    // Half a second after half a second, as the router is never left alone.
+    let mut now = 500;
+    let mut go = |router: &mut Router, halves: u64, boot| {
+        let mut at = None;
+        for _ in 0..halves {
+            now += 500;
+            at = live(router, ms(now), boot);
+        }
+        (at, ms(now + 1))
+    };
+    let (at, now) = go(&mut router, 10, Some(1));
+    assert_eq!(at, Some(0), "however much better another is");
+    router.prefer(now, Some(ids[1]));
+    assert_eq!(router.current(), Some(ids[1]), "the dwell is not waited for");
+    assert_eq!(go(&mut router, 1, None).0, Some(0), "its link is down");
+    let (at, now) = go(&mut router, 20, Some(2));
+    assert_eq!(at, Some(1), "and comes back");
+    router.prefer(now, Some(ids[0]));
+    assert_eq!(go(&mut router, 2, Some(2)).0, Some(0));
+    router.prefer(now, None);
+    assert_eq!(go(&mut router, 20, Some(2)).0, Some(1), "it chooses by itself again");
 }
 
 #[test]

@@ -128,6 +128,7 @@ struct Shared {
 
 enum Command {
     Infer(Frame, Option<TraceContext>, oneshot::Sender<Result<Answer, RunError>>),
+    Prefer(Option<String>, oneshot::Sender<Result<(), Vec<String>>>),
     Remove(oneshot::Sender<()>),
 }
 
@@ -186,6 +187,15 @@ impl Routed {
     /// more.
     pub fn room(&self) -> usize {
         self.shared.room.load(Ordering::Relaxed)
+    }
+
+    /// Has frames go over the route of this name while nothing speaks against it, or over the best one
+    /// again. Where there is none of the name, the names that there are come back.
+    pub async fn prefer(&self, route: Option<String>) -> Result<(), Vec<String>> {
+        let (reply, done) = oneshot::channel();
+        let gone = Vec::new;
+        self.commands.send(Command::Prefer(route, reply)).await.map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?
     }
 
     /// What it did so far.

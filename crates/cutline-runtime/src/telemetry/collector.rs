@@ -1,33 +1,18 @@
 //! Where spans go: the address of a collector, and whose certificate it may show.
 
-use std::{
-    fmt, fs,
-    io::Read,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, path::Path, time::Duration};
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, pem::PemObject};
+use rustls_pki_types::TrustAnchor;
 use thiserror::Error;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Uri};
-use webpki::anchor_from_trusted_cert;
+
+use crate::pki::authorities::{self, AuthoritiesError};
 
 /// The port of OTLP over gRPC, by convention.
 const PORT: u16 = 4317;
 
 /// Longest URL.
 const MAX_URL: usize = 1024;
-
-/// Largest file of certificates: those of whole systems have a quarter of a megabyte.
-const MAX_FILE: u64 = 4 << 20;
-
-/// Where systems keep the authorities that they trust, in one file.
-const SYSTEM: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// Time to connect, and for a TLS handshake.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -56,27 +41,9 @@ pub enum CollectorError {
     /// An authority for a connection that is not encrypted.
     #[error("a file of authorities is for a collector at https://; this one is dialled at http://")]
     Plaintext,
-    /// A file cannot be read.
-    #[error("cannot read the collector's authorities in `{}`", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file holds none.
-    #[error(
-        "`{}` holds no certificate of an authority; expected a PEM file with BEGIN CERTIFICATE in it",
-        .0.display()
-    )]
-    NoAuthority(PathBuf),
-    /// The system has none in a place that is known.
-    #[error(
-        "this system's list of authorities was not found, so that the collector cannot be known by its \
-         certificate; name a PEM file with those that you trust"
-    )]
-    NoSystem,
+    /// Nobody can vouch for it.
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
     /// The library does not take it.
     #[error("the collector cannot be dialled")]
     Dial(#[source] tonic::transport::Error),
@@ -97,8 +64,7 @@ impl Collector {
         let anchors = match (encrypted, authorities) {
             (false, Some(_)) => return Err(CollectorError::Plaintext),
             (false, None) => None,
-            (true, Some(path)) => Some(read(path)?),
-            (true, None) => Some(system()?),
+            (true, path) => Some(authorities::authorities(path)?),
         };
         Ok(Self { place, anchors })
     }
@@ -150,31 +116,6 @@ fn parse(url: &str) -> Result<(bool, String), &'static str> {
         return Err("has a path, which OTLP over gRPC has not");
     }
     Ok((encrypted, format!("{host}:{port}")))
-}
-
-/// The authorities of a PEM file.
-fn read(path: &Path) -> Result<Vec<TrustAnchor<'static>>, CollectorError> {
-    let failed = |source| CollectorError::Read { path: path.to_owned(), source };
-    let mut pem = Vec::new();
-    fs::File::open(path).map_err(failed)?.take(MAX_FILE).read_to_end(&mut pem).map_err(failed)?;
-    // One that cannot be used vouches for nobody; the others do.
-    let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
-    let anchor =
-        |der: CertificateDer<'_>| anchor_from_trusted_cert(&der).ok().map(|a| a.to_owned());
-    let anchors: Vec<_> = certificates.filter_map(anchor).collect();
-    match anchors.is_empty() {
-        true => Err(CollectorError::NoAuthority(path.to_owned())),
-        false => Ok(anchors),
-    }
-}
-
-/// Those of the file that the user's environment names, or else of the system's.
-fn system() -> Result<Vec<TrustAnchor<'static>>, CollectorError> {
-    if let Some(named) = std::env::var_os("SSL_CERT_FILE") {
-        return read(Path::new(&named));
-    }
-    let there = SYSTEM.iter().map(Path::new).find(|path| path.is_file());
-    there.ok_or(CollectorError::NoSystem).and_then(read)
 }
 
 #[cfg(test)]
@@ -231,11 +172,6 @@ mod tests {
     #[test]
     fn authorities_are_certificates_for_an_encrypted_connection() {
         let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, text: &str| {
-            let path = folder.path().join(name);
-            fs::write(&path, text).unwrap();
-            path
-        };
         let own = crate::pki::Authority::generate().unwrap();
         own.write(folder.path()).unwrap();
         let own = folder.path().join("ca.pem");
@@ -245,14 +181,7 @@ mod tests {
             Collector::new("http://collector", Some(&own)),
             Err(CollectorError::Plaintext)
         ));
-        let rubbish = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        for path in [file("empty", ""), file("text", "hello"), file("rubbish", rubbish)] {
-            let error = Collector::new(url, Some(&path)).unwrap_err();
-            assert!(matches!(error, CollectorError::NoAuthority(_)), "{error}");
-        }
         let absent = Collector::new(url, Some(&folder.path().join("absent"))).unwrap_err();
-        assert!(matches!(absent, CollectorError::Read { .. }), "{absent}");
-        let mixed = format!("{rubbish}{}", fs::read_to_string(&own).unwrap());
-        assert_eq!(read(&file("mixed", &mixed)).unwrap().len(), 1);
+        assert!(matches!(absent, CollectorError::Authorities(_)), "{absent}");
     }
 }

@@ -17,6 +17,7 @@ mod held;
 mod hierarchy;
 mod inputs;
 mod measure;
+mod mqtt;
 mod namespace;
 mod parts;
 mod pipeline;
@@ -62,7 +63,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 22] = [
+const SECTIONS: [(&str, Section); 23] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
@@ -84,6 +85,7 @@ const SECTIONS: [(&str, Section); 22] = [
     ("adaptation", adaptation::run),
     ("failure", failure::run),
     ("failure-run", failure_run::run),
+    ("mqtt", mqtt::run),
     ("soak", soak::run),
 ];
 

@@ -18,10 +18,17 @@ use serde::Serialize;
 
 use crate::{
     fleet::Announcement,
-    inputs::{IdentityArgs, OtlpArgs, Telling},
+    inputs::{IdentityArgs, MqttArgs, OtlpArgs, Telling, host},
     output::Output,
     process::{self, Stop},
 };
+
+mod publishing;
+
+use publishing::Publishing;
+
+/// Room for results, of which an agent has none.
+const ROOM: Bytes = Bytes(0);
 
 /// Be a device: serve stages over the Open Inference Protocol, and take new ones.
 #[derive(Debug, clap::Args)]
@@ -74,12 +81,16 @@ pub(crate) struct Args {
     /// End when standard input closes, so as not to outlive the program that started it.
     #[arg(long)]
     exit_with_stdin: bool,
+    // Last: its heading is that of all that follow.
+    #[command(flatten)]
+    mqtt: MqttArgs,
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     // Before the agent asks how many there are.
     connections::raise_descriptors();
     let collector = args.otlp.collector()?;
+    let mqtt = args.mqtt.options(|| format!("cutline/{}", host()), ROOM, output)?;
     let store = args.store.unwrap_or_else(AgentConfig::default_store);
     let engines = engines(args.engine.as_deref())?;
     let mut config = AgentConfig::new(args.listen, store, engines);
@@ -114,7 +125,11 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         } else {
             output.note(format!("agent on {}; Ctrl-C ends it", announcement.listening));
         }
+        let publishing = mqtt.map(|options| Publishing::start(options, args.mqtt.every(), &agent));
         let served = agent.serve(stopped).await;
+        if let Some(publishing) = publishing {
+            publishing.finish().await;
+        }
         telling.finish(output).await;
         served?;
         Ok(ExitCode::SUCCESS)

@@ -14,14 +14,15 @@ use crate::{
         Loader,
         source::{Rate, Source},
     },
-    inputs::{IdentityArgs, ModelArgs, OtlpArgs, Telling},
+    inputs::{IdentityArgs, ModelArgs, OtlpArgs, Telling, topic_level},
     output::Output,
     planning, process,
     staging::{self, Staged},
 };
 use anyhow::Context;
 use cutline_core::{
-    plan::{MOST_IN_FLIGHT, PlannedChoice, PlannedRoutes},
+    plan::{MOST_IN_FLIGHT, Plan, PlannedChoice, PlannedRoutes},
+    platform::DeviceId,
     units::Nanos,
 };
 use cutline_runtime::{
@@ -30,9 +31,11 @@ use cutline_runtime::{
     runner::{LocalRunner, Pipeline, RunOptions, WhenFull},
     telemetry::Telemetry,
 };
+use serde_json::{Value, json};
 
 mod hold;
 mod journaling;
+mod publishing;
 mod reading;
 mod status;
 mod stream;
@@ -40,9 +43,10 @@ mod tracing;
 
 use hold::{Holding, Wanted};
 use journaling::Notes;
+use publishing::{Publishing, RunMqttArgs};
 use reading::Reader;
 use status::Status;
-use stream::Place;
+use stream::{Place, Told};
 use tracing::Tracing;
 
 /// Shortest time between two signs of life: on a busy machine some come late by as much.
@@ -124,6 +128,9 @@ pub(crate) struct Args {
     /// Stay with the best plan, although the file knows the best one at every speed of the link.
     #[arg(long)]
     no_adapt: bool,
+    // Last: its heading is that of all that follow.
+    #[command(flatten)]
+    mqtt: RunMqttArgs,
 }
 
 /// `--when-full` as the command line spells it.
@@ -193,7 +200,13 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
     let tracing = args.trace.as_deref().map(Tracing::start).transpose()?;
     let status = Status::new(args.status, output);
-    let mut run = stream::Run::new(place, held, reader, notes, tracing, status, output);
+    let publishing = {
+        let _within = runtime.enter();
+        let source = || topic_level(&plan.platform.device(DeviceId::SOURCE).name);
+        Publishing::start(&args.mqtt, source, about(&plan, choice, swept), output)?
+    };
+    let told = Told { notes, tracing, status, publishing };
+    let mut run = stream::Run::new(place, held, reader, told, output);
     let streamed = runtime.block_on(run.stream(&room, live));
     match (run.into_routed(), runner) {
         (Some(routed), _) => runtime.block_on(routed.remove()),
@@ -214,6 +227,21 @@ fn load(staged: &Staged) -> anyhow::Result<LocalRunner> {
 fn options(args: &Args, telemetry: Telemetry) -> anyhow::Result<RunOptions> {
     let (client, frame_timeout) = (args.identity.client()?, duration(args.timeout));
     Ok(RunOptions { client, frame_timeout, telemetry })
+}
+
+/// What a run is, for those who read its status.
+fn about(plan: &Plan, choice: &PlannedChoice, swept: Option<&PlannedRoutes>) -> Value {
+    let routes = swept.iter().flat_map(|swept| &swept.routes);
+    json!({
+        "model": plan.model.name,
+        "model_sha256": plan.model.sha256,
+        "plan": choice.id,
+        "stages": choice.stages.iter().map(|stage| json!({
+            "device": stage.device,
+            "engine": stage.engine,
+        })).collect::<Vec<_>>(),
+        "routes": routes.map(|route| &route.plan.id).collect::<Vec<_>>(),
+    })
 }
 
 /// Frames that the plan keeps under way, or the one of its routes that keeps most.

@@ -202,6 +202,9 @@ impl Holder {
                         let held = Held { frame, within, reply, attempts: 0, error: None };
                         self.submit(held);
                     }
+                    Some(Command::Prefer(route, reply)) => {
+                        let _ = reply.send(self.prefer(route.as_deref()));
+                    }
                     Some(Command::Remove(reply)) => {
                         self.remove().await;
                         let _ = reply.send(());
@@ -247,6 +250,21 @@ impl Holder {
                 let _ = held.reply.send(Err(RunError::Task(full.to_string())));
             }
         }
+    }
+
+    /// The names of the routes that there are, where the one that is asked for is none.
+    fn prefer(&mut self, name: Option<&str>) -> Result<(), Vec<String>> {
+        let of_name = |name: &str| {
+            let ids = self.router.table().route_ids();
+            let mut named = ids.zip(&self.names).filter(|(_, known)| ***known == *name);
+            named.next().map(|(id, _)| id)
+        };
+        let route = name.map(|name| of_name(name).ok_or(())).transpose();
+        let route = route.map_err(|()| -> Vec<String> {
+            self.names.iter().map(ToString::to_string).collect()
+        })?;
+        self.router.prefer(self.now(), route);
+        Ok(())
     }
 
     fn done(&mut self, done: Done) {

@@ -16,6 +16,7 @@ pub(super) fn why(why: Why, router: &Router, devices: &[String], trouble: Option
             None => "it is the one that was planned".to_owned(),
         },
         Why::Back => "it can be used again".to_owned(),
+        Why::Asked => "it was asked for".to_owned(),
         Why::Lost(Cause::Silent(link)) => {
             let silence = router.settings().detection();
             format!("nothing was heard of `{}` for {silence}", device(link))

@@ -11,7 +11,7 @@ use cutline_runtime::{
 use serde::Serialize;
 
 use super::Args;
-use crate::output::{Output, Printed};
+use crate::output::Output;
 
 /// Reads answers as the user asked for.
 pub(super) struct Reader {
@@ -23,9 +23,9 @@ pub(super) struct Reader {
 }
 
 /// One line of output.
-#[derive(Serialize)]
-struct Line<'a> {
-    frame: u64,
+#[derive(Clone, Serialize)]
+pub(super) struct Line<'a> {
+    pub(super) frame: u64,
     input: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<Vec<Scored>>,
@@ -36,26 +36,58 @@ struct Line<'a> {
     #[serde(flatten)]
     measured: Measured,
     #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<&'a str>,
+    route: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    trace: Option<&'a Trace>,
+    trace: Option<Trace>,
+    /// Some labels or boxes are missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+impl Line<'_> {
+    /// The same as it is published: small, without the values of tensors and the parts of its time.
+    pub(super) fn to_publish(&self) -> Self {
+        let head = |output: &OutputLine| OutputLine {
+            name: output.name.clone(),
+            dtype: output.dtype,
+            shape: output.shape.clone(),
+            values: None,
+        };
+        Line {
+            labels: self.labels.clone(),
+            boxes: self.boxes.clone(),
+            outputs: self.outputs.as_ref().map(|outputs| outputs.iter().map(head).collect()),
+            route: self.route.clone(),
+            trace: None,
+            ..*self
+        }
+    }
+
+    /// Keeps so many labels, boxes and outputs at most.
+    pub(super) fn clip(&mut self, most: usize) {
+        self.truncated = true;
+        self.labels.iter_mut().for_each(|labels| labels.truncate(most));
+        self.boxes.iter_mut().for_each(|boxes| boxes.truncate(most));
+        self.outputs.iter_mut().for_each(|outputs| outputs.truncate(most));
+    }
 }
 
 /// A line in place of an answer.
 #[derive(Serialize)]
-struct FailedLine<'a> {
+pub(super) struct FailedLine<'a> {
     frame: u64,
     input: &'a str,
     error: String,
 }
 
 /// An output of the network as data.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct OutputLine {
     name: String,
     dtype: &'static str,
     shape: Vec<u64>,
-    values: Vec<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<Vec<f64>>,
 }
 
 /// What a frame's answer says.
@@ -71,14 +103,14 @@ impl Reader {
         Self { labels, top: args.top, thresholds, fit, noted: false }
     }
 
-    /// Prints a frame's answer; with `--json` where its time went, stage by stage, too.
-    pub(super) fn answered(
+    /// The line of a frame's answer; with `--json` where its time went, stage by stage, too.
+    pub(super) fn answered<'a>(
         &mut self,
         index: u64,
-        input: &str,
+        input: &'a str,
         answer: Answer,
         output: &Output,
-    ) -> anyhow::Result<Printed> {
+    ) -> Line<'a> {
         let reading = self.read(&answer);
         if self.labels.is_some() && !self.noted {
             self.note(&reading, output);
@@ -91,10 +123,10 @@ impl Reader {
             Reading::Boxes(found) => boxes = Some(found),
             Reading::Tensors => tensors = Some(outputs.into_iter().map(output_line).collect()),
         }
-        let trace = output.is_json().then_some(&trace);
-        let route = route.as_deref().filter(|_| output.is_json());
-        let outputs = tensors;
-        output.line(&Line { frame: index, input, labels, boxes, outputs, measured, route, trace })
+        let trace = output.is_json().then_some(trace);
+        let route = route.filter(|_| output.is_json()).map(|route| route.to_string());
+        let (outputs, truncated) = (tensors, false);
+        Line { frame: index, input, labels, boxes, outputs, measured, route, trace, truncated }
     }
 
     /// The objects of a detector, else the best classes of the first output that is a list of
@@ -125,17 +157,12 @@ impl Reader {
     }
 }
 
-/// Prints that a frame has no answer, and why.
-pub(super) fn failed(
-    index: u64,
-    input: &str,
-    error: &anyhow::Error,
-    output: &Output,
-) -> anyhow::Result<Printed> {
-    output.line(&FailedLine { frame: index, input, error: format!("{error:#}") })
+/// The line of a frame that has no answer, and why.
+pub(super) fn failed<'a>(index: u64, input: &'a str, error: &anyhow::Error) -> FailedLine<'a> {
+    FailedLine { frame: index, input, error: format!("{error:#}") }
 }
 
 fn output_line((name, tensor): (String, Tensor)) -> OutputLine {
     let (dtype, shape) = (tensor.dtype().oip(), tensor.shape().0.clone());
-    OutputLine { name, dtype, shape, values: tensor.to_f64() }
+    OutputLine { name, dtype, shape, values: Some(tensor.to_f64()) }
 }

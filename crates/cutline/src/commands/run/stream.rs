@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 use cutline_runtime::{
+    mqtt::Delivery,
     runner::{
         self, Frame, LocalRunner, Meter, Outcome, Pipeline, Routed, Routing, Summary, WaitingRoom,
     },
@@ -14,6 +15,7 @@ use serde::Serialize;
 use super::{
     hold::{self, Holding},
     journaling::Notes,
+    publishing::{self, Happening, Publishing, Wish},
     reading::{self, Reader},
     status::Status,
     tracing::Tracing,
@@ -43,6 +45,8 @@ struct SummaryLine<'a> {
     summary: &'a Summary,
     #[serde(skip_serializing_if = "Option::is_none")]
     routing: Option<&'a Routing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtt: Option<&'a Delivery>,
 }
 
 impl Place {
@@ -100,8 +104,17 @@ pub(super) struct Run<'a> {
     notes: Notes,
     tracing: Option<Tracing>,
     status: Status,
+    publishing: Publishing,
     output: &'a Output,
     failure: Option<anyhow::Error>,
+}
+
+/// Who is told of a run while it goes on.
+pub(super) struct Told {
+    pub(super) notes: Notes,
+    pub(super) tracing: Option<Tracing>,
+    pub(super) status: Status,
+    pub(super) publishing: Publishing,
 }
 
 impl<'a> Run<'a> {
@@ -109,13 +122,12 @@ impl<'a> Run<'a> {
         place: Place,
         held: Option<Holding>,
         reader: Reader,
-        notes: Notes,
-        tracing: Option<Tracing>,
-        status: Status,
+        told: Told,
         output: &'a Output,
     ) -> Self {
-        let meter = Meter::start();
-        Self { place, held, meter, reader, notes, tracing, status, output, failure: None }
+        let (meter, failure) = (Meter::start(), None);
+        let Told { notes, tracing, status, publishing } = told;
+        Self { place, held, meter, reader, notes, tracing, status, publishing, output, failure }
     }
 
     /// Who held the frames, where anybody did.
@@ -133,6 +145,14 @@ impl<'a> Run<'a> {
         room: &WaitingRoom<Sourced>,
         live: bool,
     ) -> anyhow::Result<()> {
+        let carried = self.carry(room, live).await;
+        let delivery = self.publishing.finish(self.output).await;
+        carried?;
+        self.end(room.dropped(), delivery.as_ref())
+    }
+
+    /// The frames themselves.
+    async fn carry(&mut self, room: &WaitingRoom<Sourced>, live: bool) -> anyhow::Result<()> {
         let mut open = true;
         let interrupted = async {
             match live {
@@ -143,7 +163,9 @@ impl<'a> Run<'a> {
         };
         tokio::pin!(interrupted);
         loop {
-            let (can_send, under_way) = (open && !self.place.is_full(), !self.place.is_empty());
+            let (has_room, under_way) = (self.publishing.has_room(), !self.place.is_empty());
+            let can_send = open && has_room && !self.place.is_full();
+            let can_send = can_send && !self.publishing.is_paused();
             let changed = async {
                 match &mut self.held {
                     Some(held) => held.change().await,
@@ -153,7 +175,10 @@ impl<'a> Run<'a> {
             tokio::select! {
                 biased;
                 () = self.status.due(), if open || under_way => self.tell(room.dropped()),
-                outcome = self.place.next(), if under_way => open &= self.answered(outcome)?,
+                happening = self.publishing.next(self.output), if open || under_way => {
+                    open &= self.see_to(happening, room.dropped()).await;
+                }
+                outcome = self.place.next(), if under_way && has_room => open &= self.answered(outcome)?,
                 frame = room.take(), if can_send => match frame {
                     Some(frame) => open &= self.send(frame)?,
                     None => open = false,
@@ -168,7 +193,23 @@ impl<'a> Run<'a> {
                 room.close();
             }
         }
-        self.end(room.dropped())
+        Ok(())
+    }
+
+    /// Sees to what the broker wants; false where no more frames are to be sent.
+    async fn see_to(&mut self, happening: Happening, dropped: u64) -> bool {
+        let summary = self.meter.summary(dropped);
+        let routed = self.held.as_ref().map(|held| &held.routed);
+        match happening {
+            Happening::Room => true,
+            Happening::MetricsDue => {
+                self.publishing.metrics(&summary, routed.map(Routed::routing).as_ref());
+                true
+            }
+            Happening::Ordered(order) => {
+                self.publishing.carry_out(order, &summary, routed).await == Wish::GoOn
+            }
+        }
     }
 
     /// Says how the run goes.
@@ -191,8 +232,9 @@ impl<'a> Run<'a> {
                 if let Some(tracing) = &mut self.tracing {
                     tracing.frame(index, &name, answer.route.as_deref(), &answer.trace)?;
                 }
-                let Self { reader, status, output, .. } = self;
-                let printed = status.aside(|| reader.answered(index, &name, answer, output))?;
+                let line = self.reader.answered(index, &name, answer, self.output);
+                let printed = self.status.aside(|| self.output.line(&line))?;
+                self.publishing.result(&line);
                 self.notes.printed(index, printed)
             }
             Err(error) => {
@@ -227,12 +269,14 @@ impl<'a> Run<'a> {
     /// Prints that a frame has no answer; false where it was the last to be sent.
     fn failed(&mut self, index: u64, name: &str, error: anyhow::Error) -> anyhow::Result<bool> {
         self.meter.failed();
-        let printed = self.status.aside(|| reading::failed(index, name, &error, self.output))?;
+        let line = reading::failed(index, name, &error);
+        let printed = self.status.aside(|| self.output.line(&line))?;
+        self.publishing.failed(index, &line);
         self.failure.get_or_insert(error);
         self.notes.printed(index, printed)
     }
 
-    fn end(&mut self, dropped: u64) -> anyhow::Result<()> {
+    fn end(&mut self, dropped: u64, delivery: Option<&Delivery>) -> anyhow::Result<()> {
         self.status.end();
         self.notes.finish()?;
         if let Some(tracing) = self.tracing.take() {
@@ -242,14 +286,15 @@ impl<'a> Run<'a> {
         let routing = self.held.as_ref().map(Holding::routing);
         if summary.answered > 0 && self.output.is_json() {
             let (summary, routing) = (&summary, routing.as_ref());
-            self.output.line(&SummaryLine { summary, routing })?;
+            self.output.line(&SummaryLine { summary, routing, mqtt: delivery })?;
         } else if summary.answered > 0 {
             self.output.note(text(&summary));
             if let Some(text) = routing.as_ref().and_then(hold::summary) {
                 self.output.note(text);
             }
         }
-        self.failure.take().map_or(Ok(()), Err)
+        let undelivered = delivery.and_then(publishing::undelivered);
+        self.failure.take().or(undelivered).map_or(Ok(()), Err)
     }
 }
 
