@@ -154,7 +154,8 @@ fn tensors<'a>(
 /// Gives each tensor a name of its own; those of the network's ends come first and stay as they are.
 ///
 /// Converters name a tensor after all that was fused into its operator, `a;b;c`, by hundreds of
-/// letters. The first of them, what was computed last, is name enough where no other tensor begins so.
+/// letters. The first of them, what was computed last, is name enough for a value where
+/// no other begins so and no weight is called so.
 fn make_unique(
     tensors: &mut [Tensor],
     graph: &SubGraphRef<'_>,
@@ -164,7 +165,8 @@ fn make_unique(
     ends.extend(indices(budget.list(graph.outputs()?)?, tensors.len())?);
     let mut beginnings: BTreeMap<String, usize> = BTreeMap::new();
     for tensor in tensors.iter() {
-        *beginnings.entry(beginning(&tensor.name).to_owned()).or_default() += 1;
+        let name = if tensor.data.is_none() { beginning(&tensor.name) } else { &tensor.name };
+        *beginnings.entry(name.to_owned()).or_default() += 1;
     }
     let mut named = vec![false; tensors.len()];
     let mut taken = BTreeSet::new();
@@ -175,7 +177,7 @@ fn make_unique(
         }
         let name = &mut tensors[at].name;
         let first = beginning(name);
-        if turn >= many && beginnings.get(first) == Some(&1) {
+        if turn >= many && tensors[at].data.is_none() && beginnings.get(first) == Some(&1) {
             *name = first.to_owned();
         }
         if name.is_empty() || taken.contains(name) {
