@@ -623,9 +623,9 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
-    /// A scale of 1 and a zero point of 0, for the stored integers of a tensor as they are.
-    pub(super) fn unit_scale(&mut self, at: usize) -> Vec<String> {
-        let one = self.float(at, 1.0);
+    /// A scale and a zero point of 0, for the stored integers of a tensor as they are.
+    pub(super) fn plain_scale(&mut self, at: usize, scale: f32) -> Vec<String> {
+        let one = self.float(at, scale);
         let zero = self.fresh(at, "zero");
         let dtype = self.tensor(at).dtype.unwrap_or(DType::I8);
         vec![one, self.initializer(zero, dtype, &[], Bytes::from_static(&[0]))]
