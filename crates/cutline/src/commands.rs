@@ -9,6 +9,7 @@ pub(crate) mod deploy;
 pub(crate) mod doctor;
 pub(crate) mod engine;
 pub(crate) mod explore;
+pub(crate) mod export;
 pub(crate) mod inspect;
 pub(crate) mod kernels;
 pub(crate) mod link;
