@@ -16,6 +16,7 @@ mod fleet;
 mod held;
 mod hierarchy;
 mod inputs;
+mod iot;
 mod measure;
 mod namespace;
 mod parts;
@@ -62,7 +63,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 22] = [
+const SECTIONS: [(&str, Section); 23] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
@@ -84,6 +85,7 @@ const SECTIONS: [(&str, Section); 22] = [
     ("adaptation", adaptation::run),
     ("failure", failure::run),
     ("failure-run", failure_run::run),
+    ("iot", iot::run),
     ("soak", soak::run),
 ];
 
