@@ -444,8 +444,9 @@ def concatenation(net, axis):
 @case(plain={}, valued=dict(code=Op.PADV2), mirrored=dict(code=Op.MIRROR_PAD))
 def pad(net, code=Op.PAD):
     x = net.input([1, 4, 5, 3])
-    amounts = net.const(np.array([[0, 0], [1, 2], [3, 0], [0, 1]], np.int32))
-    y = net.activation([1, 7, 8, 4])
+    more = 0 if code == Op.MIRROR_PAD else 1
+    amounts = net.const(np.array([[0, 0], [1, 2], [3, 0], [0, more]], np.int32))
+    y = net.activation([1, 7, 8, 3 + more])
     inputs, kind = [x, amounts], {Op.PAD: "PadOptions", Op.PADV2: "PadV2Options"}.get(code)
     if code == Op.PADV2:
         inputs.append(net.const(np.array([0.5], np.float32), x))
