@@ -5,13 +5,16 @@
 //! DIR/0-edge/config.pbtxt      name: "0-edge"  backend: "onnxruntime"  inputs, outputs
 //! DIR/0-edge/1/model.onnx      (+ model.onnx.data)
 //! ```
+//!
+//! Parts of a TensorFlow Lite file are `1/model.tflite`, with `backend: "litert"`: the names, types
+//! and shapes are there for agents and people, since no such server runs them.
 
 use std::fmt::Write;
 
 use thiserror::Error;
 
 use crate::{
-    split::{Port, SubModel, SubModelFiles},
+    split::{Format, Port, SubModel, SubModelFiles},
     tensor::DType,
 };
 
@@ -41,8 +44,9 @@ pub struct PackageError {
 pub fn packages(parts: &[SubModel]) -> Result<Vec<Package>, PackageError> {
     let package = |(index, part): (usize, &SubModel)| {
         let name = package_name(index, &part.name);
-        let config = config_pbtxt(&name, &part.inputs, &part.outputs)?;
-        Ok(Package { name, config, files: part.files() })
+        let files = part.files();
+        let config = config_pbtxt(&name, files.format, &part.inputs, &part.outputs)?;
+        Ok(Package { name, config, files })
     };
     parts.iter().enumerate().map(package).collect()
 }
@@ -84,10 +88,19 @@ pub fn ensemble_pbtxt(
 }
 
 /// Triton's model configuration, as protobuf text: no batching, one entry per input and output.
-pub fn config_pbtxt(name: &str, inputs: &[Port], outputs: &[Port]) -> Result<String, PackageError> {
+pub fn config_pbtxt(
+    name: &str,
+    format: Format,
+    inputs: &[Port],
+    outputs: &[Port],
+) -> Result<String, PackageError> {
     let mut text = String::new();
-    let head =
-        format!("name: {}\nbackend: \"onnxruntime\"\nmax_batch_size: 0\n", quoted(name.as_bytes()));
+    let backend = match format {
+        Format::Onnx => "onnxruntime",
+        Format::Tflite => "litert",
+    };
+    let quoted_name = quoted(name.as_bytes());
+    let head = format!("name: {quoted_name}\nbackend: \"{backend}\"\nmax_batch_size: 0\n");
     text.push_str(&head);
     for (field, values) in [("input", inputs), ("output", outputs)] {
         for port in values {
@@ -247,7 +260,7 @@ mod tests {
         let s = builder.input("s", Some(DType::I64), Some(Shape(vec![])));
         let graph = builder.build();
         let [x, s] = [x, s].map(|id| Port::plain(&graph, id));
-        let text = config_pbtxt("0-edge", &[x], &[s]).unwrap();
+        let text = config_pbtxt("0-edge", Format::Onnx, &[x], &[s]).unwrap();
         let declared = |name: &str, dtype: &str, dims: Text| {
             vec![("name", bytes(name)), ("data_type", scalar(dtype)), ("dims", dims)]
         };
@@ -272,7 +285,7 @@ mod tests {
         let graph = builder.build();
         for (value, expected) in [(untyped, "`u`"), (unshaped, "`v`")] {
             let port = Port::plain(&graph, value);
-            let error = config_pbtxt("0-edge", &[port], &[]).unwrap_err().to_string();
+            let error = config_pbtxt("0-edge", Format::Onnx, &[port], &[]).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("0-edge"), "{error}");
         }
     }

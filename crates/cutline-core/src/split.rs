@@ -24,9 +24,15 @@ mod rest;
 mod stages;
 #[cfg(test)]
 mod tests;
+mod tflite;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
+use bytes::Bytes;
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::{
@@ -34,12 +40,55 @@ use crate::{
     graph::{Graph, LayerId, ValueId},
     onnx::proto::ModelProto,
     tensor::{DType, Shape},
+    tflite::split::PartError,
 };
 pub use encode::{ExternalTensor, Piece, encode, encode_beside, external_tensors};
 pub use encoder::encoder;
+pub use tflite::{TfliteFile, split_tflite};
 
 /// Name of the data file beside a sub-model that is too large for one file.
 pub const DATA_FILE: &str = "model.onnx.data";
+
+/// What a part's file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// ONNX.
+    #[default]
+    Onnx,
+    /// TensorFlow Lite.
+    Tflite,
+}
+
+impl Format {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Onnx, Self::Tflite];
+
+    /// `onnx` or `tflite`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::Tflite => "tflite",
+        }
+    }
+
+    /// Name of a part's file.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Self::Onnx => "model.onnx",
+            Self::Tflite => "model.tflite",
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|format| format.name() == text);
+        found.ok_or_else(|| format!("there is no format `{text}`; there are onnx and tflite"))
+    }
+}
 
 /// Entry of a part's metadata that names how the values that it sends on are encoded, where they
 /// are.
@@ -108,12 +157,16 @@ pub struct SubModel {
     pub layers: Vec<LayerId>,
     /// The model; large tensors share their bytes with the model that was split.
     pub model: ModelProto,
+    /// Its TensorFlow Lite file, where it is a part of one; `model` is empty then.
+    pub tflite: Option<Bytes>,
 }
 
 /// The files of a sub-model, as pieces to write one after another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubModelFiles {
-    /// `model.onnx`.
+    /// What the file of the model is.
+    pub format: Format,
+    /// That file: `model.onnx`, say.
     pub model: Vec<Piece>,
     /// [`DATA_FILE`], where the weights are too large for one file.
     pub data: Option<Vec<Piece>>,
@@ -134,11 +187,16 @@ impl SubModel {
     }
 
     fn files_within(&self, limit: u64) -> SubModelFiles {
+        if let Some(file) = &self.tflite {
+            let model = vec![Piece::Inline(file.clone())];
+            return SubModelFiles { format: Format::Tflite, model, data: None };
+        }
+        let format = Format::Onnx;
         if encode::payload_bytes(&self.model) <= limit {
-            return SubModelFiles { model: encode(&self.model), data: None };
+            return SubModelFiles { format, model: encode(&self.model), data: None };
         }
         let (model, data) = encode::encode_with_data(&self.model, DATA_FILE);
-        SubModelFiles { model, data: Some(data) }
+        SubModelFiles { format, model, data: Some(data) }
     }
 }
 
@@ -185,6 +243,24 @@ pub enum SplitError {
         "`{value}` cannot travel as {encoding}: the range of its elements is not known; give pictures with --calibrate DIR, or use fp16"
     )]
     NoScale { value: String, encoding: CutEncoding },
+    /// A part of a TensorFlow Lite file cannot be written.
+    #[error(transparent)]
+    Tflite(#[from] PartError),
+    /// An operator of a TensorFlow Lite file would be cut in two.
+    #[error(
+        "layers `{layer}` and `{other}` are of one operator of the TensorFlow Lite file, which cannot be cut in two; cut elsewhere, or write the parts as ONNX (--format onnx)"
+    )]
+    Inside { layer: String, other: String },
+    /// Parts of that format are asked for of another.
+    #[error(
+        "the network is no TensorFlow Lite file, and only of such a file there are parts for litert; give the .tflite file that it was made from"
+    )]
+    NotTflite,
+    /// Values cannot be encoded inside such parts.
+    #[error(
+        "values do not travel as {encoding} between parts of a TensorFlow Lite file, which only copy its operators; use --cut-encoding fp32 or --codec fp32: what is quantised already travels at a quarter of that"
+    )]
+    TfliteEncoding { encoding: CutEncoding },
     /// External data that nobody can find.
     #[error(
         "weight `{tensor}` says that its data is in another file, but not where; the model file is damaged"

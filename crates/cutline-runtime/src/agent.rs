@@ -41,6 +41,7 @@ use crate::{
 };
 
 mod admission;
+mod arrival;
 mod batching;
 mod control;
 mod deployed;
@@ -298,7 +299,7 @@ impl Agent {
         let control =
             ControlServer::from_arc(Arc::clone(&self.state)).max_decoding_message_size(MAX_ORDER);
         let routes = Routes::from(http::router(Arc::clone(&self.state)))
-            .add_service(inference)
+            .add_service(arrival::Timed(inference))
             .add_service(control);
         tokio::spawn(load_kept(Arc::clone(&self.state)));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

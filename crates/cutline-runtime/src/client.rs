@@ -31,12 +31,15 @@ use crate::{
 
 mod channel;
 pub mod clock;
+mod coding;
 pub(crate) mod echo;
 mod foreign;
 mod infer;
 mod upload;
 
+pub use channel::connect as dial;
 pub(crate) use channel::{CONNECTION_WINDOW, MAX_FRAME};
+pub use coding::Coding;
 pub use foreign::ForeignStage;
 pub(crate) use infer::trace_parameter;
 pub use infer::{Asking, InferAnswer};
@@ -220,6 +223,7 @@ pub struct AgentClient {
     device: String,
     address: String,
     options: ClientOptions,
+    channel: Channel,
     inference: GrpcInferenceServiceClient<Channel>,
     control: ControlClient<Channel>,
 }
@@ -249,9 +253,9 @@ impl AgentClient {
         let inference = GrpcInferenceServiceClient::new(channel.clone())
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX);
-        let control = ControlClient::new(channel).max_decoding_message_size(limit);
+        let control = ControlClient::new(channel.clone()).max_decoding_message_size(limit);
         let (device, address) = (device.to_owned(), address.to_owned());
-        Self { device, address, options, inference, control }
+        Self { device, address, options, channel, inference, control }
     }
 
     /// Device name, as given.

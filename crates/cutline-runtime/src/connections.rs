@@ -167,7 +167,8 @@ pub fn raise_descriptors() {
 /// Connections that this process can have open beside its files; at least one, at most [`MOST`].
 pub fn affordable() -> usize {
     #[cfg(unix)]
-    let limit = descriptors().map_or(u64::MAX, |limit| limit.rlim_cur);
+    #[allow(clippy::useless_conversion)] // of 32 bits on systems of 32 bits
+    let limit = descriptors().map_or(u64::MAX, |limit| limit.rlim_cur.into());
     #[cfg(not(unix))]
     let limit = u64::MAX;
     of_descriptors(limit)

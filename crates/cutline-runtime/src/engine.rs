@@ -5,14 +5,15 @@
 //! | `rten` | pure Rust, part of every build | [`rten`] |
 //! | `onnxruntime` | the fast path; a shared library found on the machine | [`onnxruntime`] |
 //! | `onnxruntime-cuda` | the same library on an NVIDIA GPU | [`onnxruntime`] |
+//! | `litert` | runs `.tflite` files only; a shared library found on the machine | [`litert`] |
 //!
 //! An engine computes in whatever types it has; what enters and leaves a [`Session`] has the types
-//! that the ONNX file declares. Nothing outside this module knows an engine.
+//! that the model file declares. Nothing outside this module knows an engine.
 
-use std::{fs::File, path::PathBuf, sync::Arc};
+use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use cutline_core::{onnx::proto::ModelProto, tensor::DType};
+use cutline_core::{onnx::proto::ModelProto, split::Format, tensor::DType, tflite};
 use prost::Message;
 use thiserror::Error;
 
@@ -23,9 +24,11 @@ pub mod fake;
 pub mod install;
 mod legacy;
 mod library;
+pub mod litert;
 pub mod onnxruntime;
 pub mod rten;
 mod support;
+mod whole;
 
 pub use support::unsupported_layers;
 
@@ -79,7 +82,15 @@ pub trait Session: Send {
 pub type SharedEngine = Arc<dyn Engine>;
 
 /// Names of the engines that this build knows, the embedded one first.
-pub const NAMES: [&str; 3] = [rten::NAME, onnxruntime::NAME, onnxruntime::CUDA_NAME];
+pub const NAMES: [&str; 4] = [rten::NAME, onnxruntime::NAME, onnxruntime::CUDA_NAME, litert::NAME];
+
+/// The format of the parts that an engine is given: TensorFlow Lite files where it takes no others.
+pub fn part_format(engine: &str) -> Format {
+    match engine {
+        litert::NAME => Format::Tflite,
+        _ => Format::Onnx,
+    }
+}
 
 /// What is known of an engine on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +113,7 @@ pub fn open(name: &str) -> Result<SharedEngine, EngineError> {
         rten::NAME => Ok(Arc::new(rten::Rten)),
         onnxruntime::NAME => Ok(Arc::new(onnxruntime::OnnxRuntime::open()?)),
         onnxruntime::CUDA_NAME => Ok(Arc::new(onnxruntime::OnnxRuntime::open_cuda()?)),
+        litert::NAME => Ok(Arc::new(litert::LiteRt::open()?)),
         _ => Err(EngineError::Unknown(name.to_owned())),
     }
 }
@@ -116,14 +128,14 @@ pub fn available() -> Vec<EngineStatus> {
         reason: "part of this build".to_owned(),
         path: None,
     };
-    vec![embedded, onnxruntime::status(), onnxruntime::cuda_status()]
+    vec![embedded, onnxruntime::status(), onnxruntime::cuda_status(), litert::status()]
 }
 
 /// Why an engine could not be had, could not load, or could not run.
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// No engine of that name exists.
-    #[error("unknown engine `{0}`; this build knows `rten`, `onnxruntime` and `onnxruntime-cuda`")]
+    #[error("unknown engine `{0}`; this build knows `{names}`", names = NAMES.join("`, `"))]
     Unknown(String),
     /// The engine's library is missing or unfit.
     #[error("engine `{engine}` is not available: {reason}")]
@@ -175,22 +187,40 @@ impl EngineError {
     }
 }
 
-/// The message of a model; of a file, only what is looked at is read.
-fn decode(engine: &str, source: &ModelSource) -> Result<ModelProto, EngineError> {
-    let bytes = match source {
-        ModelSource::Memory(bytes) => bytes.clone(),
+/// The bytes of a model; a file is mapped, and only what is looked at is read.
+fn bytes(engine: &str, source: &ModelSource) -> Result<Bytes, EngineError> {
+    match source {
+        ModelSource::Memory(bytes) => Ok(bytes.clone()),
         ModelSource::File(path) => {
             let failed = |error| EngineError::load(engine, format!("{}: {error}", path.display()));
-            let file = File::open(path).map_err(failed)?;
-            // SAFETY: the map is read-only, and a package's files are written under a temporary
-            // name and renamed: a model file is replaced, never changed in place.
-            #[allow(unsafe_code)]
-            let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-            Bytes::from_owner(map)
+            map(&File::open(path).map_err(failed)?).map_err(failed)
         }
-    };
-    ModelProto::decode(bytes)
+    }
+}
+
+/// The message of a model.
+fn decode(engine: &str, source: &ModelSource) -> Result<ModelProto, EngineError> {
+    ModelProto::decode(bytes(engine, source)?)
         .map_err(|error| EngineError::load(engine, format!("not an ONNX model: {error}")))
+}
+
+/// A file's bytes without reading them.
+fn map(file: &File) -> io::Result<Bytes> {
+    // SAFETY: the map is read-only, and a package's files are written under a temporary name and
+    // renamed: a model file is replaced, never changed in place.
+    #[allow(unsafe_code)]
+    let map = unsafe { memmap2::Mmap::map(file) }?;
+    Ok(Bytes::from_owner(map))
+}
+
+/// A TensorFlow Lite model as ONNX, for engines that load nothing else; `None` for other models.
+fn converted(engine: &str, source: &ModelSource) -> Result<Option<ModelSource>, EngineError> {
+    let bytes = bytes(engine, source)?;
+    if !tflite::is_tflite(&bytes) {
+        return Ok(None);
+    }
+    let converted = tflite::convert(&bytes).map_err(|error| EngineError::load(engine, error))?;
+    Ok(Some(ModelSource::Memory(converted.model.encode_to_vec().into())))
 }
 
 /// The first layer with this operator: its node name, else its first output.

@@ -74,8 +74,6 @@ pub enum FileError {
 pub const PLAN_FILE: &str = "plan.json";
 /// Beginning of the names of files and folders that are not in their place yet.
 pub const TEMPORARY: &str = ".cutline-";
-/// Name of a model's file in a package's version folder.
-pub const MODEL_FILE: &str = "model.onnx";
 
 /// SHA-256 of a file, read piece by piece.
 pub fn sha256(path: &Path) -> io::Result<[u8; 32]> {
@@ -239,7 +237,8 @@ fn write_one(folder: &Path, package: &Package, source: Source<'_>) -> Result<(),
     fs::create_dir_all(&version)
         .map_err(|source| write_error(&version, Bytes(package.files.bytes()), source))?;
     write_bytes(&folder.join("config.pbtxt"), package.config.clone())?;
-    write_new(&version.join(MODEL_FILE), &package.files.model, source)?;
+    let file = version.join(package.files.format.file_name());
+    write_new(&file, &package.files.model, source)?;
     if let Some(data) = &package.files.data {
         write_new(&version.join(cutline_core::split::DATA_FILE), data, source)?;
     }
@@ -326,7 +325,7 @@ fn with_usual_mode(builder: &mut Builder<'_, '_>, mode: u32) {
 
 #[cfg(test)]
 mod tests {
-    use cutline_core::split::SubModelFiles;
+    use cutline_core::split::{Format, SubModelFiles};
 
     use super::*;
 
@@ -338,7 +337,7 @@ mod tests {
         Package {
             name: name.to_owned(),
             config: "name: \"it\"\n".to_owned(),
-            files: SubModelFiles { model, data: Some(vec![inline("data")]) },
+            files: SubModelFiles { format: Format::Onnx, model, data: Some(vec![inline("data")]) },
         }
     }
 

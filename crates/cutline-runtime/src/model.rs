@@ -1,4 +1,5 @@
-//! Model files: mapped, decoded, checked, imported and grouped.
+//! Model files: mapped, decoded, checked, imported and grouped. A TensorFlow Lite file is converted to
+//! ONNX as it is opened, so that whoever takes a model takes either.
 //!
 //! The file is mapped, not read, and weights stay slices of the map: opening a model costs its
 //! structure, and a weight is first touched when it is written or hashed.
@@ -19,6 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use cutline_core::{
+    codec::{CutCodecs, CutEncoding},
     graph::Graph,
     group::{Grouping, group},
     hex::hex,
@@ -30,7 +32,11 @@ use cutline_core::{
             type_proto,
         },
     },
-    split::{CUT_ENCODING, Piece, external_tensors},
+    split::{
+        CUT_ENCODING, Format, Piece, SplitError, StageLabel, SubModel, TfliteFile,
+        external_tensors, split_encoded, split_tflite,
+    },
+    tflite::{self, Converted, TfliteError},
     units,
 };
 use sha2::{Digest, Sha256};
@@ -76,6 +82,14 @@ pub enum ModelError {
         path: PathBuf,
         /// Cause.
         source: ImportError,
+    },
+    /// A TensorFlow Lite model was not understood.
+    #[error("cannot import `{path}`")]
+    Convert {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: TfliteError,
     },
     /// External data is said to be somewhere that Cutline does not look.
     #[error(
@@ -144,6 +158,8 @@ pub struct Model {
     pub graph: Graph,
     /// The network as fusion groups.
     pub grouping: Grouping,
+    /// The TensorFlow Lite file that it was made of, where it was.
+    pub tflite: Option<TfliteFile>,
     bytes: Bytes,
     file: File,
     data_files: BTreeMap<PathBuf, Stamp>,
@@ -162,14 +178,36 @@ impl Model {
     /// Opens a model file; its external data files must be there, but are not read.
     pub fn open(path: &Path, options: &ImportOptions) -> Result<Self, ModelError> {
         let (bytes, file, stamp) = map(path)?;
-        let proto = decode(path, &bytes)?;
+        let (proto, tflite) = understood(path, &bytes)?;
         let data_files = check_external(path, &proto)?;
         let graph = onnx::import(&proto, options)
             .map_err(|source| ModelError::Import { path: path.to_owned(), source })?;
         let grouping = group(&graph);
         let path = path.to_owned();
         let sha256 = OnceLock::new();
-        Ok(Self { path, proto, graph, grouping, bytes, file, data_files, stamp, sha256 })
+        Ok(Self { path, proto, graph, grouping, tflite, bytes, file, data_files, stamp, sha256 })
+    }
+
+    /// Splits the network into files of a format, as
+    /// [`split_encoded`](cutline_core::split::split_encoded) does.
+    pub fn split(
+        &self,
+        format: Format,
+        stage_of: &[Option<u32>],
+        labels: &[StageLabel],
+        codecs: &CutCodecs,
+    ) -> Result<Vec<SubModel>, SplitError> {
+        match (format, &self.tflite) {
+            (Format::Onnx, _) => split_encoded(&self.proto, &self.graph, stage_of, labels, codecs),
+            (Format::Tflite, None) => Err(SplitError::NotTflite),
+            (Format::Tflite, Some(file)) => {
+                let encoded = codecs.stages.iter().find(|each| **each != CutEncoding::Fp32);
+                if let Some(&encoding) = encoded {
+                    return Err(SplitError::TfliteEncoding { encoding });
+                }
+                split_tflite(file, &self.graph, stage_of, labels)
+            }
+        }
     }
 
     /// The folder in which external data is looked for.
@@ -271,15 +309,28 @@ fn declared_axes(info: &ValueInfoProto) -> Vec<Option<u64>> {
     axes.map(size).collect()
 }
 
+/// The message of a model file; a TensorFlow Lite file is converted.
 fn decode(path: &Path, bytes: &Bytes) -> Result<ModelProto, ModelError> {
-    onnx::decode(bytes.clone()).map_err(|source| match (&source, missing_length(bytes)) {
-        (ImportError::Decode(_), Some(needed)) => ModelError::Truncated {
-            path: path.to_owned(),
-            actual: units::Bytes(bytes.len() as u64),
-            needed: units::Bytes(needed),
-        },
-        _ => ModelError::Import { path: path.to_owned(), source },
-    })
+    understood(path, bytes).map(|(model, _)| model)
+}
+
+/// The same, with what the message has to do with a TensorFlow Lite file, where it is made of one.
+fn understood(path: &Path, bytes: &Bytes) -> Result<(ModelProto, Option<TfliteFile>), ModelError> {
+    if tflite::is_tflite(bytes) {
+        let failed = |source| ModelError::Convert { path: path.to_owned(), source };
+        let Converted { model, operator_of, tensor_of } = tflite::convert(bytes).map_err(failed)?;
+        return Ok((model, Some(TfliteFile { bytes: bytes.clone(), operator_of, tensor_of })));
+    }
+    let model =
+        onnx::decode(bytes.clone()).map_err(|source| match (&source, missing_length(bytes)) {
+            (ImportError::Decode(_), Some(needed)) => ModelError::Truncated {
+                path: path.to_owned(),
+                actual: units::Bytes(bytes.len() as u64),
+                needed: units::Bytes(needed),
+            },
+            _ => ModelError::Import { path: path.to_owned(), source },
+        })?;
+    Ok((model, None))
 }
 
 /// Maps a whole file into memory.

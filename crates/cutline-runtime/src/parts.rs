@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, io, path::Path};
 use bytes::{Bytes, BytesMut};
 use cutline_core::{
     codec::{CutEncoding, Quantised, Quantization, Quantizations, Range},
-    split::{DATA_FILE, Piece, SubModel},
+    onnx::proto::{ModelProto, TypeProto, ValueInfoProto, type_proto},
+    split::{self, DATA_FILE, Piece, SubModel},
 };
 use tempfile::TempDir;
 use thiserror::Error;
@@ -57,7 +58,7 @@ pub fn source(part: &SubModel, folder: &Path) -> io::Result<(ModelSource, Option
     let write = |path: &Path, pieces: &[Piece]| {
         files::write_atomic(path, pieces, folder).map_err(io::Error::other)
     };
-    let path = own.path().join(files::MODEL_FILE);
+    let path = own.path().join(sub_files.format.file_name());
     write(&path, &sub_files.model)?;
     if let Some(pieces) = &sub_files.data {
         write(&own.path().join(DATA_FILE), pieces)?;
@@ -102,6 +103,51 @@ pub fn load(
     sub_models.iter().map(load).collect()
 }
 
+/// The ranges of values of a whole network whose weights are in the model, over the inputs that come:
+/// any of its values, as if they were its outputs.
+pub fn ranges(
+    engine: &dyn Engine,
+    options: LoadOptions,
+    model: &ModelProto,
+    values: &[&str],
+    inputs: impl IntoIterator<Item = BTreeMap<String, Tensor>>,
+) -> Result<Ranges, PartsError> {
+    let mut open = model.clone();
+    if let Some(graph) = &mut open.graph {
+        let is_input = |name: &str| graph.input.iter().any(|input| input.name() == name);
+        let made = values.iter().filter(|value| !is_input(value));
+        let output = |value: &&str| ValueInfoProto {
+            name: Some((*value).to_owned()),
+            r#type: graph.output.first().and_then(|output| any_shape(output.r#type.clone()?)),
+            ..ValueInfoProto::default()
+        };
+        graph.output = made.map(output).collect();
+    }
+    let failed = |source| PartsError::Load { part: "the whole network".to_owned(), source };
+    let outputs: Vec<String> =
+        open.graph.iter().flat_map(|graph| &graph.output).map(|o| o.name().to_owned()).collect();
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    let bytes = joined(&split::encode(&open)).unwrap_or_default();
+    drop(open);
+    let mut session = engine.load(&ModelSource::Memory(bytes), options).map_err(failed)?;
+    let mut ranges = Ranges::default();
+    for inputs in inputs {
+        let given: Vec<(&str, &Tensor)> =
+            inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let made = session.run(&given, &outputs).map_err(failed)?;
+        ranges.note(&outputs.iter().map(|name| (*name).to_owned()).zip(made).collect());
+        ranges.note(&inputs);
+    }
+    Ok(ranges)
+}
+
+/// The type of a value without its shape.
+fn any_shape(r#type: TypeProto) -> Option<TypeProto> {
+    let type_proto::Value::TensorType(tensor) = r#type.value? else { return None };
+    let value = type_proto::Value::TensorType(type_proto::Tensor { shape: None, ..tensor });
+    Some(TypeProto { value: Some(value), ..TypeProto::default() })
+}
+
 /// Least and largest element of values, over the inputs that they were shown.
 #[derive(Clone, Debug, Default)]
 pub struct Ranges(BTreeMap<String, Range>);
@@ -116,6 +162,11 @@ impl Ranges {
             let known = self.0.entry(name.clone()).or_insert(range);
             *known = known.union(range);
         }
+    }
+
+    /// The range of a value, where it was seen as numbers.
+    pub fn of(&self, value: &str) -> Option<Range> {
+        self.0.get(value).copied()
     }
 
     /// The finest bytes that reach over the whole range of these values; the first that was not seen

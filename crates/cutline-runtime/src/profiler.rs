@@ -419,7 +419,7 @@ impl Run<'_> {
             cut.flows.iter().map(|&flow| dag.flow(flow).name.clone()).collect();
         let mut known = feeds.clone();
         let mut loaded = Vec::new();
-        let [first, second] = parts::split(model, cut, &names)?;
+        let [first, second] = parts::split(model, engine, cut, &names)?;
         for (kind, sub_model) in [(Part::Prefix, first), (Part::Suffix, second)] {
             let mut part = match parts::load(model, engine, self.job, &sub_model, &known) {
                 Ok(part) => part,

@@ -36,6 +36,7 @@ use crate::{
     tensor::Tensor,
 };
 
+mod breakdown;
 mod deployment;
 mod local;
 mod meter;
@@ -46,6 +47,7 @@ mod spans;
 mod timeline;
 mod waiting;
 
+pub use breakdown::{Breakdown, Part as LatencyPart};
 pub use deployment::{Deployment, Part, PartModel, Placement, PlanParts};
 pub use local::LocalRunner;
 pub use meter::{Busy, Latency, Meter, Summary};

@@ -14,6 +14,7 @@ use std::{
 
 use cutline_core::{
     graph::Graph,
+    split::Format,
     tensor::{DType, Shape},
 };
 use thiserror::Error;
@@ -78,7 +79,7 @@ pub enum VerifyError {
     },
     /// A folder without packages in it.
     #[error(
-        "`{folder}` holds no packages; `cutline split` writes folders `0-...`, `1-...` with `1/model.onnx` in each"
+        "`{folder}` holds no packages; `cutline split` writes folders `0-...`, `1-...` with `1/model.onnx` or `1/model.tflite` in each"
     )]
     NoPackages {
         /// The folder.
@@ -343,7 +344,9 @@ fn load_part(
 
 /// The model file of a package, and what it says about itself.
 fn signature(package: &Path) -> Result<(PathBuf, Signature), VerifyError> {
-    let path = package.join("1").join(crate::files::MODEL_FILE);
+    let path_of = |format: Format| package.join("1").join(format.file_name());
+    let tflite = Some(path_of(Format::Tflite)).filter(|path| path.exists());
+    let path = tflite.unwrap_or_else(|| path_of(Format::Onnx));
     let signature = crate::model::signature(&path)
         .map_err(|error| VerifyError::Part { path: path.clone(), reason: error.to_string() })?;
     Ok((path, signature))

@@ -42,7 +42,7 @@ fn shared(path: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Every engine that this machine has, with a line about each that it lacks.
+/// Every engine for ONNX models that this machine has, with a line about each that it lacks.
 fn engines() -> Vec<SharedEngine> {
     let open = |name: &&str| match engine::open(name) {
         Ok(engine) => Some(engine),
@@ -51,7 +51,8 @@ fn engines() -> Vec<SharedEngine> {
             None
         }
     };
-    engine::NAMES.iter().filter_map(open).collect()
+    let for_onnx = engine::NAMES.iter().filter(|name| **name != engine::litert::NAME);
+    for_onnx.filter_map(open).collect()
 }
 
 fn load(engine: &dyn Engine, path: &Path) -> Box<dyn Session> {

@@ -1,13 +1,16 @@
 //! The commands, one module each: its arguments, and `run`.
 
+#[cfg(feature = "reports")]
 pub(crate) mod accuracy;
 pub(crate) mod agent;
 pub(crate) mod bench;
+#[cfg(feature = "reports")]
 pub(crate) mod characterize;
 pub(crate) mod demo;
 pub(crate) mod deploy;
 pub(crate) mod doctor;
 pub(crate) mod engine;
+#[cfg(feature = "reports")]
 pub(crate) mod explore;
 pub(crate) mod export;
 pub(crate) mod inspect;
@@ -15,12 +18,15 @@ pub(crate) mod kernels;
 pub(crate) mod link;
 pub(crate) mod pki;
 pub(crate) mod plan;
+#[cfg(feature = "reports")]
 pub(crate) mod predict;
 pub(crate) mod presets;
 pub(crate) mod profile;
 pub(crate) mod run;
+#[cfg(feature = "reports")]
 pub(crate) mod size;
 pub(crate) mod split;
+#[cfg(feature = "reports")]
 pub(crate) mod study;
 pub(crate) mod testbed;
 pub(crate) mod verify;

@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(feature = "reports")]
 mod accuracy;
 mod agree;
+#[cfg(feature = "reports")]
 mod characterize;
 mod commands;
 pub mod fleet;
@@ -19,12 +21,16 @@ pub mod journal;
 mod output;
 mod planning;
 mod process;
+#[cfg(feature = "reports")]
 pub mod readers;
 pub mod refine;
+#[cfg(feature = "reports")]
 mod report;
 pub mod routes;
+#[cfg(feature = "reports")]
 mod sizing;
 pub mod staging;
+#[cfg(feature = "reports")]
 mod study;
 
 use output::Output;
@@ -50,13 +56,19 @@ enum Command {
     Demo(commands::demo::Args),
     Inspect(commands::inspect::Args),
     Profile(commands::profile::Args),
+    #[cfg(feature = "reports")]
     Characterize(commands::characterize::Args),
     Kernels(commands::kernels::Args),
+    #[cfg(feature = "reports")]
     Accuracy(commands::accuracy::Args),
+    #[cfg(feature = "reports")]
     Predict(commands::predict::Args),
     Plan(commands::plan::Args),
+    #[cfg(feature = "reports")]
     Explore(commands::explore::Args),
+    #[cfg(feature = "reports")]
     Size(commands::size::Args),
+    #[cfg(feature = "reports")]
     Study(commands::study::Args),
     Split(commands::split::Args),
     Verify(commands::verify::Args),
@@ -93,13 +105,19 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => commands::demo::run(args, output),
         Command::Inspect(args) => commands::inspect::run(args, output),
         Command::Profile(args) => commands::profile::run(args, output),
+        #[cfg(feature = "reports")]
         Command::Characterize(args) => commands::characterize::run(args, output),
         Command::Kernels(args) => commands::kernels::run(args, output),
+        #[cfg(feature = "reports")]
         Command::Accuracy(args) => commands::accuracy::run(args, output),
+        #[cfg(feature = "reports")]
         Command::Predict(args) => commands::predict::run(args, output),
         Command::Plan(args) => commands::plan::run(args, output),
+        #[cfg(feature = "reports")]
         Command::Explore(args) => commands::explore::run(args, output),
+        #[cfg(feature = "reports")]
         Command::Size(args) => commands::size::run(args, output),
+        #[cfg(feature = "reports")]
         Command::Study(args) => commands::study::run(args, output),
         Command::Split(args) => commands::split::run(args, output),
         Command::Verify(args) => commands::verify::run(args, output),

@@ -15,10 +15,10 @@ use cutline_core::{
     picture::InputEncoding,
     plan::{Plan, PlannedChoice, PlannedStage},
     platform::{DeviceId, Platform, Server},
-    split::{self, Piece, Port, StageLabel, SubModel},
+    split::{self, Format, Piece, Port, StageLabel, SubModel},
 };
 use cutline_runtime::{
-    files,
+    engine, files,
     model::Model,
     runner::{Deployment, Part, PartModel, PlanParts},
     stage::{FileSpec, MemoryEstimate, PictureInput, TensorSpec},
@@ -36,6 +36,7 @@ pub struct Staged {
 pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Result<Staged> {
     let partition = choice.resolve(&model.grouping.dag, &plan.platform)?.partition;
     check_servers(&plan.platform, choice)?;
+    let format = format(choice);
     let stage_of = stages_of_layers(model, plan, choice)?;
     let (labels, codecs) = (labels(plan, choice), codecs(choice)?);
     let quantised = split::quantised_values(&model.graph, &stage_of, &labels, &codecs)?;
@@ -45,7 +46,7 @@ pub fn stage(model: &Model, plan: &Plan, choice: &PlannedChoice) -> anyhow::Resu
             "the plan sends `{value}` as {encoding} but does not say what its bytes stand for; `cutline split MODEL --plan plan.json --calibrate PICTURES -o parts` writes a plan that does, `parts/plan.json`"
         );
     }
-    let sub_models = split::split_encoded(&model.proto, &model.graph, &stage_of, &labels, &codecs)?;
+    let sub_models = model.split(format, &stage_of, &labels, &codecs)?;
 
     let folder = tempfile::tempdir().context("cannot make a folder for the parts")?;
     let mut parts: Vec<Part> = Vec::new();
@@ -107,6 +108,16 @@ pub(crate) fn codecs(choice: &PlannedChoice) -> anyhow::Result<CutCodecs> {
     Ok(codecs)
 }
 
+/// What the parts of a choice are: where one of them is for an engine that takes TensorFlow Lite files
+/// only, all are, so that values cross in one layout; other engines convert them when they load.
+pub(crate) fn format(choice: &PlannedChoice) -> Format {
+    let formats = choice.stages.iter().map(|stage| engine::part_format(&stage.engine));
+    match formats.into_iter().any(|format| format == Format::Tflite) {
+        true => Format::Tflite,
+        false => Format::Onnx,
+    }
+}
+
 fn is_foreign(platform: &Platform, name: &str) -> bool {
     let device = platform.devices().iter().find(|device| device.name == name);
     device.is_some_and(|device| device.server == Server::Oip)
@@ -115,6 +126,14 @@ fn is_foreign(platform: &Platform, name: &str) -> bool {
 /// Whether every stage that calls another is on an agent: a server that is none calls nobody. It can
 /// have the last stage, or branches.
 pub(crate) fn check_servers(platform: &Platform, choice: &PlannedChoice) -> anyhow::Result<()> {
+    let foreign = choice.stages.iter().find(|stage| is_foreign(platform, &stage.device));
+    if let Some(stage) = foreign.filter(|_| format(choice) == Format::Tflite) {
+        bail!(
+            "in this plan the parts are TensorFlow Lite files, since one is for litert, and `{}` has server = \"oip\", which takes ONNX only; profile the other devices with another engine, or leave `{}` out of the platform",
+            stage.device,
+            stage.device
+        );
+    }
     let chain: Vec<&str> = choice
         .stages
         .iter()
@@ -253,7 +272,8 @@ fn write_files(
     let files = sub_model.files();
     let data = files.data.map(|pieces| (split::DATA_FILE, pieces));
     let mut written = Vec::new();
-    for (name, pieces) in [(files::MODEL_FILE, files.model)].into_iter().chain(data) {
+    let model = (files.format.file_name(), files.model);
+    for (name, pieces) in [model].into_iter().chain(data) {
         let path = folder.join(name);
         files::write_atomic(&path, &pieces, source)?;
         let sha256 = hex(&files::sha256(&path)?);

@@ -1,4 +1,5 @@
 //! `cutline accuracy`: its cells are what `verify` counts, its front is one, its files are read.
+#![cfg(feature = "reports")]
 #![allow(clippy::unwrap_used)]
 
 use std::{

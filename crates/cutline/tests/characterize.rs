@@ -1,4 +1,5 @@
 //! `cutline characterize` as a whole: killed and resumed, grown, exported, on agents.
+#![cfg(feature = "reports")]
 #![allow(clippy::unwrap_used)]
 
 use std::{

@@ -1,4 +1,5 @@
 //! `cutline explore` over a table of costs: what it writes, and that every file says the same.
+#![cfg(feature = "reports")]
 #![allow(clippy::unwrap_used)]
 
 use std::{

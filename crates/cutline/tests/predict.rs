@@ -1,4 +1,5 @@
 //! `cutline predict` as people run it: latency under load, scaling, other devices; what it refuses.
+#![cfg(feature = "reports")]
 #![allow(clippy::unwrap_used)]
 
 use std::{

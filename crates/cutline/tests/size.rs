@@ -1,4 +1,5 @@
 //! `cutline size` as people run it: a published cost table, what it answers, what it refuses.
+#![cfg(feature = "reports")]
 #![allow(clippy::unwrap_used)]
 
 use std::{

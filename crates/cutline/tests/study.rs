@@ -1,5 +1,6 @@
 //! `cutline study` as people run it: held against `cutline plan`, against itself, and against a published
 //! cost table.
+#![cfg(feature = "reports")]
 #![allow(clippy::unwrap_used)]
 
 use std::{

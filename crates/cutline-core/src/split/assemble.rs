@@ -108,6 +108,7 @@ impl<'a> Source<'a> {
             outputs: border.outputs,
             layers: stage.layers.iter().copied().collect(),
             model,
+            tflite: None,
         })
     }
 

@@ -64,5 +64,6 @@ pub fn encoder(plain: &SubModel, encoded: &SubModel) -> Option<SubModel> {
         cut_encoding: encoded.cut_encoding,
         layers: Vec::new(),
         model: ModelProto { graph: Some(file), ..encoded.model.clone() },
+        tflite: None,
     })
 }

@@ -54,6 +54,8 @@ pub(super) struct Deployed {
 pub(super) struct Came {
     /// By this machine's clock.
     pub(super) unix_ns: u64,
+    /// What reading its message took before that.
+    pub(super) decode_ns: Nanos,
     /// The connection that it came over.
     pub(super) from: Caller,
 }
@@ -217,6 +219,7 @@ impl Deployed {
                 name: spec.name.clone(),
                 device: spec.device.clone(),
                 received_unix_ns: call.came.unix_ns,
+                decode_ns: call.came.decode_ns,
                 queue_ns: nanos(queued),
                 prepare_ns: nanos(prepare),
                 compute_ns: nanos(compute),
@@ -295,7 +298,7 @@ impl Deployed {
             }
             let depth = call.depth + 1;
             let stage = state.ready(&next.model_name)?;
-            let came = Came { unix_ns: began_unix_ns, ..call.came };
+            let came = Came { unix_ns: began_unix_ns, decode_ns: Nanos::ZERO, ..call.came };
             let telemetry = &state.config.telemetry;
             let name = ("infer", next.stage.as_str());
             let span = telemetry.begin(Kind::Internal, name, call.span.context());
@@ -389,6 +392,8 @@ impl Deployed {
                 round_trip_ns: nanos(round_trip),
                 upload_ns: Nanos(upload),
                 download_ns: Nanos(download),
+                encode_ns: answer.coding.encode_ns,
+                decode_ns: answer.coding.decode_ns,
                 bytes_up,
                 bytes_down: tensor_bytes(&answer.outputs),
                 ..HopTrace::default()

@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use cutline_core::units::Nanos;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
@@ -298,7 +299,7 @@ async fn infer(Shared(state): Shared<Arc<State>>, Path(model): Model, request: R
     let body = to_bytes(body, limit).await.map_err(|error| {
         invalid(format!("{error}; this agent takes messages up to {limit} bytes"))
     })?;
-    let came = Came { unix_ns: unix_nanos(), from };
+    let came = Came { unix_ns: unix_nanos(), decode_ns: Nanos::ZERO, from };
     let (name, version) = named(&model);
     let mut form = None;
     let asked = || {

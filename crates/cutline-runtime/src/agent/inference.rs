@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use cutline_core::units::Nanos;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{
     State,
+    arrival::Arrival,
     deployed::{Call, Came, Deployed},
     measure,
     triton::{EXTENSIONS, PLATFORM},
@@ -89,7 +91,10 @@ impl GrpcInferenceService for State {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
-        let came = Came { unix_ns: unix_nanos(), from: request.remote_addr() };
+        let unix_ns = unix_nanos();
+        let decode_ns =
+            Arrival::of(&request).map_or(Nanos::ZERO, |at| Nanos(unix_ns.saturating_sub(at)));
+        let came = Came { unix_ns, decode_ns, from: request.remote_addr() };
         let deadline = timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
         let within = TraceContext::read(request.metadata().as_ref());
         let mut message = request.into_inner();

@@ -15,8 +15,8 @@ pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Largest HTTP/2 frame: the default of 16 kB costs a header and a wake-up each.
 pub(crate) const MAX_FRAME: u32 = 256 << 10;
 
-/// Connects now, so that a wrong address is noticed at once.
-pub(super) async fn connect(
+/// A connection to the agent of `device`, made now, so that a wrong address is noticed at once.
+pub async fn connect(
     device: &str,
     address: &str,
     options: &ClientOptions,

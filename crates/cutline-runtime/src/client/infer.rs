@@ -2,7 +2,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{AgentClient, ClientError};
+use tonic::{Status, client::Grpc, codegen::http::uri::PathAndQuery};
+
+use super::{
+    AgentClient, ClientError, Coding,
+    coding::{Collected, Timed},
+};
 use crate::{
     stage::{
         Content, Named, clip,
@@ -18,6 +23,10 @@ use crate::{
     },
 };
 
+/// The call's path.
+static MODEL_INFER: PathAndQuery =
+    PathAndQuery::from_static("/inference.GRPCInferenceService/ModelInfer");
+
 /// What an agent answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InferAnswer {
@@ -25,6 +34,8 @@ pub struct InferAnswer {
     pub outputs: Vec<(String, Tensor)>,
     /// Where the time went, if it was asked for and the server knows.
     pub trace: Option<Trace>,
+    /// What writing the request and reading the answer took here.
+    pub coding: Coding,
 }
 
 /// How a model is asked.
@@ -70,9 +81,10 @@ impl AgentClient {
         if trace {
             message.parameters = trace_parameter(ParameterChoice::BoolParam(true));
         }
-        contents::fill_request(&mut message, values);
+        let collected = Collected::default();
+        collected.encoding(|| contents::fill_request(&mut message, values));
         let sent = message.id.clone();
-        let mut response = self.send(message, timeout, within).await?;
+        let mut response = self.send(message, timeout, within, &collected).await?;
         let call = || format!("ModelInfer of `{model_name}`");
         if !id.is_empty() && response.id != sent {
             let cause = format!("it is the answer to `{}`, not to `{sent}`", clip(&response.id));
@@ -84,14 +96,16 @@ impl AgentClient {
             }
             _ => None,
         };
-        let values = contents::response_values(&mut response)
+        let values = collected
+            .decoding(|| contents::response_values(&mut response))
             .map_err(|error| self.nonsense(&call(), error))?;
         let outputs = values.into_iter().map(|(name, content)| match content {
             Content::Tensor(tensor) => Ok((name, tensor)),
             Content::Bytes(_) => Err(self.nonsense(&call(), format!("`{name}` is BYTES"))),
             Content::Coded(_) => Err(self.nonsense(&call(), format!("`{name}` is coded"))),
         });
-        Ok(InferAnswer { outputs: outputs.collect::<Result<_, _>>()?, trace })
+        let outputs = outputs.collect::<Result<_, _>>()?;
+        Ok(InferAnswer { outputs, trace, coding: collected.coding() })
     }
 
     /// Sends a request as it is.
@@ -100,7 +114,7 @@ impl AgentClient {
         message: ModelInferRequest,
         timeout: Duration,
     ) -> Result<ModelInferResponse, ClientError> {
-        self.send(message, timeout, None).await
+        self.send(message, timeout, None, &Collected::default()).await
     }
 
     async fn send(
@@ -108,6 +122,7 @@ impl AgentClient {
         message: ModelInferRequest,
         timeout: Duration,
         within: Option<&TraceContext>,
+        collected: &Collected,
     ) -> Result<ModelInferResponse, ClientError> {
         let call = format!("ModelInfer of `{}`", message.model_name);
         let mut request = tonic::Request::new(message);
@@ -115,7 +130,15 @@ impl AgentClient {
         if let Some(within) = within {
             within.write(request.metadata_mut());
         }
-        let answer = self.inference.clone().model_infer(request).await;
+        // As the generated client calls it, with another codec.
+        let limit = self.options.max_message;
+        let mut grpc = Grpc::new(self.channel.clone())
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(usize::MAX);
+        let answer = match grpc.ready().await {
+            Ok(()) => grpc.unary(request, MODEL_INFER.clone(), Timed::new(collected.clone())).await,
+            Err(error) => Err(Status::from_error(error.into())),
+        };
         answer.map(tonic::Response::into_inner).map_err(|status| self.failed(&call, &status))
     }
 }

@@ -1,7 +1,8 @@
-//! `cutline engine install onnxruntime`: obtains the library with the machine's own package client.
+//! `cutline engine install`: obtains an engine's library with the machine's own package client.
 //!
 //! 1. Python's client downloads the wheel of a pinned version; where there is none, Node's client
-//!    the package of another. Either comes from the package index that the client is set up for.
+//!    the package of another, if the engine has one. Either comes from the package index that the
+//!    client is set up for.
 //! 2. Its SHA-256 is compared with the one pinned here, or, for a platform that has none pinned,
 //!    the library's with the one recorded in the wheel.
 //! 3. The library is unpacked, opened and asked for its version.
@@ -11,6 +12,7 @@
 
 use std::{
     env::consts::{ARCH, OS},
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -19,28 +21,70 @@ use std::{
 use cutline_core::hex::hex;
 use thiserror::Error;
 
-use super::library;
+use super::{library, litert};
 use crate::files;
 
-/// Version of the wheel.
-const WHEEL_VERSION: &str = "1.31.1";
+/// A wheel that brings an engine's library.
+struct Wheel {
+    /// Its name in the package index.
+    package: &'static str,
+    version: &'static str,
+    /// About so large.
+    megabytes: u32,
+    /// Those whose hash is known: architecture, platform tag, SHA-256.
+    known: [(&'static str, &'static str, &'static str); 2],
+    /// How the package is spelt inside the wheel.
+    inside: &'static str,
+    /// The folder of the library inside the wheel.
+    folder: &'static str,
+    /// Whether a file is the library, by its name.
+    is_library: fn(&OsStr) -> bool,
+}
 
-/// Version of the Node package, for machines without Python.
+const ONNX_RUNTIME: Wheel = Wheel {
+    package: "onnxruntime",
+    version: "1.31.1",
+    megabytes: 25,
+    known: [
+        (
+            "x86_64",
+            "manylinux_2_28_x86_64",
+            "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f",
+        ),
+        (
+            "aarch64",
+            "manylinux_2_28_aarch64",
+            "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3",
+        ),
+    ],
+    inside: "onnxruntime",
+    folder: "onnxruntime/capi",
+    is_library: library::is_library_name,
+};
+
+const LITERT: Wheel = Wheel {
+    package: "ai-edge-litert",
+    version: "2.3.0",
+    megabytes: 22,
+    known: [
+        (
+            "x86_64",
+            "manylinux_2_27_x86_64",
+            "1f15078a6725d2357d9de9221664c29afa0545d807559c5f7199ce5e40b96b23",
+        ),
+        (
+            "aarch64",
+            "manylinux_2_27_aarch64",
+            "853fc608f96da87bd5f3458465dfb9abbf18d5ae6b94eceacead407146f175ae",
+        ),
+    ],
+    inside: litert::library::PACKAGE,
+    folder: litert::library::PACKAGE,
+    is_library: |name| name == litert::library::FILE,
+};
+
+/// Version of ONNX Runtime's Node package, for machines without Python.
 const NODE_VERSION: &str = "1.30.0";
-
-/// The wheels whose hash is known: architecture, platform tag, SHA-256.
-const WHEELS: [(&str, &str, &str); 2] = [
-    (
-        "x86_64",
-        "manylinux_2_28_x86_64",
-        "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f",
-    ),
-    (
-        "aarch64",
-        "manylinux_2_28_aarch64",
-        "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3",
-    ),
-];
 
 /// SHA-256 of the Node package, which holds the libraries of all platforms.
 const NODE_SHA256: &str = "6e3390d6b783e7be946fad629292799da28d0b42f84856e50d2c1b0383291e75";
@@ -49,16 +93,23 @@ const NODE_SHA256: &str = "6e3390d6b783e7be946fad629292799da28d0b42f84856e50d2c1
 #[derive(Debug, Error)]
 pub enum InstallError {
     /// Nothing of that name is installed by this program.
-    #[error("`{0}` is not an engine that is installed; `onnxruntime` is, and `rten` is built in")]
+    #[error(
+        "`{0}` is not an engine that is installed; `onnxruntime` and `litert` are, and `rten` is built in"
+    )]
     Unknown(String),
     /// There is nowhere to put it.
     #[error("there is no folder for engines: set HOME or XDG_DATA_HOME")]
     NoFolder,
     /// No package client at all.
     #[error(
-        "neither Python with pip nor npm was found; install one of them, or copy the library by hand and set ORT_DYLIB_PATH to its file"
+        "no package client was found ({wanted}); install one, or copy the library by hand and set {variable} to its file"
     )]
-    NoClient,
+    NoClient {
+        /// What was looked for.
+        wanted: &'static str,
+        /// Names the library's file.
+        variable: &'static str,
+    },
     /// The package client failed.
     #[error("`{command}` failed: {output}; is the machine online?")]
     Client {
@@ -95,21 +146,49 @@ pub enum InstallError {
 
 /// Installs an engine and returns the path of its library. Says what it does, a line at a time.
 pub fn install(name: &str, say: &mut dyn FnMut(&str)) -> Result<PathBuf, InstallError> {
-    if name != super::onnxruntime::NAME {
-        return Err(InstallError::Unknown(name.to_owned()));
+    match name {
+        super::onnxruntime::NAME => install_in("onnxruntime-", say, |work, say| {
+            let (source, version) = match python() {
+                Some(python) => {
+                    (from_wheel(&python, &ONNX_RUNTIME, work, say)?, ONNX_RUNTIME.version)
+                }
+                None if runs("npm") => (from_node(work, say)?, NODE_VERSION),
+                None => {
+                    let wanted = "Python with pip, npm";
+                    return Err(InstallError::NoClient { wanted, variable: "ORT_DYLIB_PATH" });
+                }
+            };
+            let found = library::probe(&source).map_err(InstallError::Unfit)?;
+            say(&format!("opened it: ONNX Runtime {}", found.version));
+            Ok((source, version))
+        }),
+        litert::NAME => install_in(litert::library::FOLDER, say, |work, say| {
+            let (wanted, variable) = ("Python with pip", "LITERT_DYLIB_PATH");
+            let python = python().ok_or(InstallError::NoClient { wanted, variable })?;
+            let source = from_wheel(&python, &LITERT, work, say)?;
+            litert::library::probe(&source).map_err(InstallError::Unfit)?;
+            say(&format!("opened it: LiteRT {}", LITERT.version));
+            Ok((source, LITERT.version))
+        }),
+        _ => Err(InstallError::Unknown(name.to_owned())),
     }
+}
+
+/// What gets a library into a folder: it answers where it lies there, and its version.
+type Obtain = fn(&Path, &mut dyn FnMut(&str)) -> Result<(PathBuf, &'static str), InstallError>;
+
+/// Obtains a library and puts it into the folder of its version.
+fn install_in(
+    prefix: &str,
+    say: &mut dyn FnMut(&str),
+    obtain: Obtain,
+) -> Result<PathBuf, InstallError> {
     let folder = library::engines_folder().ok_or(InstallError::NoFolder)?;
     let failed = |source| InstallError::Io { path: folder.clone(), source };
     fs::create_dir_all(&folder).map_err(failed)?;
     let work = tempfile::Builder::new().prefix(".install-").tempdir_in(&folder).map_err(failed)?;
-    let (source, version) = match python() {
-        Some(python) => (from_wheel(&python, work.path(), say)?, WHEEL_VERSION),
-        None if runs("npm") => (from_node(work.path(), say)?, NODE_VERSION),
-        None => return Err(InstallError::NoClient),
-    };
-    let found = library::probe(&source).map_err(InstallError::Unfit)?;
-    say(&format!("opened it: ONNX Runtime {}", found.version));
-    let target = folder.join(format!("onnxruntime-{version}"));
+    let (source, version) = obtain(work.path(), say)?;
+    let target = folder.join(format!("{prefix}{version}"));
     let path = put(&source, work.path(), &target).map_err(failed)?;
     say(&format!("installed {}", path.display()));
     Ok(path)
@@ -146,12 +225,14 @@ fn runs(program: &str) -> bool {
 
 fn from_wheel(
     python: &str,
+    wanted: &Wheel,
     work: &Path,
     say: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, InstallError> {
-    let known = WHEELS.iter().find(|(architecture, ..)| (OS, ARCH) == ("linux", *architecture));
-    say(&format!("downloading onnxruntime {WHEEL_VERSION} with {python}'s pip (about 25 MB)"));
-    let requirement = format!("onnxruntime=={WHEEL_VERSION}");
+    let Wheel { package, version, megabytes, .. } = wanted;
+    let known = wanted.known.iter().find(|(machine, ..)| (OS, ARCH) == ("linux", *machine));
+    say(&format!("downloading {package} {version} with {python}'s pip (about {megabytes} MB)"));
+    let requirement = format!("{package}=={version}");
     let mut command = Command::new(python);
     command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest"]);
     command.arg(work);
@@ -167,10 +248,10 @@ fn from_wheel(
     }
     let unpacked = work.join("unpacked");
     run(Command::new(python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
-    let library =
-        find_library(&unpacked.join("onnxruntime").join("capi")).ok_or(InstallError::NoLibrary)?;
+    let library = find_library(&unpacked.join(wanted.folder), wanted.is_library)
+        .ok_or(InstallError::NoLibrary)?;
     if known.is_none() {
-        check_record(&unpacked, &library)?;
+        check_record(&unpacked, wanted, &library)?;
         say("no hash is pinned for this platform; the library has the one recorded in its wheel");
     }
     Ok(library)
@@ -194,7 +275,7 @@ fn from_node(work: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf, InstallE
     say(&format!("its SHA-256 is the pinned one, {NODE_SHA256}"));
     let folder = format!("package/bin/napi-v6/{system}/{architecture}");
     run(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(work).arg(&folder))?;
-    find_library(&work.join(folder)).ok_or(InstallError::NoLibrary)
+    find_library(&work.join(folder), library::is_library_name).ok_or(InstallError::NoLibrary)
 }
 
 /// Runs a program to its end; what it said last is the reason if it fails.
@@ -217,12 +298,10 @@ fn only_file(folder: &Path, extension: &str) -> Option<PathBuf> {
     files.into_iter().find(|path| path.extension().is_some_and(|e| e == extension))
 }
 
-fn find_library(folder: &Path) -> Option<PathBuf> {
+fn find_library(folder: &Path, is_library: fn(&OsStr) -> bool) -> Option<PathBuf> {
     let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);
-    let mut found: Vec<PathBuf> = entries
-        .filter(|entry| library::is_library_name(&entry.file_name()))
-        .map(|entry| entry.path())
-        .collect();
+    let mut found: Vec<PathBuf> =
+        entries.filter(|entry| is_library(&entry.file_name())).map(|entry| entry.path()).collect();
     found.sort_unstable();
     found.into_iter().next_back()
 }
@@ -245,12 +324,13 @@ fn compare(path: &Path, expected: &str, actual: String) -> Result<(), InstallErr
 
 /// Compares a library with the line of the wheel's own table:
 /// `onnxruntime/capi/libonnxruntime.so.1.31.1,sha256=_EQR...wdM,29352200`.
-fn check_record(unpacked: &Path, library: &Path) -> Result<(), InstallError> {
-    let record = unpacked.join(format!("onnxruntime-{WHEEL_VERSION}.dist-info")).join("RECORD");
+fn check_record(unpacked: &Path, wheel: &Wheel, library: &Path) -> Result<(), InstallError> {
+    let Wheel { inside, version, folder, .. } = wheel;
+    let record = unpacked.join(format!("{inside}-{version}.dist-info")).join("RECORD");
     let table =
         fs::read_to_string(&record).map_err(|source| InstallError::Io { path: record, source })?;
     let name = library.file_name().unwrap_or_default().to_string_lossy();
-    let line = table.lines().find(|line| line.starts_with(&format!("onnxruntime/capi/{name},")));
+    let line = table.lines().find(|line| line.starts_with(&format!("{folder}/{name},")));
     let expected = line
         .and_then(|line| line.split_once(",sha256=")?.1.split(',').next())
         .ok_or(InstallError::NoLibrary)?;
@@ -300,13 +380,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let library = folder.path().join("libonnxruntime.so.1");
         fs::write(&library, b"abc").unwrap();
-        let info = folder.path().join(format!("onnxruntime-{WHEEL_VERSION}.dist-info"));
+        let version = ONNX_RUNTIME.version;
+        let info = folder.path().join(format!("onnxruntime-{version}.dist-info"));
         fs::create_dir(&info).unwrap();
         let right = "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0";
         for (hash, expected) in [(right, true), ("AAAA", false)] {
             let table = format!("onnxruntime/capi/libonnxruntime.so.1,sha256={hash},3\n");
             fs::write(info.join("RECORD"), table).unwrap();
-            assert_eq!(check_record(folder.path(), &library).is_ok(), expected, "{hash}");
+            assert_eq!(
+                check_record(folder.path(), &ONNX_RUNTIME, &library).is_ok(),
+                expected,
+                "{hash}"
+            );
         }
     }
 
@@ -324,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn only_onnx_runtime_is_installed() {
+    fn only_engines_that_are_libraries_are_installed() {
         assert!(matches!(install("rten", &mut |_| ()), Err(InstallError::Unknown(_))));
     }
 }

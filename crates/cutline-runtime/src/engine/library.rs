@@ -48,7 +48,7 @@ pub(super) fn find() -> Result<Found, Missing> {
             Missing { path: Some(path), reason }
         });
     }
-    if let Some(path) = installed() {
+    if let Some(path) = installed_in("onnxruntime-", is_library_name) {
         return probe(&path).map_err(|reason| {
             let again = "run `cutline engine install onnxruntime` again";
             let reason = format!("`{}` is installed, but {reason}; {again}", path.display());
@@ -84,19 +84,20 @@ pub(super) fn is_library_name(name: &OsStr) -> bool {
     })
 }
 
-/// The library of the newest installed version.
-fn installed() -> Option<PathBuf> {
+/// The library of the newest installed version: a file that is named as one in a folder of
+/// [`engines_folder`] whose name is a version after the prefix.
+pub(super) fn installed_in(prefix: &str, is_library: impl Fn(&OsStr) -> bool) -> Option<PathBuf> {
     let folders = fs::read_dir(engines_folder()?).ok()?.filter_map(Result::ok);
     let versions = folders.filter_map(|entry| {
         let name = entry.file_name();
-        let version = name.to_str()?.strip_prefix("onnxruntime-")?;
+        let version = name.to_str()?.strip_prefix(prefix)?;
         Some((parse_version(version)?, entry.path()))
     });
     let mut versions: Vec<_> = versions.collect();
     versions.sort_unstable();
     let library = |folder: &Path| {
         let files = fs::read_dir(folder).ok()?.filter_map(Result::ok);
-        let mut files: Vec<_> = files.filter(|file| is_library_name(&file.file_name())).collect();
+        let mut files: Vec<_> = files.filter(|file| is_library(&file.file_name())).collect();
         files.sort_unstable_by_key(|file| file.file_name());
         files.first().map(|file| file.path())
     };
@@ -168,7 +169,7 @@ fn interface_version(library: &Library) -> Result<String, String> {
 
 /// Refuses a file that is missing, no library, or cut short: opening the last kind would end the
 /// process by a signal.
-fn check_complete(path: &Path) -> Result<(), String> {
+pub(super) fn check_complete(path: &Path) -> Result<(), String> {
     let file = fs::File::open(path).map_err(|error| format!("it cannot be read: {error}"))?;
     let length = file.metadata().map_err(|error| error.to_string())?.len();
     let mut head = Vec::new();

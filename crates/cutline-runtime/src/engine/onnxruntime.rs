@@ -42,7 +42,7 @@ use prost::Message;
 
 use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
-    check_threads, decode, find_outputs, layer_with, library,
+    check_threads, converted, decode, find_outputs, layer_with, library,
 };
 use crate::{pace::timer, tensor::Tensor};
 
@@ -121,6 +121,9 @@ impl OnnxRuntime {
             // runs they must not take a core from other stages.
             .with_intra_op_spinning(threads > 1)?
             .with_config_entry("session.force_spinning_stop", "1")?
+            // Otherwise signed bytes become unsigned ones where that is easy, and layers between the
+            // two are computed in floats: slower on many processors, and not exact.
+            .with_config_entry("session.qdqisint8allowed", "1")?
             .with_inter_op_spinning(false)?;
         if let [_, others @ ..] = cores {
             // The library counts processors from 1, and names none for the calling thread.
@@ -227,6 +230,9 @@ impl Engine for OnnxRuntime {
         options: LoadOptions,
     ) -> Result<Box<dyn Session>, EngineError> {
         check_threads(self.name, options)?;
+        if let Some(onnx) = converted(self.name, model)? {
+            return self.load(&onnx, options);
+        }
         let cores = own_cores(options.threads, timer::allowed());
         let builder = self.builder(options.threads, &cores);
         let mut builder = builder.map_err(|error| EngineError::load(self.name, error))?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use cutline_core::{
-    graph::{Graph, Value},
+    graph::Graph,
     picture::InputEncoding,
-    tensor::{DType, byte_size},
+    tensor::{DType, Shape, byte_size},
 };
 use half::f16;
 use thiserror::Error;
@@ -28,7 +28,7 @@ pub enum InputError {
         /// Name of the input.
         name: String,
         /// Its shape.
-        shape: cutline_core::tensor::Shape,
+        shape: Shape,
     },
     /// The picture could not become the input.
     #[error("the picture cannot become input `{0}`")]
@@ -53,7 +53,7 @@ pub fn sample_inputs(
             Some(sample) => picture::prepare(&sample.file, &sample.spec, InputEncoding::Fp32)
                 .map(|payload| payload.tensor)
                 .map_err(|error| InputError::Picture(value.name.clone(), error))?,
-            None => made_up(value, &mut random)?,
+            None => made_up(&value.name, value.dtype, value.shape.as_ref(), &mut random)?,
         };
         inputs.insert(value.name.clone(), tensor);
     }
@@ -61,9 +61,14 @@ pub fn sample_inputs(
 }
 
 /// Random data of a value's type and shape.
-pub(super) fn made_up(value: &Value, random: &mut Random) -> Result<Tensor, InputError> {
-    let name = || value.name.clone();
-    let (Some(dtype), Some(shape)) = (value.dtype, value.shape.as_ref()) else {
+pub(super) fn made_up(
+    name: &str,
+    dtype: Option<DType>,
+    shape: Option<&Shape>,
+    random: &mut Random,
+) -> Result<Tensor, InputError> {
+    let name = || name.to_owned();
+    let (Some(dtype), Some(shape)) = (dtype, shape) else {
         return Err(InputError::Unknown(name()));
     };
     let large = || InputError::Large { name: name(), shape: shape.clone() };
@@ -120,7 +125,7 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
-    use cutline_core::{graph::GraphBuilder, tensor::Shape};
+    use cutline_core::graph::GraphBuilder;
 
     use super::*;
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use cutline_core::{
+    codec::CutCodecs,
     cut::{Cut, stages_of_cut},
-    split::{StageLabel, SubModel, split as split_model},
+    split::{StageLabel, SubModel},
     units::Nanos,
 };
 
@@ -13,7 +14,7 @@ use super::{
     inputs::{Random, made_up},
 };
 use crate::{
-    engine::{Engine, EngineError, LoadOptions, ModelSource},
+    engine::{self, Engine, EngineError, LoadOptions, ModelSource},
     model::Model,
     pace::Slowdown,
     parts::source,
@@ -53,15 +54,17 @@ pub(super) fn load_whole(
     Ok(Ready { session, feeds, outputs: outputs.collect() })
 }
 
-/// The two sub-models of a cut.
+/// The two sub-models of a cut, as the engine takes them.
 pub(super) fn split(
     model: &Model,
+    engine: &dyn Engine,
     cut: &Cut,
     names: &[String],
 ) -> Result<[SubModel; 2], ProfileError> {
     let stages = stages_of_cut(&model.graph, &model.grouping, cut);
     let labels = [StageLabel::new("first"), StageLabel::new("second")];
-    let sub_models = split_model(&model.proto, &model.graph, &stages, &labels)
+    let sub_models = model
+        .split(engine::part_format(engine.name()), &stages, &labels, &CutCodecs::default())
         .map_err(|source| ProfileError::Split { cut: names.join(", "), source })?;
     Ok(sub_models.try_into().expect("as many sub-models as labels"))
 }
@@ -78,10 +81,9 @@ pub(super) fn load(
     let mut random = Random::new(job.seed);
     let mut feeds = Vec::new();
     for port in &part.inputs {
-        let value = model.graph.value(port.value);
         let tensor = match known.get(&port.name) {
             Some(tensor) => tensor.clone(),
-            None => made_up(value, &mut random)?,
+            None => made_up(&port.name, port.dtype, port.shape.as_ref(), &mut random)?,
         };
         feeds.push((port.name.clone(), tensor));
     }

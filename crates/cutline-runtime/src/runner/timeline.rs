@@ -163,6 +163,7 @@ mod tests {
             download_ns: Nanos(6_000),
             bytes_up: 40,
             bytes_down: 60,
+            ..HopTrace::default()
         };
         let stages = vec![
             stage("0-pi", "pi", began, 21_000, 1_000, 2_000, 3_000),

@@ -64,6 +64,10 @@ pub struct StageTrace {
     pub device: String,
     /// When the agent had the whole request, on its own clock.
     pub received_unix_ns: u64,
+    /// Reading the request's message before that, once its last byte was here; 0 where an older agent
+    /// does not say.
+    #[serde(default)]
+    pub decode_ns: Nanos,
     /// Waiting for the device to be free.
     pub queue_ns: Nanos,
     /// Picture preparation, pacing included.
@@ -103,10 +107,16 @@ pub struct HopTrace {
     pub began_unix_ns: u64,
     /// From the call to the whole answer, on the caller's clock.
     pub round_trip_ns: Nanos,
-    /// From the call until the next agent had the whole request.
+    /// From the call until the next agent had the whole request, its message written and read.
     pub upload_ns: Nanos,
-    /// From its finished answer until the caller had it.
+    /// From its finished answer until the caller had it, its message written and read.
     pub download_ns: Nanos,
+    /// Writing the request's message; 0 where an older agent does not say.
+    #[serde(default)]
+    pub encode_ns: Nanos,
+    /// Reading the answer's message; 0 where an older agent does not say.
+    #[serde(default)]
+    pub decode_ns: Nanos,
     /// Tensor bytes sent.
     pub bytes_up: u64,
     /// Tensor bytes that came back.

@@ -31,7 +31,7 @@ use cutline_runtime::{
     link::{Change, Link, LinkConfig, LinkHandle},
     model::Model,
     picture,
-    runner::{Frame, RunOptions, Runner},
+    runner::{Breakdown, Frame, RunOptions, Runner},
     tensor::Tensor,
     verify::{self, OutputDiff},
 };
@@ -130,6 +130,7 @@ struct Outcome {
     input_encoding: String,
     predicted: Option<Figures>,
     measured: Figures,
+    parts: Breakdown,
     outputs: Vec<OutputDiff>,
 }
 
@@ -290,7 +291,8 @@ fn round(
             description: planning::describe(choice, &subject.model.grouping.dag, plan.objective),
             input_encoding: choice.input_encoding.clone(),
             predicted: choice.predicted,
-            measured,
+            measured: measured.figures,
+            parts: measured.parts,
             outputs: check(room, subject, choice, staged, &frame)?,
         });
     }
@@ -387,12 +389,10 @@ fn write_round(
     for (name, outcome) in [("best plan", &round.best), ("best split", &round.best_split)] {
         let Some(outcome) = outcome else { continue };
         writeln!(out, "{name}: {}", outcome.description)?;
-        rows.push(bench::Row {
-            plan: name.to_owned(),
-            predicted: outcome.predicted,
-            measured: outcome.measured,
-            frames: 0,
-        });
+        let (figures, parts) = (outcome.measured, outcome.parts);
+        let medians = bench::Medians { figures, parts, held: Nanos::ZERO };
+        let (predicted, name) = (outcome.predicted, name.to_owned());
+        rows.push(bench::Row::new((name, bench::Path::Direct), predicted, medians, 0));
     }
     writeln!(out, "\n{}\n", round.reason)?;
     bench::write_rows(&rows, out)?;
@@ -402,8 +402,9 @@ fn write_round(
 
 /// What another engine would bring, measured where both are here.
 fn faster_engine(subject: &Subject) -> String {
-    let missing = engine::available().into_iter().find(|status| !status.available);
-    match missing {
+    let mut engines = engine::available().into_iter();
+    let missing = engines.find(|status| status.name == engine::onnxruntime::NAME);
+    match missing.filter(|status| !status.available) {
         Some(status) => format!(
             "This ran with {}. A faster engine could be had: on one x86-64 core `cutline profile` measured ONNX Runtime 3.9 times as fast on MobileNetV2, 1.5 times on ResNet-50 and 1.6 times on VGG-16 (not in this run; {}).",
             subject.engine.name(),

@@ -22,7 +22,7 @@ enum Command {
     List,
     /// Obtain an engine's library with the machine's own package client.
     Install {
-        /// `onnxruntime`.
+        /// `onnxruntime` or `litert`.
         name: String,
     },
 }

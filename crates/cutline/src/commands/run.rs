@@ -195,7 +195,8 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
             (Place::Agents(Pipeline::new(held.routed.clone(), in_flight)), Some(held))
         }
     };
-    let reader = Reader::new(&args, labels, plan.picture.as_ref().map(|spec| spec.fit));
+    let fit = plan.picture.as_ref().map(|spec| spec.fit);
+    let reader = Reader::new(&args, labels, fit, &model.graph);
     let live = source.is_live();
     let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
     let tracing = args.trace.as_deref().map(Tracing::start).transpose()?;

@@ -14,7 +14,7 @@ use cutline_core::{
     cut, package, partition,
     plan::{LayerMap, ModelRef, Plan},
     platform::Platform,
-    split::{self, Port, StageLabel, SubModel},
+    split::{Format, Port, StageLabel, SubModel},
     units::Bytes,
 };
 use cutline_runtime::{
@@ -31,10 +31,10 @@ use crate::{
     planning, process, staging,
 };
 
-/// Write the parts of a network as ONNX files in a Triton model repository.
+/// Write the parts of a network in a Triton model repository, as ONNX or TensorFlow Lite files.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --at a --platform platform.toml -o parts    # and a plan that `run` takes\n  cutline split net.onnx --at a --codec fp16 -o parts    # what crosses travels as half floats\n  cutline split net.onnx --at a --codec uint8 --calibrate photos/ -o parts\n  cutline split net.onnx --plan plan.json -o parts\n  cutline split net.onnx --mapping autodice.json -o parts"
+    after_help = "Examples:\n  cutline split alexnet.onnx --at pool5 -o parts\n  cutline split net.onnx --at a,b --at c -o parts    # three parts; the first cut crosses two values\n  cutline split net.onnx --at a --platform platform.toml -o parts    # and a plan that `run` takes\n  cutline split net.onnx --at a --codec fp16 -o parts    # what crosses travels as half floats\n  cutline split net.onnx --at a --codec uint8 --calibrate photos/ -o parts\n  cutline split net.onnx --plan plan.json -o parts\n  cutline split net.onnx --mapping autodice.json -o parts\n  cutline split net.tflite --at conv2 --format tflite -o parts    # operators are copied, nothing is converted"
 )]
 #[command(group(clap::ArgGroup::new("where").required(true).args(["plan", "at", "mapping"])))]
 pub(crate) struct Args {
@@ -65,6 +65,10 @@ pub(crate) struct Args {
     /// Pictures (or .npy tensors) whose values give the range of what travels as bytes.
     #[arg(long, value_name = "DIR")]
     calibrate: Option<PathBuf>,
+    /// What the parts are: onnx, or of a .tflite file tflite, which litert runs [default: with --plan
+    /// what its engines take, else onnx].
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
     /// With --calibrate: the engine that runs the network on them.
     #[arg(long, default_value = "rten", requires = "calibrate")]
     engine: String,
@@ -79,6 +83,7 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Report {
     folder: PathBuf,
+    format: Format,
     parts: Vec<PartRow>,
 }
 
@@ -138,7 +143,8 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         };
     let cuts = Cuts { model: &model, stage_of: &stage_of, labels: &labels };
     codecs.quantizations = quantizations(&args, &cuts, &codecs, &decision, output)?;
-    let parts = split::split_encoded(&model.proto, &model.graph, &stage_of, &labels, &codecs)?;
+    let format = args.format.or(planned_format(&decision, args.best_split)?).unwrap_or_default();
+    let parts = model.split(format, &stage_of, &labels, &codecs)?;
     let rows = part_rows(&parts);
     let packages = package::packages(&parts)?;
     let assembly = thread::scope(|scope| {
@@ -159,7 +165,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     model.check_unchanged()?;
     assembly.finish(&plan)?;
 
-    let report = Report { folder: args.output, parts: rows };
+    let report = Report { folder: args.output, format, parts: rows };
     output.print(&report, |out| {
         let rows = report.parts.iter().map(|part| {
             [
@@ -190,6 +196,14 @@ enum Decision {
     Plan(Box<Plan>),
     Cuts(Vec<Vec<String>>),
     Mapping(LayerMap),
+}
+
+/// What the engines of a plan take.
+fn planned_format(decision: &Decision, best_split: bool) -> anyhow::Result<Option<Format>> {
+    match decision {
+        Decision::Plan(plan) => Ok(Some(staging::format(planning::choice(plan, best_split)?))),
+        Decision::Cuts(_) | Decision::Mapping(_) => Ok(None),
+    }
 }
 
 fn planned(model: &Model, plan: Plan, best_split: bool) -> anyhow::Result<Placement> {

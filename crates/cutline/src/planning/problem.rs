@@ -18,10 +18,10 @@ use cutline_core::{
     plan::ModelRef,
     planner::{Objective, Request},
     platform::Platform,
+    split::Format,
     units::Nanos,
 };
-
-use cutline_runtime::model::Model;
+use cutline_runtime::{engine, model::Model};
 
 use super::{costs_of, read_platform};
 use crate::{
@@ -171,6 +171,16 @@ impl ProblemArgs {
     fn check_codecs(&self, costs: &Costs) -> anyhow::Result<()> {
         for name in &self.cut_encoding {
             let encoding: CutEncoding = name.parse()?;
+            let on_files = costs.devices().iter().find(|device| {
+                let mut formats = device.options.iter().map(|o| engine::part_format(&o.engine));
+                formats.any(|format| format == Format::Tflite)
+            });
+            if let Some(device) = on_files.filter(|_| encoding != CutEncoding::Fp32) {
+                bail!(
+                    "`--cut-encoding {name}`: `{}` may run litert, whose parts are TensorFlow Lite files: between them values travel as they are, the quantised ones at a quarter of fp32 already; leave out the profile by litert, or --cut-encoding",
+                    device.name
+                );
+            }
             if !costs.codecs().iter().any(|codec| codec.name == encoding.name()) {
                 bail!(
                     "`--cut-encoding {name}`: some profile does not say what {name} takes: it was measured by an older version, with a budget of few runs, or by an engine that lacks the operators; measure it again with `cutline profile`"
