@@ -65,6 +65,15 @@ impl Value {
     }
 }
 
+/// What a quantised value stands for: `real = scale * (stored - zero_point)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Real size of one step; positive.
+    pub scale: f32,
+    /// The stored integer that stands for 0.
+    pub zero_point: i32,
+}
+
 /// Who runs a layer when a network is split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -169,6 +178,54 @@ impl Graph {
     /// The layer of this name. O(n).
     pub fn find_layer(&self, name: &str) -> Option<LayerId> {
         self.layers.iter().position(|layer| layer.name == name).map(LayerId::new)
+    }
+
+    /// What a quantised value stands for, as the layer says that quantises it or one that
+    /// dequantises it, also where the value is transposed or reshaped in between; `None` where it is
+    /// not quantised, or with several scales. O(layers).
+    pub fn scale(&self, id: ValueId) -> Option<Scale> {
+        let mut made = id;
+        for layer in self.layers.iter().rev().filter(|layer| layer.role == Role::Compute) {
+            if layer.makes().next() != Some(made) {
+                continue;
+            }
+            match layer.op {
+                Op::Quantize(_) => return self.operand_scale(layer),
+                _ if layer.op.moves_elements() => made = layer.inputs.first().copied()??,
+                _ => break,
+            }
+        }
+        let mut same = vec![made];
+        for layer in &self.layers {
+            match layer.inputs.first().copied().flatten() {
+                Some(read) if same.contains(&read) => match layer.op {
+                    Op::Dequantize => return self.operand_scale(layer),
+                    _ if layer.op.moves_elements() => same.extend(layer.makes()),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// The constant scale and zero point of a layer that quantises or dequantises.
+    fn operand_scale(&self, layer: &Layer) -> Option<Scale> {
+        let constant = |at: usize| {
+            let value = self.value(layer.inputs.get(at).copied()??);
+            Some((value.dtype?, value.constant.as_deref()?))
+        };
+        let scale = match constant(1)? {
+            (DType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            _ => return None,
+        };
+        let zero_point = match constant(2) {
+            Some((DType::I8, &[byte])) => i32::from(byte as i8),
+            Some((DType::U8, &[byte])) => i32::from(byte),
+            None => 0,
+            Some(_) => return None,
+        };
+        (scale > 0.0 && scale.is_finite()).then_some(Scale { scale, zero_point })
     }
 
     /// Layers that read each value, by value index, each list ascending.

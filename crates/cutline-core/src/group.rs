@@ -11,9 +11,9 @@
 //! | | an activation; the addition of one other value (a residual) | fused |
 //! | fused | elementwise layers whose other operands are constants | fused |
 //! | chain: elementwise layers, batch normalisation | more of them, whatever they read | chain |
-//! | dequantised: DequantizeLinear alone | any layer, which also takes its other such operands | as that layer alone |
+//! | dequantised: DequantizeLinear alone; a network's input brought to another layout | any layer, which also takes its other such operands | as that layer alone |
 //! | any | Reshape, Flatten, Squeeze, Unsqueeze, Identity, Dropout | the same |
-//! | any | QuantizeLinear | plain |
+//! | any | QuantizeLinear; a change of layout from NCHW to NHWC | plain |
 //! | plain: everything else | | |
 //!
 //! That is what ONNX Runtime and rten fuse. An activation that is written out, such as
@@ -87,7 +87,7 @@ impl Kind {
         match self {
             Self::Dequantized => Some(Self::of(op)),
             same if op.is_relabelling() => Some(same),
-            _ if matches!(op, Op::Quantize(_)) => Some(Self::Plain),
+            _ if matches!(op, Op::Quantize(_)) || permutes(op, &TO_NHWC) => Some(Self::Plain),
             Self::Kernel if is_batch_norm(op) => Some(Self::Kernel),
             Self::Kernel if alone && matches!(op, Op::Activate(_)) => Some(Self::Fused),
             Self::Kernel if !alone && matches!(op, Op::Binary(Binary::Add | Binary::Sum)) => {
@@ -98,6 +98,16 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// What a network that was made for the layout NHWC begins with, where it is run in NCHW.
+const TO_NCHW: [i64; 4] = [0, 3, 1, 2];
+/// What such a network ends with.
+const TO_NHWC: [i64; 4] = [0, 2, 3, 1];
+
+/// Whether a layer is a transpose by this order.
+fn permutes(op: &Op, order: &[i64; 4]) -> bool {
+    matches!(op, Op::Transpose { permutation: Some(by) } if by == order)
 }
 
 fn is_batch_norm(op: &Op) -> bool {
@@ -162,11 +172,28 @@ impl<'a> Grouper<'a> {
         let host = hosts
             .into_iter()
             .find_map(|at| Some((at, self.groups[at].kind.take(op, operands.len() == 1)?)));
-        let (at, kind) = host.unwrap_or_else(|| (self.new_group(), Kind::of(op)));
+        let alone = if self.lays_out_input(id) { Kind::Dequantized } else { Kind::of(op) };
+        let (at, kind) = host.unwrap_or_else(|| (self.new_group(), alone));
         for other in dequantized {
             self.absorb(other, at);
         }
         self.append(at, &[id], kind);
+    }
+
+    /// Whether a layer brings an input of the network from NHWC to NCHW: in front of the layer that
+    /// reads it, as dequantisation is. With one channel it is a reshape.
+    fn lays_out_input(&self, id: LayerId) -> bool {
+        let layer = self.graph.layer(id);
+        let Some(input) = layer.inputs.first().copied().flatten() else { return false };
+        let shape = |id: ValueId| self.graph.value(id).shape.as_ref().map(|shape| &shape.0[..]);
+        let made = layer.makes().next().and_then(shape);
+        let one_channel = match (shape(input), made) {
+            (Some(&[n, h, w, 1]), Some(made)) => made == [n, 1, h, w],
+            _ => false,
+        };
+        self.graph.value(input).origin == Origin::Input
+            && (permutes(&layer.op, &TO_NCHW)
+                || one_channel && matches!(layer.op, Op::Reshape { .. }))
     }
 
     /// Places a written-out activation: with the group of its operand, else as a chain.

@@ -453,6 +453,11 @@ impl Op {
         )
     }
 
+    /// Whether the result has the elements of operand 0, each as it is, in whatever order.
+    pub fn moves_elements(&self) -> bool {
+        self.is_relabelling() || matches!(self, Self::Transpose { .. })
+    }
+
     /// Whether each element of the result depends on one element of each operand.
     pub fn is_elementwise(&self) -> bool {
         matches!(

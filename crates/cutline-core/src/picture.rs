@@ -21,7 +21,10 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::tensor::{DType, Shape};
+use crate::{
+    graph::Scale,
+    tensor::{DType, Shape},
+};
 
 /// Names of the built-in ways to prepare a picture.
 ///
@@ -219,7 +222,7 @@ impl Recipe {
         let Some((layout, count, height, width)) = read_shape(shape) else {
             return Err(PictureSpecError::NotAPicture(shape.clone()));
         };
-        if ![DType::F32, DType::F16, DType::U8].contains(&dtype) {
+        if ![DType::F32, DType::F16, DType::U8, DType::I8].contains(&dtype) {
             return Err(PictureSpecError::Type(dtype));
         }
         let name = self.preset.as_deref().unwrap_or("unit");
@@ -327,6 +330,24 @@ fn default_quality() -> u8 {
 }
 
 impl PictureSpec {
+    /// The same picture for an input whose integers stand for the values: those are divided by the
+    /// scale and moved by the zero point, and whoever makes the tensor rounds.
+    pub fn quantised(mut self, input: Scale) -> Self {
+        for (mean, scale) in self.mean.iter_mut().zip(&mut self.scale) {
+            *mean -= input.zero_point as f32 * input.scale / *scale;
+            *scale /= input.scale;
+        }
+        self
+    }
+
+    /// The same picture as pixels, for an input of bytes: 0 to 255, or -128 to 127.
+    pub fn as_pixels(mut self) -> Self {
+        let least = if self.dtype == DType::I8 { 128.0 } else { 0.0 };
+        self.mean.fill(least);
+        self.scale.fill(1.0);
+        self
+    }
+
     /// Shape of the tensor, with a batch of one.
     pub fn shape(&self) -> Shape {
         let (width, height) = (u64::from(self.width), u64::from(self.height));
@@ -413,6 +434,18 @@ mod tests {
         for (shape, expected) in cases {
             assert_eq!(read_shape(&Shape(shape.to_vec())), expected, "{shape:?}");
         }
+    }
+
+    /// What networks of bytes are made for: 127 stands for 0, and the pixel 255 for 1.
+    #[test]
+    fn quantised_inputs_get_the_integers_for_their_values() {
+        let spec = spec("symmetric", &[1, 1, 1, 3]);
+        let input = Scale { scale: 1.0 / 128.0, zero_point: 127 };
+        let bytes = spec.clone().quantised(input).normalize(&[255, 0, 51]).unwrap();
+        let rounded: Vec<f32> = bytes.into_iter().map(f32::round).collect();
+        assert_eq!(rounded, [255.0, -1.0, 50.0]);
+        let signed = PictureSpec { dtype: DType::I8, ..spec }.as_pixels();
+        assert_eq!(signed.normalize(&[255, 0, 51]).unwrap(), [127.0, -128.0, -77.0]);
     }
 
     #[test]

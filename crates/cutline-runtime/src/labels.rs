@@ -4,7 +4,7 @@
 //! files are understood: a leading WordNet id (`n01440764 tench`), and one class too many or too few
 //! because a `background` class comes first.
 
-use cutline_core::tensor::DType;
+use cutline_core::{graph::Scale, tensor::DType};
 use serde::Serialize;
 
 use crate::tensor::Tensor;
@@ -99,13 +99,32 @@ pub fn top(output: &Tensor, labels: &Labels, count: usize) -> Option<Vec<Scored>
     Some(best.collect())
 }
 
-/// The values of an answer as floats; `None` for other types.
+/// The values of an answer as floats; `None` for types that no score has. Bytes are read as the
+/// probabilities that a quantised softmax answers with: 256ths, counted from the least byte.
 pub(crate) fn floats(output: &Tensor) -> Option<Vec<f32>> {
     match output.dtype() {
         DType::F32 => Some(output.as_f32()?.into_owned()),
         DType::F16 => {
             let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(output.data());
             Some(halves.into_iter().map(half::f16::to_f32).collect())
+        }
+        DType::U8 => Some(output.data().iter().map(|&byte| f32::from(byte) / 256.0).collect()),
+        DType::I8 => {
+            let real = |&byte: &u8| (f32::from(byte as i8) + 128.0) / 256.0;
+            Some(output.data().iter().map(real).collect())
+        }
+        _ => None,
+    }
+}
+
+/// A quantised answer as the real numbers that it stands for; `None` for other types.
+pub fn dequantised(output: &Tensor, scale: Scale) -> Option<Tensor> {
+    let zero = f64::from(scale.zero_point);
+    let real = |stored: f64| ((stored - zero) * f64::from(scale.scale)) as f32;
+    match output.dtype() {
+        DType::U8 | DType::I8 => {
+            let values = output.to_f64().into_iter().map(real).collect();
+            Tensor::from_f32(output.shape().clone(), values).ok()
         }
         _ => None,
     }
@@ -161,8 +180,21 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_probabilities_and_other_integers_what_their_scale_says() {
+        let labels = Labels::parse("a\nb");
+        for (dtype, bytes) in [(DType::U8, vec![64, 192]), (DType::I8, vec![192, 64])] {
+            let tensor = Tensor::new(dtype, Shape(vec![1, 2]), bytes).unwrap();
+            let best = top(&tensor, &labels, 1).unwrap();
+            assert_eq!((best[0].label.as_str(), best[0].score), ("b", 0.75), "{dtype}");
+            let real = dequantised(&tensor, Scale { scale: 0.5, zero_point: 64 }).unwrap();
+            let expected = if dtype == DType::U8 { [0.0, 64.0] } else { [-64.0, 0.0] };
+            assert_eq!(real.as_f32().unwrap()[..], expected);
+        }
+    }
+
+    #[test]
     fn an_answer_that_is_no_score_has_no_best_class() {
-        let tensor = Tensor::new(DType::U8, Shape(vec![1]), vec![1]).unwrap();
+        let tensor = Tensor::new(DType::I64, Shape(vec![1]), vec![1; 8]).unwrap();
         assert_eq!(top(&tensor, &Labels::parse("a"), 1), None);
         let grid = Tensor::from_f32(Shape(vec![1, 2, 3]), vec![0.5; 6]).unwrap();
         assert_eq!(top(&grid, &Labels::parse("a"), 1), None, "which axis would be the classes?");

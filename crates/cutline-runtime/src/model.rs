@@ -36,7 +36,7 @@ use cutline_core::{
         CUT_ENCODING, Format, Piece, SplitError, StageLabel, SubModel, TfliteFile,
         external_tensors, split_encoded, split_tflite,
     },
-    tflite::{self, TfliteError},
+    tflite::{self, Converted, TfliteError},
     units,
 };
 use sha2::{Digest, Sha256};
@@ -178,14 +178,13 @@ impl Model {
     /// Opens a model file; its external data files must be there, but are not read.
     pub fn open(path: &Path, options: &ImportOptions) -> Result<Self, ModelError> {
         let (bytes, file, stamp) = map(path)?;
-        let proto = decode(path, &bytes)?;
+        let (proto, tflite) = understood(path, &bytes)?;
         let data_files = check_external(path, &proto)?;
         let graph = onnx::import(&proto, options)
             .map_err(|source| ModelError::Import { path: path.to_owned(), source })?;
         let grouping = group(&graph);
         let path = path.to_owned();
         let sha256 = OnceLock::new();
-        let tflite = None;
         Ok(Self { path, proto, graph, grouping, tflite, bytes, file, data_files, stamp, sha256 })
     }
 
@@ -312,18 +311,26 @@ fn declared_axes(info: &ValueInfoProto) -> Vec<Option<u64>> {
 
 /// The message of a model file; a TensorFlow Lite file is converted.
 fn decode(path: &Path, bytes: &Bytes) -> Result<ModelProto, ModelError> {
+    understood(path, bytes).map(|(model, _)| model)
+}
+
+/// The same, with what the message has to do with a TensorFlow Lite file, where it is made of one.
+fn understood(path: &Path, bytes: &Bytes) -> Result<(ModelProto, Option<TfliteFile>), ModelError> {
     if tflite::is_tflite(bytes) {
-        let converted = tflite::convert(bytes).map(|converted| converted.model);
-        return converted.map_err(|source| ModelError::Convert { path: path.to_owned(), source });
+        let failed = |source| ModelError::Convert { path: path.to_owned(), source };
+        let Converted { model, operator_of, tensor_of } = tflite::convert(bytes).map_err(failed)?;
+        return Ok((model, Some(TfliteFile { bytes: bytes.clone(), operator_of, tensor_of })));
     }
-    onnx::decode(bytes.clone()).map_err(|source| match (&source, missing_length(bytes)) {
-        (ImportError::Decode(_), Some(needed)) => ModelError::Truncated {
-            path: path.to_owned(),
-            actual: units::Bytes(bytes.len() as u64),
-            needed: units::Bytes(needed),
-        },
-        _ => ModelError::Import { path: path.to_owned(), source },
-    })
+    let model =
+        onnx::decode(bytes.clone()).map_err(|source| match (&source, missing_length(bytes)) {
+            (ImportError::Decode(_), Some(needed)) => ModelError::Truncated {
+                path: path.to_owned(),
+                actual: units::Bytes(bytes.len() as u64),
+                needed: units::Bytes(needed),
+            },
+            _ => ModelError::Import { path: path.to_owned(), source },
+        })?;
+    Ok((model, None))
 }
 
 /// Maps a whole file into memory.

@@ -299,6 +299,10 @@ fn to_tensor(pixels: &[u8], spec: &PictureSpec) -> Result<Tensor, PictureError> 
             let bytes: Vec<u8> = values.iter().map(|value| value.round() as u8).collect();
             Tensor::from_vec(DType::U8, shape, bytes)
         }
+        DType::I8 => {
+            let bytes: Vec<i8> = values.iter().map(|value| value.round() as i8).collect();
+            Tensor::from_vec(DType::I8, shape, bytes)
+        }
         DType::F32 => Tensor::from_f32(shape, values),
         other => return Err(PictureSpecError::Type(other).into()),
     };

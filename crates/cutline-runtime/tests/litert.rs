@@ -13,13 +13,22 @@ use std::{
 
 use bytes::Bytes;
 use cutline_core::{
+    codec::CutCodecs,
+    cut::{Cut, candidate_cuts, stages_of_cut},
+    onnx::ImportOptions,
+    split::{Format, StageLabel},
     tensor::{DType, Shape, byte_size},
     tflite::split::{Part, Wiring, part, wiring},
 };
 use cutline_runtime::{
     engine::{self, EngineError, LoadOptions, ModelSource, SharedEngine},
+    model::Model,
+    parts,
     tensor::Tensor,
+    verify,
 };
+
+const ONE_THREAD: LoadOptions = LoadOptions { threads: 1 };
 
 /// The files that LiteRT takes: name, input and its type and shape, output.
 const MODELS: [(&str, &str, DType, [u64; 4], &str); 6] = [
@@ -142,7 +151,7 @@ fn what_it_cannot_run_is_refused_with_the_way_out() {
     let Some(engine) = litert() else { return };
     let load = |bytes: Vec<u8>| {
         let source = ModelSource::Memory(bytes.into());
-        engine.load(&source, LoadOptions { threads: 1 }).err().unwrap()
+        engine.load(&source, ONE_THREAD).err().unwrap()
     };
     let onnx = cutline_core::zoo::build("lenet5", &Default::default()).unwrap();
     let error = load(prost::Message::encode_to_vec(&onnx));
@@ -152,18 +161,20 @@ fn what_it_cannot_run_is_refused_with_the_way_out() {
     // A file that says of its convolutions' scales that they lie on another axis.
     let Some(path) = model("person_detect") else { return };
     let text = load(fs::read(path).unwrap()).to_string();
-    assert!(text.contains("`litert`") && text.contains("status"), "{text}");
+    assert!(text.contains("`litert`") && text.contains("quantised along axis 3"), "{text}");
 }
 
 #[test]
 fn an_input_of_another_name_type_or_shape_is_refused() {
     let Some(engine) = litert() else { return };
     let Some(path) = model(MODELS[3].0) else { return };
-    let mut session = engine.load(&ModelSource::File(path), LoadOptions { threads: 1 }).unwrap();
+    let mut session = engine.load(&ModelSource::File(path), ONE_THREAD).unwrap();
     let right = noise(DType::I8, &Shape(vec![1, 32, 32, 3]));
     let two = noise(DType::I8, &Shape(vec![2, 32, 32, 3]));
     let bytes = noise(DType::U8, &Shape(vec![1, 32, 32, 3]));
-    let cases: [(&[(&str, &Tensor)], &str, &str); 5] = [
+    /// Inputs, the output asked for, words of the refusal.
+    type Case<'a> = (&'a [(&'a str, &'a Tensor)], &'a str, &'a str);
+    let cases: [Case; 5] = [
         (&[("x", &right)], "Identity_int8", "no input `x`"),
         (&[], "Identity_int8", "`input_1_int8` is missing"),
         (&[("input_1_int8", &two)], "Identity_int8", "the model declares"),
@@ -223,7 +234,7 @@ fn both_halves_of_a_file_answer_as_the_whole_bit_for_bit() {
     let Some(engine) = litert() else { return };
     for (index, (name, input, dtype, shape, output)) in MODELS.into_iter().enumerate() {
         let Some(path) = model(name) else { continue };
-        let file = fs::read(&path).unwrap();
+        let file = Bytes::from(fs::read(&path).unwrap());
         let whole = run(&engine, &ModelSource::File(path), 1, index);
         let wiring = wiring(&file).unwrap();
         for place in places(wiring.operators.len()) {
@@ -236,7 +247,7 @@ fn both_halves_of_a_file_answer_as_the_whole_bit_for_bit() {
                     tensors.iter().map(|&tensor| wiring.names[tensor].clone()).collect()
                 };
                 let source = ModelSource::Memory(bytes);
-                let mut session = engine.load(&source, LoadOptions { threads: 1 }).unwrap();
+                let mut session = engine.load(&source, ONE_THREAD).unwrap();
                 let (reads, makes) = (names(&half.inputs), names(&half.outputs));
                 let given: Vec<_> = reads.iter().map(|n| (n.as_str(), &known[n])).collect();
                 let asked: Vec<_> = makes.iter().map(String::as_str).collect();
@@ -245,5 +256,155 @@ fn both_halves_of_a_file_answer_as_the_whole_bit_for_bit() {
             }
             assert_eq!(known[output].data(), &whole, "{name}, cut before operator {place}");
         }
+    }
+}
+
+/// Candidate cuts that have layers on both sides: all of them, or a few unless all are asked for.
+fn cuts(model: &Model) -> Vec<Cut> {
+    let real = |cut: &Cut| cut.before.contains(&true) && cut.before.contains(&false);
+    let all: Vec<Cut> = candidate_cuts(&model.grouping.dag).into_iter().filter(real).collect();
+    let step = match env::var("CUTLINE_INTEROP").as_deref() {
+        Ok("all") => 1,
+        _ => all.len().div_ceil(3).max(1),
+    };
+    all.into_iter().step_by(step).collect()
+}
+
+/// How far the halves of every cut are from the whole, in one engine and format.
+fn worst(engine: &SharedEngine, model: &Model, format: Format, index: usize) -> (usize, f64, f64) {
+    let (name, input, dtype, shape, _) = MODELS[index];
+    let question = noise(dtype, &Shape(shape.to_vec()));
+    let inputs = BTreeMap::from([(input.to_owned(), question)]);
+    let mut whole = engine.load(&ModelSource::File(model.path.clone()), ONE_THREAD).unwrap();
+    let expected = verify::run_whole(whole.as_mut(), &model.graph, &inputs).unwrap();
+    let (mut unequal, mut steps, mut relative) = (0, 0f64, 0f64);
+    for cut in cuts(model) {
+        let stages = stages_of_cut(&model.graph, &model.grouping, &cut);
+        let labels = [StageLabel::new("first"), StageLabel::new("second")];
+        let halves = model.split(format, &stages, &labels, &CutCodecs::default());
+        let at: Vec<_> = cut.flows.iter().map(|&f| &model.grouping.dag.flow(f).name).collect();
+        let halves = halves.unwrap_or_else(|error| panic!("{name} at {at:?}: {error}"));
+        let sent: u64 = halves[0]
+            .outputs
+            .iter()
+            .map(|port| byte_size(port.dtype.unwrap(), port.shape.as_ref().unwrap()).unwrap().0)
+            .sum();
+        assert!(format == Format::Onnx || Some(sent) == cut.bytes.map(|b| b.0), "{name}: {at:?}");
+        let mut parts = parts::load(engine.as_ref(), ONE_THREAD, &halves, model.folder())
+            .unwrap_or_else(|error| panic!("{name} at {at:?}: {error:?}"));
+        let answers = verify::run_parts(&mut parts, &model.graph, &inputs).unwrap();
+        for ((output, whole), (_, parts)) in expected.iter().zip(&answers) {
+            let diff = verify::compare(output, whole, parts).unwrap();
+            if !diff.bit_equal {
+                unequal += 1;
+                eprintln!("{name} at {at:?} in {}: {diff:?}", engine.name());
+            }
+            steps = steps.max(diff.max_abs_diff);
+            relative = relative.max(diff.relative());
+        }
+    }
+    (unequal, steps, relative)
+}
+
+#[test]
+fn the_parts_of_every_candidate_cut_answer_as_the_whole() {
+    for (index, (name, _, dtype, ..)) in MODELS.into_iter().enumerate() {
+        let Some(path) = model(name) else { continue };
+        let model = Model::open(&path, &ImportOptions::default()).unwrap();
+        for engine in ["litert", "rten", "onnxruntime"] {
+            let Ok(engine) = engine::open(engine).inspect_err(|e| eprintln!("skipped: {e}")) else {
+                continue;
+            };
+            let format = engine::part_format(engine.name());
+            let (unequal, steps, relative) = worst(&engine, &model, format, index);
+            let cuts = cuts(&model).len();
+            eprintln!(
+                "{name} in {}: {cuts} cuts, {unequal} not equal bit for bit, at most {steps:e} \
+                 ({relative:e} of the largest)",
+                engine.name()
+            );
+            match (engine.name(), dtype) {
+                ("litert", _) => assert_eq!(unequal, 0, "{name}"),
+                (_, DType::F32) => assert!(relative <= 1e-5, "{name}: {relative}"),
+                ("rten", _) => assert_eq!(unequal, 0, "{name}"),
+                // It rewrites pairs of quantising and dequantising layers, which look different where
+                // a network ends.
+                (_, _) => assert!(steps <= 16.0, "{name}: {steps} steps of quantisation"),
+            }
+        }
+    }
+}
+
+/// Every shared photograph as the quantised network reads it.
+fn photographs() -> Vec<(PathBuf, Tensor)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/images");
+    let entries = [folder.clone(), folder.join("coral")].into_iter().filter_map(|folder| {
+        fs::read_dir(&folder).inspect_err(|e| eprintln!("skipped: {}: {e}", folder.display())).ok()
+    });
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let tensor = |path: PathBuf| {
+        let picture = image::open(&path).ok()?;
+        let filter = image::imageops::FilterType::Triangle;
+        let pixels = picture.resize_exact(224, 224, filter).to_rgb8().into_raw();
+        Some((path, Tensor::new(DType::U8, Shape(vec![1, 224, 224, 3]), pixels).unwrap()))
+    };
+    paths.into_iter().filter_map(tensor).collect()
+}
+
+#[test]
+fn a_photograph_keeps_its_best_class_through_every_candidate_cut() {
+    let (name, input, ..) = MODELS[1];
+    let Some(path) = model(name) else { return };
+    let model = Model::open(&path, &ImportOptions::default()).unwrap();
+    let mut photographs = photographs();
+    if env::var("CUTLINE_INTEROP").as_deref() != Ok("all") {
+        photographs.truncate(3);
+    }
+    for engine in ["litert", "rten", "onnxruntime"] {
+        let Ok(engine) = engine::open(engine).inspect_err(|e| eprintln!("skipped: {e}")) else {
+            continue;
+        };
+        let format = engine::part_format(engine.name());
+        let question = |tensor: &Tensor| BTreeMap::from([(input.to_owned(), tensor.clone())]);
+        let mut whole = engine.load(&ModelSource::File(path.clone()), ONE_THREAD).unwrap();
+        let expected: Vec<Tensor> = photographs
+            .iter()
+            .map(|(_, tensor)| {
+                let answers = verify::run_whole(whole.as_mut(), &model.graph, &question(tensor));
+                answers.unwrap().remove(0).1
+            })
+            .collect();
+        let (mut other, mut unequal) = (Vec::new(), 0);
+        for cut in cuts(&model) {
+            let stages = stages_of_cut(&model.graph, &model.grouping, &cut);
+            let labels = [StageLabel::new("first"), StageLabel::new("second")];
+            let halves = model.split(format, &stages, &labels, &CutCodecs::default()).unwrap();
+            let mut parts =
+                parts::load(engine.as_ref(), ONE_THREAD, &halves, model.folder()).unwrap();
+            for ((path, tensor), expected) in photographs.iter().zip(&expected) {
+                let answers = verify::run_parts(&mut parts, &model.graph, &question(tensor));
+                let answer = answers.unwrap().remove(0).1;
+                unequal += usize::from(answer != *expected);
+                let best = |tensor: &Tensor| {
+                    let scores = tensor.data();
+                    let most = scores.iter().max().copied();
+                    (0..scores.len()).filter(|&at| Some(scores[at]) == most).collect::<Vec<_>>()
+                };
+                if best(&answer)[0] != best(expected)[0] {
+                    other.push((path.clone(), halves[0].outputs.clone(), best(expected)));
+                }
+            }
+        }
+        eprintln!(
+            "{name} in {}: {} photographs through {} cuts, {} with another best class, {unequal} \
+             answers not equal bit for bit",
+            engine.name(),
+            photographs.len(),
+            cuts(&model).len(),
+            other.len()
+        );
+        assert!(other.is_empty(), "{}: {other:?}", engine.name());
+        assert!(engine.name() == "onnxruntime" || unequal == 0, "{}", engine.name());
     }
 }

@@ -91,6 +91,11 @@ impl AgentProcess {
     /// The same with a command that was prepared, e.g. to run elsewhere.
     pub fn start_as(mut command: Command, options: &AgentOptions) -> anyhow::Result<Self> {
         options.pass_to(&mut command);
+        Self::start_prepared(command)
+    }
+
+    /// The same with a command that has all its arguments.
+    pub fn start_prepared(mut command: Command) -> anyhow::Result<Self> {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().with_context(|| {
                 format!("cannot start `{} agent`", command.get_program().display())

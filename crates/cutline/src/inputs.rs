@@ -35,7 +35,7 @@ pub(crate) use otlp::{OtlpArgs, Telling};
 /// A model file and how to bind its symbolic dimensions.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// The trained network, an ONNX file.
+    /// The trained network, an ONNX or TensorFlow Lite file.
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
 
@@ -83,7 +83,7 @@ fn parse_input_shape(text: &str) -> Result<(String, Shape), String> {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PictureArgs {
     /// imagenet, imagenet-bgr, unit (0..1), symmetric (-1..1), or a TOML file
-    /// [default: imagenet for colour, unit for gray].
+    /// [default: imagenet for colour, unit for gray, the pixels as they are for a quantised input].
     #[arg(long, value_name = "PRESET|FILE.toml")]
     pub(crate) preprocess: Option<String>,
 }
@@ -118,10 +118,17 @@ impl PictureArgs {
                 toml::from_str(&text).with_context(|| format!("cannot use `{file}`"))?
             }
             Some(name) => Recipe::preset(name)?,
+            None if graph.scale(*input).is_some() => {
+                return Ok(Recipe::default().for_input(dtype, shape)?.as_pixels());
+            }
             None if shape.0.contains(&3) => Recipe::preset("imagenet")?,
             None => Recipe::preset("unit")?,
         };
-        Ok(recipe.for_input(dtype, shape)?)
+        let spec = recipe.for_input(dtype, shape)?;
+        Ok(match graph.scale(*input) {
+            Some(scale) => spec.quantised(scale),
+            None => spec,
+        })
     }
 }
 

@@ -39,6 +39,7 @@ use cutline_core::{
     preset::{self, Presets},
     profile::{LinkTable, Profile},
     split::{self, StageLabel},
+    tflite,
 };
 use cutline_runtime::{
     link::schedule::{parse_command, parse_schedule},
@@ -160,6 +161,28 @@ fn model_structure() {
         model.encode_to_vec()
     };
     fuzz("model-structure", damage, read_model);
+}
+
+#[test]
+fn tflite_files() {
+    let seeds = seeds::tflite_files();
+    for seed in &seeds {
+        assert!(tflite::convert(&Bytes::copy_from_slice(seed)).is_ok(), "a seed is refused");
+    }
+    let damage = |random: &mut Random| {
+        let mut input = random.pick(&seeds).unwrap().clone();
+        mutate::tables(&mut input, random);
+        input
+    };
+    fuzz("tflite", damage, |bytes| {
+        let file = Bytes::copy_from_slice(bytes);
+        if let Ok(wiring) = tflite::split::wiring(&file) {
+            drop(wiring);
+        }
+        if let Ok(converted) = tflite::convert(&file) {
+            read_model(&converted.model.encode_to_vec());
+        }
+    });
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
     codec::CutEncoding,
     graph::{Graph, LayerId, Role, ValueId},
     onnx::proto::ModelProto,
-    tflite::split::{Part, Wiring, part, wiring},
+    tflite::split::{Part, PartError, Wiring, part, wiring},
 };
 
 /// A TensorFlow Lite file, and how the network that was made of it refers to it.
@@ -23,9 +23,6 @@ use crate::{
 pub struct TfliteFile {
     /// The file.
     pub bytes: Bytes,
-    /// Names of all its tensors, each one once; those of the network's inputs and outputs are theirs
-    /// in the network, too.
-    pub names: Vec<String>,
     /// The operator of each layer, by the layer's name.
     pub operator_of: BTreeMap<String, usize>,
     /// The tensor of each value, by the value's name.
@@ -44,8 +41,8 @@ pub fn split_tflite(
         let (layers, given) = (graph.layers().len(), stage_of.len());
         return Err(SplitError::WrongLength { layers, given });
     }
-    let wiring = wiring(&file.bytes)?;
-    let own = Own::new(file, graph, stage_of, labels)?;
+    let wiring = wiring(&file.bytes).map_err(PartError::File)?;
+    let own = Own::new((file, &wiring), graph, stage_of, labels)?;
     let division = Division::new(&wiring, &own.of_operator, file)?;
     let value_of = values(file, graph);
     // A tensor that the conversion left out stands for what it was made of.
@@ -53,7 +50,7 @@ pub fn split_tflite(
     let port = |&tensor: &usize| {
         let (dtype, shape) = wiring.tensors[tensor].clone();
         let value = value_of.get(&tensor).copied().or(any)?;
-        let name = file.names[tensor].clone();
+        let name = wiring.names[tensor].clone();
         Some(Port { value, name, encoding: CutEncoding::Fp32, dtype, shape })
     };
     let stages = labels.iter().enumerate().map(|(index, label)| {
@@ -74,7 +71,7 @@ pub fn split_tflite(
             cut_encoding: None,
             layers,
             model: ModelProto::default(),
-            tflite: Some(part(&file.bytes, &file.names, &content)?),
+            tflite: Some(part(&file.bytes, &wiring.names, &content)?),
         })
     });
     stages.collect()
@@ -100,11 +97,12 @@ struct Own<'a> {
 
 impl<'a> Own<'a> {
     fn new(
-        file: &TfliteFile,
+        (file, wiring): (&TfliteFile, &Wiring),
         graph: &Graph,
         stage_of: &'a [Option<u32>],
         labels: &[StageLabel],
     ) -> Result<Self, SplitError> {
+        let mut settled = BTreeSet::new();
         let mut of_operator: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
         let placed = graph.layers().iter().zip(stage_of);
         for (layer, stage) in placed.filter(|(layer, _)| layer.role != Role::Replicated) {
@@ -115,6 +113,17 @@ impl<'a> Own<'a> {
                 return Err(SplitError::NoSuchStage { layer: name(), stage, stages });
             }
             let Some(&operator) = file.operator_of.get(&layer.name) else { continue };
+            // Another order of the axes of what the operator reads, or of what it already made, is no
+            // part of its work: it may be on either side.
+            let holds = |id: ValueId| file.tensor_of.get(&graph.value(id).name);
+            let tensors: Vec<usize> = layer.makes().filter_map(holds).copied().collect();
+            let made = wiring.operators.get(operator).map_or(&[][..], |(_, makes)| makes);
+            let makes = tensors.iter().any(|tensor| made.contains(tensor));
+            let reorders = !tensors.is_empty() && !makes;
+            if reorders || (makes && tensors.iter().all(|&tensor| settled.contains(&tensor))) {
+                continue;
+            }
+            settled.extend(tensors);
             let known = *of_operator.entry(operator).or_insert((stage as usize, &layer.name));
             if known.0 != stage as usize {
                 return Err(SplitError::Inside { layer: known.1.to_owned(), other: name() });
@@ -166,7 +175,7 @@ impl<'a> Division<'a> {
                 return Err(SplitError::Backward {
                     layer: name(at),
                     stage,
-                    value: file.names[tensor].clone(),
+                    value: wiring.names[tensor].clone(),
                     maker: maker[tensor].map(name).unwrap_or_default(),
                     later,
                 });

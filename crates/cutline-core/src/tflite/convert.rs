@@ -623,6 +623,22 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
+    /// A scale and a zero point of 0, for the stored integers of a tensor as they are.
+    pub(super) fn plain_scale(&mut self, at: usize, scale: f32) -> Vec<String> {
+        let one = self.float(at, scale);
+        let zero = self.fresh(at, "zero");
+        let dtype = self.tensor(at).dtype.unwrap_or(DType::I8);
+        vec![one, self.initializer(zero, dtype, &[], Bytes::from_static(&[0]))]
+    }
+
+    /// The least and greatest integer that an activation lets through, where it changes any.
+    pub(super) fn stored_clamp(&self, at: usize, activation: Activation) -> Option<(f32, f32)> {
+        let Some(Activation::Clamp(low, high)) = self.needed(at, activation) else { return None };
+        let quantisation = self.quantisation(at)?;
+        let (scale, zero) = (quantisation.scale[0], quantisation.zero_point[0] as f32);
+        Some(((low / scale).round() + zero, (high / scale).round() + zero))
+    }
+
     /// The activation of a tensor, unless the range of its integers makes it superfluous.
     fn needed(&self, at: usize, activation: Activation) -> Option<Activation> {
         let Activation::Clamp(low, high) = activation else {

@@ -4,7 +4,7 @@
 //! the file's length, because tables may be shared: without it a short file could name one list of
 //! a thousand entries from a thousand tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use planus::ReadAsRoot;
@@ -151,7 +151,11 @@ fn tensors<'a>(
     Ok(tensors)
 }
 
-/// Gives each tensor a name of its own; those of the network's ends come first.
+/// Gives each tensor a name of its own; those of the network's ends come first and stay as they are.
+///
+/// Converters name a tensor after all that was fused into its operator, `a;b;c`, by hundreds of
+/// letters. The first of them, what was computed last, is name enough for a value where
+/// no other begins so and no weight is called so.
 fn make_unique(
     tensors: &mut [Tensor],
     graph: &SubGraphRef<'_>,
@@ -159,13 +163,23 @@ fn make_unique(
 ) -> Result<(), TfliteError> {
     let mut ends = indices(budget.list(graph.inputs()?)?, tensors.len())?;
     ends.extend(indices(budget.list(graph.outputs()?)?, tensors.len())?);
+    let mut beginnings: BTreeMap<String, usize> = BTreeMap::new();
+    for tensor in tensors.iter() {
+        let name = if tensor.data.is_none() { beginning(&tensor.name) } else { &tensor.name };
+        *beginnings.entry(name.to_owned()).or_default() += 1;
+    }
     let mut named = vec![false; tensors.len()];
     let mut taken = BTreeSet::new();
-    for at in ends.into_iter().chain(0..tensors.len()) {
+    let many = ends.len();
+    for (turn, at) in ends.into_iter().chain(0..tensors.len()).enumerate() {
         if std::mem::replace(&mut named[at], true) {
             continue;
         }
         let name = &mut tensors[at].name;
+        let first = beginning(name);
+        if turn >= many && tensors[at].data.is_none() && beginnings.get(first) == Some(&1) {
+            *name = first.to_owned();
+        }
         if name.is_empty() || taken.contains(name) {
             *name = format!("{name}#{at}");
             while taken.contains(name) {
@@ -175,6 +189,10 @@ fn make_unique(
         taken.insert(name.clone());
     }
     Ok(())
+}
+
+fn beginning(name: &str) -> &str {
+    name.split(';').next().unwrap_or_default()
 }
 
 fn read_tensor<'a>(

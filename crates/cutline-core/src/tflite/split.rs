@@ -8,16 +8,19 @@
 //! The part says its inputs and outputs twice, as the format has it: by number in its graph, and in a
 //! signature by the tensors' names, which for that are made unique.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use planus::ReadAsRoot;
 use thiserror::Error;
 
 use super::{
+    TfliteError,
+    reader::{Network, Tensor, read},
     schema::tflite::{
         BuiltinOperator, BuiltinOptionsRef, Metadata, Model, ModelRef, Operator, OperatorCode,
-        OperatorRef, SignatureDef, SubGraph, SubGraphRef, Tensor, TensorMap, TensorRef, TensorType,
+        OperatorRef, SignatureDef, SubGraph, SubGraphRef, Tensor as NewTensor, TensorMap,
+        TensorRef,
     },
     write::{TooLarge, encode},
 };
@@ -47,9 +50,9 @@ pub struct Part {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum PartError {
-    /// The file is damaged.
-    #[error("the TensorFlow Lite file is damaged: {0}")]
-    Damaged(String),
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] TfliteError),
     /// Something of it would be lost.
     #[error(
         "{what} cannot be copied into a part of its own, since not all of it is understood; write the parts as ONNX (--format onnx)"
@@ -62,7 +65,7 @@ pub enum PartError {
 
 impl From<planus::Error> for PartError {
     fn from(error: planus::Error) -> Self {
-        Self::Damaged(error.to_string())
+        Self::File(error.into())
     }
 }
 
@@ -82,53 +85,23 @@ pub struct Wiring {
     pub names: Vec<String>,
 }
 
-/// Reads the wiring of a file's network. O(operators).
-pub fn wiring(file: &[u8]) -> Result<Wiring, PartError> {
-    let source = Source::new(file)?;
-    let described = |tensor: TensorRef<'_>| -> Result<_, PartError> {
-        let sizes = tensor.shape()?.into_iter().flat_map(|shape| shape.iter());
-        let sizes: Option<Vec<u64>> =
-            sizes.take(MAX_RANK).map(|size| u64::try_from(size).ok()).collect();
-        Ok((dtype(tensor.type_()?), sizes.map(Shape)))
+/// Reads the wiring of a file's network. O(file).
+pub fn wiring(file: &Bytes) -> Result<Wiring, TfliteError> {
+    let Network { tensors, operators, inputs, outputs, .. } = read(file)?;
+    let operators = operators.into_iter();
+    let operators =
+        operators.map(|each| (each.inputs.into_iter().flatten().collect(), each.outputs));
+    let shape = |tensor: &Tensor| -> Option<Shape> {
+        let sizes = tensor.shape.iter().map(|&size| u64::try_from(size).ok());
+        sizes.collect::<Option<Vec<_>>>().map(Shape)
     };
-    let mut operators = Vec::new();
-    for operator in source.operators()? {
-        let reads = source.present(operator.inputs()?)?;
-        operators.push((reads, source.present(operator.outputs()?)?));
-    }
-    let inputs = source.present(source.graph.inputs()?)?;
-    let outputs = source.present(source.graph.outputs()?)?;
-    let ends = inputs.iter().chain(&outputs).copied();
-    let names = source.tensors()?.into_iter().map(|tensor| Ok(tensor.name()?.unwrap_or_default()));
-    let names = unique(names.collect::<Result<_, PartError>>()?, ends);
     Ok(Wiring {
-        operators,
+        operators: operators.collect(),
         inputs,
         outputs,
-        names,
-        tensors: source.tensors()?.into_iter().map(described).collect::<Result<_, _>>()?,
+        tensors: tensors.iter().map(|tensor| (tensor.dtype, shape(tensor))).collect(),
+        names: tensors.into_iter().map(|tensor| tensor.name).collect(),
     })
-}
-
-/// Gives each tensor a name of its own; those of the network's ends come first.
-fn unique(found: Vec<&str>, ends: impl Iterator<Item = usize>) -> Vec<String> {
-    let mut names: Vec<Option<String>> = vec![None; found.len()];
-    let mut taken = BTreeSet::new();
-    for at in ends.chain(0..found.len()) {
-        if names[at].is_some() {
-            continue;
-        }
-        let mut name = found[at].to_owned();
-        if name.is_empty() || taken.contains(&name) {
-            name = format!("{name}#{at}");
-            while taken.contains(&name) {
-                name.push('#');
-            }
-        }
-        taken.insert(name.clone());
-        names[at] = Some(name);
-    }
-    names.into_iter().flatten().collect()
 }
 
 /// The file of a part. `names` are those of all tensors of the whole file, each one once. O(part).
@@ -142,25 +115,6 @@ pub fn part(file: &[u8], names: &[String], part: &Part) -> Result<Bytes, PartErr
         copy.operator(operator)?;
     }
     copy.finish(part)
-}
-
-fn dtype(kind: TensorType) -> Option<DType> {
-    Some(match kind {
-        TensorType::Float32 => DType::F32,
-        TensorType::Float16 => DType::F16,
-        TensorType::Float64 => DType::F64,
-        TensorType::Bfloat16 => DType::BF16,
-        TensorType::Int8 => DType::I8,
-        TensorType::Uint8 => DType::U8,
-        TensorType::Int16 => DType::I16,
-        TensorType::Uint16 => DType::U16,
-        TensorType::Int32 => DType::I32,
-        TensorType::Uint32 => DType::U32,
-        TensorType::Int64 => DType::I64,
-        TensorType::Uint64 => DType::U64,
-        TensorType::Bool => DType::Bool,
-        _ => return None,
-    })
 }
 
 /// A file that was looked into.
@@ -188,19 +142,6 @@ impl<'a> Source<'a> {
         Ok(operators.collect::<Result<_, _>>()?)
     }
 
-    /// Numbers of tensors, without those that say that there is none.
-    fn present(&self, list: Option<planus::Vector<'a, i32>>) -> Result<Vec<usize>, PartError> {
-        let tensors = self.graph.tensors()?.map_or(0, |tensors| tensors.len());
-        let mut found = Vec::new();
-        for index in list.into_iter().flat_map(|list| list.iter()).filter(|&index| index >= 0) {
-            match usize::try_from(index) {
-                Ok(index) if index < tensors => found.push(index),
-                _ => return Err(damaged(format!("it refers to tensor {index}"))),
-            }
-        }
-        Ok(found)
-    }
-
     /// The data of a buffer, wherever in the file they are.
     fn data(&self, index: u32) -> Result<&'a [u8], PartError> {
         let buffers = self.model.buffers()?;
@@ -217,7 +158,7 @@ impl<'a> Source<'a> {
 }
 
 fn damaged(what: impl Into<String>) -> PartError {
-    PartError::Damaged(what.into())
+    TfliteError::Damaged { problem: what.into() }.into()
 }
 
 /// A part while it is put together.
@@ -230,7 +171,7 @@ struct Copy<'a> {
     tensor_at: BTreeMap<usize, usize>,
     code_at: BTreeMap<u32, u32>,
     buffer_at: BTreeMap<u32, u32>,
-    new_tensors: Vec<Tensor>,
+    new_tensors: Vec<NewTensor>,
     new_operators: Vec<Operator>,
     codes: Vec<OperatorCode>,
     buffers: Vec<&'a [u8]>,
@@ -392,7 +333,7 @@ impl<'a> Copy<'a> {
 }
 
 /// A tensor with all that is known of it, its number of the buffer still the old one.
-fn copied_tensor(old: TensorRef<'_>, name: &str) -> Result<Tensor, PartError> {
+fn copied_tensor(old: TensorRef<'_>, name: &str) -> Result<NewTensor, PartError> {
     let shape = old.shape()?.map_or(0, |shape| shape.len());
     let signature = old.shape_signature()?.map_or(0, |shape| shape.len());
     if shape.max(signature) > MAX_RANK {
@@ -408,7 +349,7 @@ fn copied_tensor(old: TensorRef<'_>, name: &str) -> Result<Tensor, PartError> {
     }
     match lost {
         true => Err(PartError::Unread { what: format!("tensor `{name}`") }),
-        false => Ok(Tensor::try_from(old)?),
+        false => Ok(NewTensor::try_from(old)?),
     }
 }
 

@@ -116,7 +116,7 @@ mod tests {
                 for (buffer, data) in found.iter().zip(&buffers) {
                     let there = buffer.unwrap().data().unwrap().unwrap_or_default();
                     assert_eq!(there, *data);
-                    let place = there.as_ptr().addr() - file.as_ptr().addr();
+                    let place = there.as_ptr().addr().wrapping_sub(file.as_ptr().addr());
                     assert!(data.is_empty() || place.is_multiple_of(ALIGNMENT), "{lengths:?}");
                 }
             }

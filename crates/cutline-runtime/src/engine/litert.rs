@@ -8,13 +8,15 @@
 //! are few, and the library wants them aligned to 64 bytes.
 
 use std::{
-    fs::File,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
-use cutline_core::tensor::{DType, Shape};
+use cutline_core::{
+    tensor::{DType, Shape},
+    tflite::{self, split::wiring},
+};
 
 use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
@@ -27,9 +29,6 @@ pub(super) mod library;
 
 /// The engine's name.
 pub const NAME: &str = "litert";
-
-/// What stands at byte 4 of a `.tflite` file.
-const IDENTIFIER: &[u8] = b"TFL3";
 
 /// The library, loaded.
 #[derive(Clone)]
@@ -55,8 +54,7 @@ impl LiteRt {
     }
 }
 
-/// What a process has loaded, and from where. It stays loaded: the library leaves threads and
-/// registered objects behind that must not lose their code.
+/// What a process has loaded, and from where.
 static LOADED: Mutex<Option<(LiteRt, PathBuf)>> = Mutex::new(None);
 
 /// What is known of the engine on this machine. Loads the library, and keeps it.
@@ -88,8 +86,8 @@ impl Engine for LiteRt {
         /// The library prepares its kernels at the first use, which several threads must not race.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         check_threads(NAME, options)?;
-        let bytes = bytes_of(model)?;
-        if bytes.get(4..8) != Some(IDENTIFIER) {
+        let bytes = super::bytes(NAME, model)?;
+        if !tflite::is_tflite(&bytes) {
             return Err(EngineError::load(
                 NAME,
                 "it runs TensorFlow Lite files only, and this is none; give the model as the \
@@ -97,33 +95,27 @@ impl Engine for LiteRt {
                  onnxruntime",
             ));
         }
+        // The library trusts what it reads more than a file from a network deserves.
+        let wiring = wiring(&bytes).map_err(|error| EngineError::load(NAME, error))?;
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = binding::Loaded::new(self.api.clone(), &bytes, options.threads);
         drop(turn);
         let loaded = loaded.map_err(|reason| EngineError::load(NAME, reason))?;
+        let port = |slot| port(slot, &wiring.names);
         let inputs = loaded.inputs.iter().map(port).collect::<Result<_, _>>()?;
         let outputs = loaded.outputs.iter().map(port).collect::<Result<_, _>>()?;
         Ok(Box::new(LiteRtSession { loaded, inputs, outputs }))
     }
 }
 
-/// A model's bytes; a file is mapped.
-fn bytes_of(model: &ModelSource) -> Result<Bytes, EngineError> {
-    match model {
-        ModelSource::Memory(bytes) => Ok(bytes.clone()),
-        ModelSource::File(path) => {
-            let failed = |error| EngineError::load(NAME, format!("{}: {error}", path.display()));
-            super::map(&File::open(path).map_err(failed)?).map_err(failed)
-        }
-    }
-}
-
-fn port(slot: &binding::Slot) -> Result<Port, EngineError> {
+/// An input or output, under the name that its tensor has in every other part of this program.
+fn port(slot: &binding::Slot, names: &[String]) -> Result<Port, EngineError> {
+    let name = names.get(slot.tensor as usize).cloned().unwrap_or_default();
     let dtype = dtype_of(slot.element).ok_or_else(|| {
-        let reason = format!("tensor `{}` has an element type that is not supported", slot.name);
+        let reason = format!("tensor `{name}` has an element type that is not supported");
         EngineError::load(NAME, reason)
     })?;
-    Ok(Port { name: slot.name.clone(), dtype: Some(dtype) })
+    Ok(Port { name, dtype: Some(dtype) })
 }
 
 /// Element types as LiteRT numbers them.

@@ -121,6 +121,9 @@ impl OnnxRuntime {
             // runs they must not take a core from other stages.
             .with_intra_op_spinning(threads > 1)?
             .with_config_entry("session.force_spinning_stop", "1")?
+            // Otherwise signed bytes become unsigned ones where that is easy, and layers between the
+            // two are computed in floats: slower on many processors, and not exact.
+            .with_config_entry("session.qdqisint8allowed", "1")?
             .with_inter_op_spinning(false)?;
         if let [_, others @ ..] = cores {
             // The library counts processors from 1, and names none for the calling thread.

@@ -27,7 +27,7 @@ use rten::{LoadError, LoadErrorKind, Model, ModelOptions, NodeId, RunOptions, Th
 
 use super::{
     Engine, EngineError, LoadOptions, ModelSource, Port, Session, check_inputs, check_threads,
-    convert, converted, decode, find_outputs, layer_with, legacy,
+    convert, converted, decode, find_outputs, layer_with, legacy, whole,
 };
 use crate::tensor::Tensor;
 
@@ -60,7 +60,8 @@ impl Engine for Rten {
             return self.load(&onnx, options);
         }
         let mut proto = decode(NAME, model)?;
-        let is_changed = legacy::write_out_old_softmax(&mut proto);
+        let is_old = legacy::write_out_old_softmax(&mut proto);
+        let is_changed = whole::compute_in_whole_numbers(&mut proto) || is_old;
         let mut loader = ModelOptions::with_all_ops();
         let loaded = match model {
             // Only from a file of this extension does the library load external data by itself.

@@ -179,9 +179,9 @@ impl Keeper {
                 Some(Kind::Answer) | None => {}
             },
             Heard::Acknowledged(packet, refused) => {
-                self.backoff.succeeded();
-                if let Some(why) = &refused {
-                    self.trouble(&format!("the broker refuses a message: {why}"));
+                match &refused {
+                    None => self.backoff.succeeded(),
+                    Some(why) => self.trouble(&format!("the broker refuses a message: {why}")),
                 }
                 if !self.statuses.remove(&packet) {
                     self.shared.lock().acknowledged(packet, refused.is_some());

@@ -14,15 +14,18 @@ use crate::tensor::Tensor;
 /// Largest input that is made up.
 const LIMIT: u64 = 1 << 31;
 
-/// A tensor for every input of the network: floats uniform in -1..1, integers in 0..8, so that
-/// they are valid as indices more often than not.
+/// A tensor for every input of the network: floats uniform in -1..1, quantised bytes over their whole
+/// range, other integers in 0..8, so that they are valid as indices more often than not.
 pub fn random_inputs(graph: &Graph, seed: u64) -> Result<BTreeMap<String, Tensor>, VerifyError> {
     let mut state = seed;
-    let inputs = graph.inputs().iter().map(|&id| graph.value(id));
-    inputs.map(|value| Ok((value.name.clone(), random_tensor(value, &mut state)?))).collect()
+    let inputs = graph.inputs().iter().map(|&id| (graph.value(id), graph.scale(id).is_some()));
+    let tensor = |(value, quantised): (&Value, bool)| {
+        Ok((value.name.clone(), random_tensor(value, quantised, &mut state)?))
+    };
+    inputs.map(tensor).collect()
 }
 
-fn random_tensor(value: &Value, state: &mut u64) -> Result<Tensor, VerifyError> {
+fn random_tensor(value: &Value, quantised: bool, state: &mut u64) -> Result<Tensor, VerifyError> {
     let (Some(dtype), Some(shape)) = (value.dtype, &value.shape) else {
         return Err(input_error(
             &value.name,
@@ -34,7 +37,10 @@ fn random_tensor(value: &Value, state: &mut u64) -> Result<Tensor, VerifyError> 
     };
     let mut data = Vec::with_capacity(bytes.0 as usize);
     while data.len() < bytes.0 as usize {
-        push_element(dtype, next(state), &mut data);
+        match quantised {
+            true => data.push((next(state) >> 56) as u8),
+            false => push_element(dtype, next(state), &mut data),
+        }
     }
     let tensor = Tensor::new(dtype, shape.clone(), data);
     tensor.map_err(|error| input_error(&value.name, error.to_string()))

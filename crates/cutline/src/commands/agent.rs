@@ -78,11 +78,12 @@ pub(crate) struct Args {
     insecure: bool,
     #[command(flatten)]
     otlp: OtlpArgs,
-    #[command(flatten)]
-    mqtt: MqttArgs,
     /// End when standard input closes, so as not to outlive the program that started it.
     #[arg(long)]
     exit_with_stdin: bool,
+    // Last: its heading is that of all that follow.
+    #[command(flatten)]
+    mqtt: MqttArgs,
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {

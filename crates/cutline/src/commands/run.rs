@@ -125,11 +125,12 @@ pub(crate) struct Args {
     /// [default: on a terminal, in one line that changes].
     #[arg(long, value_name = "TIME", value_parser = parse_status)]
     status: Option<Nanos>,
-    #[command(flatten)]
-    mqtt: RunMqttArgs,
     /// Stay with the best plan, although the file knows the best one at every speed of the link.
     #[arg(long)]
     no_adapt: bool,
+    // Last: its heading is that of all that follow.
+    #[command(flatten)]
+    mqtt: RunMqttArgs,
 }
 
 /// `--when-full` as the command line spells it.
@@ -194,7 +195,8 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
             (Place::Agents(Pipeline::new(held.routed.clone(), in_flight)), Some(held))
         }
     };
-    let reader = Reader::new(&args, labels, plan.picture.as_ref().map(|spec| spec.fit));
+    let fit = plan.picture.as_ref().map(|spec| spec.fit);
+    let reader = Reader::new(&args, labels, fit, &model.graph);
     let live = source.is_live();
     let room = source.start(Loader::new(&model.graph), args.rate, args.when_full.into())?;
     let tracing = args.trace.as_deref().map(Tracing::start).transpose()?;

@@ -49,6 +49,30 @@ const EDGES: [i64; 14] = [
     i64::MIN,
 ];
 
+/// Overwrites offsets, lengths and fields of a flatbuffer, whose tables stand before its data; now and
+/// then anything else. The identifier stays, since nothing reads a file without it.
+pub(crate) fn tables(data: &mut Vec<u8>, random: &mut Random) {
+    const TABLES: usize = 8 << 10;
+    for _ in 0..=random.below(8) {
+        let at = 2 * random.below(data.len().min(TABLES) / 2);
+        let number = match random.below(3) {
+            0 => EDGES[random.below(EDGES.len())] as u32,
+            1 => random.below(64) as u32,
+            _ => random.next() as u32,
+        };
+        let length = [1, 2, 4][random.below(3)];
+        let target = &mut data[at..];
+        let length = length.min(target.len());
+        target[..length].copy_from_slice(&number.to_le_bytes()[..length]);
+    }
+    if random.below(4) == 0 {
+        bytes(data, random);
+    }
+    if let Some(identifier) = data.get_mut(4..8) {
+        identifier.copy_from_slice(b"TFL3");
+    }
+}
+
 /// Flips, cuts out, repeats, overwrites or shortens, one to eight times.
 pub(crate) fn bytes(data: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..=random.below(8) {

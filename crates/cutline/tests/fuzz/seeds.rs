@@ -5,6 +5,7 @@ use cutline_core::{
     entropy,
     onnx::{self, proto::ModelProto},
     tensor::DType,
+    tflite::author::Network,
     zoo::{self, ZooOptions},
 };
 use cutline_runtime::wire::{
@@ -27,6 +28,15 @@ pub(crate) fn models() -> Vec<ModelProto> {
 
 pub(crate) fn model_files() -> Vec<Vec<u8>> {
     models().iter().map(Message::encode_to_vec).collect()
+}
+
+/// TensorFlow Lite files of one network: in floats, and in integers.
+pub(crate) fn tflite_files() -> Vec<Vec<u8>> {
+    let network = Network::lower(&zoo::build("lenet5", &ZooOptions::default()).unwrap()).unwrap();
+    let range = |name: &str| (name.to_owned(), [-4.0, 4.0]);
+    let ranges = network.values().into_iter().map(range).collect();
+    let integers = network.clone().quantise(&ranges).unwrap();
+    [network, integers].map(|network| network.encode().unwrap().to_vec()).to_vec()
 }
 
 /// A network that plans and costs can be made for.

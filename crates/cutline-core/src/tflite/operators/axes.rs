@@ -102,7 +102,9 @@ pub(super) fn pad(c: &mut Converter<'_>, op: &Operator<'_>) -> Result<(), Proble
     if amounts.len() != 2 * rank || amounts.iter().any(|&amount| amount < 0) {
         return Err(format!("its paddings {amounts:?} do not fit {rank} axes"));
     }
-    let layout = c.common_layout(&[x]);
+    // Engines mirror rows and columns where those are the last axes, and not others.
+    let mirrors = op.kind == Kind::MirrorPad && rank == 4;
+    let layout = if mirrors { Layout::Nchw } else { c.common_layout(&[x]) };
     let side = |side: usize| amounts.iter().copied().skip(side).step_by(2).collect::<Vec<i64>>();
     let pads = [layout.arrange(&side(0)), layout.arrange(&side(1))].concat();
     let mut inputs = vec![c.real(x, layout)?, c.int64s(output, &pads)];

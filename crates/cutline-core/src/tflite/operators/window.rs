@@ -9,6 +9,9 @@ use crate::tflite::{
     schema::tflite::Padding,
 };
 
+/// By how much averages are moved from zero: a 2^18th; they have at most 8 bits before the point.
+const AWAY: f32 = 262_144.0;
+
 /// Where a window is laid, rows before columns.
 struct Window {
     kernel: [i64; 2],
@@ -176,7 +179,34 @@ pub(super) fn pool(c: &mut Converter<'_>, op: &Operator<'_>, kind: &str) -> Resu
     let (x, output) = (op.input(0)?, op.output()?);
     let [_, height, width, _] = four(c.shape(x))?;
     let attributes = window.attributes(window.pads([height, width]));
-    let inputs = vec![c.real(x, Layout::Nchw)?];
     let activation = fused(o.fused_activation_function())?;
+    let is_small = window.kernel[0] * window.kernel[1] < 1000;
+    let is_whole = c.quantisation(x).is_some() && c.same_scale(x, output);
+    if kind == "AveragePool" && is_small && is_whole {
+        return whole_averages(c, (x, output), activation, attributes);
+    }
+    let inputs = vec![c.real(x, Layout::Nchw)?];
     c.make((output, Layout::Nchw), activation, kind, inputs, attributes)
+}
+
+/// Averages of stored integers, rounded as LiteRT does it: halves away from zero, where quantisation
+/// rounds them to even numbers. Halves are common where a window has few elements, and a step more or
+/// less here can be many in a softmax. A scale a little below 1 moves them, and nothing else, as long
+/// as a window has fewer than a thousand elements.
+fn whole_averages(
+    c: &mut Converter<'_>,
+    (x, output): (usize, usize),
+    activation: Activation,
+    attributes: Vec<AttributeProto>,
+) -> Result<(), Problem> {
+    let stored = c.value(x, Layout::Nchw)?;
+    let inputs = [vec![stored], c.plain_scale(x, 1.0)].concat();
+    let whole = c.step(output, "DequantizeLinear", inputs, vec![]);
+    let mut average = c.step(output, "AveragePool", vec![whole], attributes);
+    if let Some((low, high)) = c.stored_clamp(output, activation) {
+        let bounds = vec![average, c.float(output, low), c.float(output, high)];
+        average = c.step(output, "Clip", bounds, vec![]);
+    }
+    let inputs = [vec![average], c.plain_scale(x, 1.0 - 1.0 / AWAY)].concat();
+    c.make_stored((output, Layout::Nchw), "QuantizeLinear", inputs, vec![])
 }

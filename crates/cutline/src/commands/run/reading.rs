@@ -1,6 +1,11 @@
 //! What a frame's answer says: labels, boxes or tensors, as a line of output.
 
-use cutline_core::picture::Fit;
+use std::collections::BTreeMap;
+
+use cutline_core::{
+    graph::{Graph, Scale},
+    picture::Fit,
+};
 use cutline_runtime::{
     boxes::{self, Detection, Thresholds},
     labels::{self, Labels, Scored},
@@ -19,6 +24,8 @@ pub(super) struct Reader {
     top: usize,
     thresholds: Thresholds,
     fit: Option<Fit>,
+    /// What the integers of quantised outputs stand for, by name.
+    scales: BTreeMap<String, Scale>,
     noted: bool,
 }
 
@@ -98,9 +105,16 @@ enum Reading {
 }
 
 impl Reader {
-    pub(super) fn new(args: &Args, labels: Option<Labels>, fit: Option<Fit>) -> Self {
+    pub(super) fn new(
+        args: &Args,
+        labels: Option<Labels>,
+        fit: Option<Fit>,
+        graph: &Graph,
+    ) -> Self {
+        let scale = |&id| Some((graph.value(id).name.clone(), graph.scale(id)?));
+        let scales = graph.outputs().iter().filter_map(scale).collect();
         let thresholds = Thresholds { min_score: args.min_score, max_iou: args.max_iou };
-        Self { labels, top: args.top, thresholds, fit, noted: false }
+        Self { labels, top: args.top, thresholds, fit, scales, noted: false }
     }
 
     /// The line of a frame's answer; with `--json` where its time went, stage by stage, too.
@@ -133,10 +147,15 @@ impl Reader {
     /// scores.
     fn read(&self, answer: &Answer) -> Reading {
         let Some(labels) = &self.labels else { return Reading::Tensors };
-        if let Some(found) = boxes::detections(&answer.outputs, labels, self.thresholds) {
+        let real = |(name, tensor): &(String, Tensor)| {
+            let real = self.scales.get(name).and_then(|&it| labels::dequantised(tensor, it));
+            (name.clone(), real.unwrap_or_else(|| tensor.clone()))
+        };
+        let outputs: Vec<(String, Tensor)> = answer.outputs.iter().map(real).collect();
+        if let Some(found) = boxes::detections(&outputs, labels, self.thresholds) {
             return Reading::Boxes(found);
         }
-        let mut outputs = answer.outputs.iter();
+        let mut outputs = outputs.iter();
         match outputs.find_map(|(_, tensor)| labels::top(tensor, labels, self.top)) {
             Some(scored) => Reading::Labels(scored),
             None => Reading::Tensors,
