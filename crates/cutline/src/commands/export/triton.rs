@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use cutline_core::{
     package::{self, Package},
-    split::{self, DATA_FILE, SubModel},
+    split::{self, DATA_FILE, Format, SubModel},
 };
-use cutline_runtime::{files::MODEL_FILE, model::Model};
+use cutline_runtime::model::Model;
 
 use super::{Common, File, label, text};
 use crate::{inputs::ModelArgs, planning, staging};
@@ -61,7 +61,7 @@ fn files_of(folder: &Path, package: Package) -> Vec<File> {
     let folder = folder.join(&package.name);
     let at = |name: &str| -> PathBuf { folder.join("1").join(name) };
     let mut files = vec![text(folder.join("config.pbtxt"), package.config)];
-    files.push((at(MODEL_FILE), package.files.model));
+    files.push((at(Format::Onnx.file_name()), package.files.model));
     files.extend(package.files.data.map(|data| (at(DATA_FILE), data)));
     files
 }
