@@ -79,7 +79,11 @@ fn part(row: &Value, name: &str) -> u64 {
 }
 
 /// Mosquitto with more lines of configuration; `None`, with a message, where it is not installed.
-struct Mosquitto(Child, u16, tempfile::TempDir);
+struct Mosquitto {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
 
 impl Mosquitto {
     fn start(more: &str) -> Option<Self> {
@@ -94,7 +98,7 @@ impl Mosquitto {
         fs::write(&config, text).unwrap();
         let mut command = Command::new(MOSQUITTO);
         command.arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
-        let broker = Self(command.spawn().unwrap(), port, folder);
+        let broker = Self { child: command.spawn().unwrap(), port, _folder: folder };
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(began.elapsed() < Duration::from_secs(10), "mosquitto does not listen");
@@ -104,14 +108,14 @@ impl Mosquitto {
     }
 
     fn url(&self) -> String {
-        format!("mqtt://127.0.0.1:{}", self.1)
+        format!("mqtt://127.0.0.1:{}", self.port)
     }
 }
 
 impl Drop for Mosquitto {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

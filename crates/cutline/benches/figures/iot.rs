@@ -37,7 +37,7 @@ const FORMATS: [(&str, &str, &[&str]); 3] = [
     ("TFLite int8", "tflite", &["--quantize", "int8"]),
 ];
 const SLOWDOWN: f64 = 4.0;
-const CUTS: usize = 2;
+const CUTS: usize = 3;
 const FRAMES: usize = 7;
 const MEGABITS: u64 = 100;
 const DELAY_MILLIS: u64 = 5;

@@ -209,10 +209,18 @@ mod tests {
             platform_ns: Nanos(platform),
             ..Breakdown::default()
         };
-        let figures = Figures { upload_ns: Nanos(3_000_000), ..Figures::default() };
-        let (measured, held) = (Figures::default(), Nanos(platform));
+        let figures = |upload_ns| Figures {
+            latency_ns: parts.latency_ns,
+            period_ns: upload_ns,
+            edge_compute_ns: Nanos::ZERO,
+            upload_ns,
+            cloud_compute_ns: Nanos::ZERO,
+            rest_ns: Nanos::ZERO,
+        };
+        let (measured, held) = (figures(Nanos(upload)), Nanos(platform));
         let medians = Medians { figures: measured, parts, held };
-        Row::new(("a.json".to_owned(), path), Some(figures), medians, 1)
+        let predicted = figures(Nanos(3_000_000));
+        Row::new(("a.json".to_owned(), path), Some(predicted), medians, 1)
     }
 
     #[test]
