@@ -10,12 +10,11 @@ NETWORKS = ["lenet5", "squeezenet", "mobilenetv2", "mobilenetv3-small", "shuffle
 if support.EVERYTHING:
     NETWORKS = [network["name"] for network in support.cutline_json("zoo", "list")]
 
-# Deviation of a uniform random input, as those that the ranges are found on have it.
 PICTURES = 8
 
-# Networks without training, so that the largest of a thousand like answers is a matter of luck: these
-# answer in as many bits as a network in integers keeps.
-LEAST_COSINE = 0.95
+# Networks without training answer much alike, so that the very best class is a matter of luck: it has to
+# be among the five best.
+LEAST_COSINE = 0.99
 
 
 @pytest.fixture(params=NETWORKS)
@@ -81,6 +80,7 @@ def test_integers_answer_nearly_as_floats_do(network, zoo, tmp_path):
         near += answer.argmax() in np.argsort(expected)[-5:]
     print(f"{network}: cosine {np.median(cosines):.4f}, {near} of {PICTURES} best among the five best")
     assert np.median(cosines) >= LEAST_COSINE
+    assert near >= PICTURES - 1
 
 
 def test_the_same_name_and_seed_give_the_same_file(tmp_path):

@@ -57,6 +57,36 @@ pub fn package_name(index: usize, label: &str) -> String {
     format!("{index}-{}", label.chars().map(safe).collect::<String>())
 }
 
+/// Triton's configuration of an ensemble, as protobuf text: the parts as steps, joined by the names of
+/// the values that cross, which are the same on both sides of a cut.
+pub fn ensemble_pbtxt(
+    name: &str,
+    [inputs, outputs]: [&[Port]; 2],
+    parts: &[SubModel],
+) -> Result<String, PackageError> {
+    let mut text =
+        format!("name: {}\nplatform: \"ensemble\"\nmax_batch_size: 0\n", quoted(name.as_bytes()));
+    for (field, values) in [("input", inputs), ("output", outputs)] {
+        for port in values {
+            text.push_str(&declaration(name, field, port)?);
+        }
+    }
+    text.push_str("ensemble_scheduling {\n");
+    for (index, part) in parts.iter().enumerate() {
+        let model = quoted(package_name(index, &part.name).as_bytes());
+        text.push_str(&format!("  step {{\n    model_name: {model}\n    model_version: -1\n"));
+        for (field, ports) in [("input_map", &part.inputs), ("output_map", &part.outputs)] {
+            for port in ports {
+                let value = quoted(port.name.as_bytes());
+                text.push_str(&format!("    {field} {{ key: {value} value: {value} }}\n"));
+            }
+        }
+        text.push_str("  }\n");
+    }
+    text.push_str("}\n");
+    Ok(text)
+}
+
 /// Triton's model configuration, as protobuf text: no batching, one entry per input and output.
 pub fn config_pbtxt(
     name: &str,

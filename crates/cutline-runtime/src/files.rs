@@ -10,6 +10,7 @@
 //! copied from file to file.
 
 mod pieces;
+mod tree;
 
 use std::{
     fs::{self, File},
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 pub use pieces::Source;
 use pieces::write_pieces;
+pub use tree::write_tree;
 
 /// Why something could not be written.
 #[derive(Debug, Error)]
@@ -58,7 +60,7 @@ pub enum FileError {
     },
     /// The folder holds something that Cutline did not write.
     #[error(
-        "folder `{folder}` holds `{entry}`, which is not the output of a split; choose another folder, or empty this one"
+        "folder `{folder}` holds `{entry}`, which is not what this command writes; choose another folder, or empty this one"
     )]
     Foreign {
         /// Folder that was to be written.

@@ -30,7 +30,7 @@ mod orders;
 mod outbox;
 mod session;
 
-pub use broker::{Broker, BrokerError, Password, Reach, Version, check_prefix};
+pub use broker::{Broker, BrokerError, Password, Reach, Version, check_prefix, check_url};
 pub use orders::{Command, MAX_ORDER};
 pub use outbox::{Delivery, Full};
 

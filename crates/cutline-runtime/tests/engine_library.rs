@@ -12,7 +12,7 @@ use std::{
 
 use cutline_runtime::engine;
 
-/// What the asked process runs: it prints the state of ONNX Runtime.
+/// What the asked process runs: it prints the state of every engine.
 #[test]
 #[ignore = "run by the other tests, in a process of its own"]
 fn print_status() {
@@ -23,16 +23,20 @@ fn print_status() {
         Ok(engine) => println!("computes on a GPU by {}", engine.version()),
         Err(error) => println!("no GPU: {error}"),
     }
-    match engine::open("onnxruntime") {
-        Ok(engine) => println!("opened {}", engine.version()),
-        Err(error) => println!("refused: {error}"),
+    for name in ["onnxruntime", "litert"] {
+        match engine::open(name) {
+            Ok(engine) => println!("opened {}", engine.version()),
+            Err(error) => println!("refused: {error}"),
+        }
     }
 }
 
 fn ask(environment: &[(&str, &Path)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "--nocapture", "print_status"]);
-    command.env_remove("ORT_DYLIB_PATH").env_remove("XDG_DATA_HOME");
+    for name in ["ORT_DYLIB_PATH", "LITERT_DYLIB_PATH", "XDG_DATA_HOME"] {
+        command.env_remove(name);
+    }
     let Output { status, stdout, stderr } =
         command.envs(environment.iter().copied()).output().unwrap();
     assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&stderr));
@@ -84,6 +88,28 @@ fn a_fit_library_is_opened_wherever_it_lies() {
     fs::copy(&library, folder.join("libonnxruntime.so.1.20.0")).unwrap();
     let said = ask(&[("XDG_DATA_HOME", data.path())]);
     assert!(said.contains("onnxruntime available: true") && said.contains("opened 1."), "{said}");
+}
+
+#[test]
+fn litert_is_opened_wherever_it_lies_and_stays_until_the_end() {
+    let Some(library) = std::env::var_os("LITERT_DYLIB_PATH") else {
+        eprintln!("skipped: LITERT_DYLIB_PATH names no library");
+        return;
+    };
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().join("cutline/engines/litert-9.8.7");
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("libLiteRt.so");
+    fs::copy(&library, &file).unwrap();
+    let said = ask(&[("XDG_DATA_HOME", data.path())]);
+    assert!(said.contains("litert available: true") && said.contains("opened 9.8.7"), "{said}");
+    fs::write(&file, b"half of it").unwrap();
+    let said = ask(&[("XDG_DATA_HOME", data.path())]);
+    assert!(said.contains("not a shared library"), "{said}");
+    assert!(said.contains("cutline engine install litert"), "{said}");
+    let own = std::env::current_exe().unwrap();
+    let said = ask(&[("LITERT_DYLIB_PATH", &own)]);
+    assert!(said.contains("litert available: false; LITERT_DYLIB_PATH names"), "{said}");
 }
 
 /// A GPU is found by computing on it: a library whose part for CUDA is missing, or is there and does

@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub(crate) mod engine;
 #[cfg(feature = "reports")]
 pub(crate) mod explore;
+pub(crate) mod export;
 pub(crate) mod inspect;
 pub(crate) mod kernels;
 pub(crate) mod link;

@@ -177,7 +177,17 @@ fn tflite_files() {
     fuzz("tflite", damage, |bytes| {
         let file = Bytes::copy_from_slice(bytes);
         if let Ok(wiring) = tflite::split::wiring(&file) {
-            drop(wiring);
+            let half = wiring.operators.len() / 2;
+            for operators in [0..half, half..wiring.operators.len()] {
+                let part = tflite::split::Part {
+                    operators: operators.collect(),
+                    inputs: wiring.inputs.clone(),
+                    outputs: wiring.outputs.clone(),
+                };
+                if let Ok(bytes) = tflite::split::part(&file, &wiring.names, &part) {
+                    assert!(tflite::is_tflite(&bytes));
+                }
+            }
         }
         if let Ok(converted) = tflite::convert(&file) {
             read_model(&converted.model.encode_to_vec());

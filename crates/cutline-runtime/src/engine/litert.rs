@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use cutline_core::{
     tensor::{DType, Shape},
-    tflite,
+    tflite::{self, split::wiring},
 };
 
 use super::{
@@ -54,8 +54,7 @@ impl LiteRt {
     }
 }
 
-/// What a process has loaded, and from where. It stays loaded: the library leaves threads and
-/// registered objects behind that must not lose their code.
+/// What a process has loaded, and from where.
 static LOADED: Mutex<Option<(LiteRt, PathBuf)>> = Mutex::new(None);
 
 /// What is known of the engine on this machine. Loads the library, and keeps it.
@@ -96,22 +95,27 @@ impl Engine for LiteRt {
                  onnxruntime",
             ));
         }
+        // The library trusts what it reads more than a file from a network deserves.
+        let wiring = wiring(&bytes).map_err(|error| EngineError::load(NAME, error))?;
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = binding::Loaded::new(self.api.clone(), &bytes, options.threads);
         drop(turn);
         let loaded = loaded.map_err(|reason| EngineError::load(NAME, reason))?;
+        let port = |slot| port(slot, &wiring.names);
         let inputs = loaded.inputs.iter().map(port).collect::<Result<_, _>>()?;
         let outputs = loaded.outputs.iter().map(port).collect::<Result<_, _>>()?;
         Ok(Box::new(LiteRtSession { loaded, inputs, outputs }))
     }
 }
 
-fn port(slot: &binding::Slot) -> Result<Port, EngineError> {
+/// An input or output, under the name that its tensor has in every other part of this program.
+fn port(slot: &binding::Slot, names: &[String]) -> Result<Port, EngineError> {
+    let name = names.get(slot.tensor as usize).cloned().unwrap_or_default();
     let dtype = dtype_of(slot.element).ok_or_else(|| {
-        let reason = format!("tensor `{}` has an element type that is not supported", slot.name);
+        let reason = format!("tensor `{name}` has an element type that is not supported");
         EngineError::load(NAME, reason)
     })?;
-    Ok(Port { name: slot.name.clone(), dtype: Some(dtype) })
+    Ok(Port { name, dtype: Some(dtype) })
 }
 
 /// Element types as LiteRT numbers them.

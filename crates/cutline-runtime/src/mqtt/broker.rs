@@ -181,6 +181,11 @@ impl Broker {
     }
 }
 
+/// Checks a broker's URL.
+pub fn check_url(url: &str) -> Result<(), BrokerError> {
+    parse(url).map(drop).map_err(BrokerError::Url)
+}
+
 /// Checks a prefix of topics: not empty, no wildcards, no slash at its ends.
 pub fn check_prefix(prefix: &str) -> Result<(), BrokerError> {
     let what = "the topic's prefix";

@@ -16,6 +16,7 @@ mod fleet;
 mod held;
 mod hierarchy;
 mod inputs;
+mod iot;
 mod measure;
 mod mqtt;
 mod namespace;
@@ -63,7 +64,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 23] = [
+const SECTIONS: [(&str, Section); 24] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
@@ -86,6 +87,7 @@ const SECTIONS: [(&str, Section); 23] = [
     ("failure", failure::run),
     ("failure-run", failure_run::run),
     ("mqtt", mqtt::run),
+    ("iot", iot::run),
     ("soak", soak::run),
 ];
 

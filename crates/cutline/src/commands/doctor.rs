@@ -166,8 +166,12 @@ fn engines() -> Vec<Finding> {
             let verdict = if status.available { Verdict::Ok } else { Verdict::Note };
             let version = status.version.unwrap_or_default();
             let found = format!("{} {version} ({})", status.name, status.reason);
-            let advice =
-                "a faster engine may be one command away: cutline engine install onnxruntime";
+            let advice = match status.name {
+                engine::litert::NAME => {
+                    "it is needed for .tflite files as they are: cutline engine install litert"
+                }
+                _ => "a faster engine may be one command away: cutline engine install onnxruntime",
+            };
             Finding::new("engine", verdict, found, advice)
         })
         .collect()

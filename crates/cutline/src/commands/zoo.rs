@@ -37,6 +37,9 @@ use crate::{
 /// Random pictures whose values give the ranges.
 const PICTURES: u64 = 8;
 
+/// Largest element of a picture that ImageNet's statistics normalise: a white pixel's blue.
+const BRIGHTEST: f32 = 2.64;
+
 /// Write a well-known network with random weights as ONNX or TFLite.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -188,10 +191,28 @@ fn tflite(args: &WriteArgs, model: &ModelProto, output: &Output) -> anyhow::Resu
 /// What the ranges are found on.
 fn pictures(args: &WriteArgs, graph: &Graph) -> anyhow::Result<Vec<BTreeMap<String, Tensor>>> {
     let Some(folder) = &args.calibrate else {
-        let seeds = (0..PICTURES).map(|at| args.seed.wrapping_add(at));
-        return Ok(seeds.map(|seed| random_inputs(graph, seed)).collect::<Result<_, _>>()?);
+        return (0..PICTURES)
+            .map(|at| noise(graph, args.seed.wrapping_add(at), 1 + at % 2 * 15))
+            .collect();
     };
     let gallery = Gallery::open(folder, graph, None, &args.picture)?;
     let inputs = |file: &PathBuf| gallery.inputs(file, graph, InputEncoding::Fp32);
     gallery.files().iter().map(inputs).collect()
+}
+
+/// A random picture of squares of so many pixels a side, as bright as pictures are that ImageNet's
+/// statistics normalise: ranges found on it hold for such pictures, flat or full of detail.
+fn noise(graph: &Graph, seed: u64, side: u64) -> anyhow::Result<BTreeMap<String, Tensor>> {
+    let made = random_inputs(graph, seed)?.into_iter().map(|(name, tensor)| {
+        let (shape, drawn) = (tensor.shape().clone(), tensor.as_f32().context("no floats")?);
+        let &[.., rows, columns] = shape.0.as_slice() else { bail!("`{name}` is no picture") };
+        let element = |at: u64| {
+            let (map, row, column) = (at / (rows * columns), at / columns % rows, at % columns);
+            let from = (map * rows + row / side * side) * columns + column / side * side;
+            drawn[from as usize] * BRIGHTEST
+        };
+        let data = (0..drawn.len() as u64).map(element).collect();
+        Ok((name, Tensor::from_f32(shape, data)?))
+    });
+    made.collect()
 }

@@ -7,6 +7,7 @@
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
+    mem::ManuallyDrop,
     path::Path,
     ptr,
     sync::Arc,
@@ -82,25 +83,24 @@ struct EnvironmentOption {
 /// Declares the functions once: a field of the table for each, found by its name.
 macro_rules! functions {
     ($($field:ident = $name:literal: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
-        /// The functions of a library that stays loaded as long as this lives.
+        /// The functions of a library, which stays loaded for good: see [`Api::open`].
         pub(super) struct Api {
             $($field: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
-            _library: Library,
         }
 
         impl Api {
             /// Looks every function up; the error names the first that is missing.
-            fn of(library: Library) -> Result<Self, String> {
+            fn of(library: &Library) -> Result<Self, String> {
                 $(
                     // SAFETY: a library that exports this name is LiteRT, whose header declares the
-                    // function so; the pointer is kept no longer than the library, see `_library`.
+                    // function so; the pointer stays good because the library is never unloaded.
                     #[allow(unsafe_code)]
                     let $field = *unsafe {
                         library.get::<unsafe extern "C" fn($($argument),*) $(-> $result)?>($name)
                     }
                     .map_err(|_| missing($name))?;
                 )*
-                Ok(Self { $($field,)* _library: library })
+                Ok(Self { $($field,)* })
             }
         }
     };
@@ -120,7 +120,6 @@ functions! {
     input = b"LiteRtGetSignatureInputTensorByIndex\0": fn(Handle, usize, *mut Handle) -> Status;
     output = b"LiteRtGetSignatureOutputTensorByIndex\0": fn(Handle, usize, *mut Handle) -> Status;
     tensor_index = b"LiteRtGetTensorIndex\0": fn(Handle, *mut u32) -> Status;
-    tensor_name = b"LiteRtGetTensorName\0": fn(Handle, *mut *const c_char) -> Status;
     tensor_type = b"LiteRtGetRankedTensorType\0": fn(Handle, *mut TensorType) -> Status;
     create_options = b"LiteRtCreateOptions\0": fn(*mut Handle) -> Status;
     destroy_options = b"LiteRtDestroyOptions\0": fn(Handle);
@@ -160,13 +159,15 @@ fn missing(name: &[u8]) -> String {
 }
 
 impl Api {
-    /// Opens a library and looks its functions up, or says in words why it cannot be used.
+    /// Opens a library and looks its functions up, or says in words why it cannot be used. It is
+    /// never closed: it leaves behind what runs its code when the process ends.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         // SAFETY: opening a library runs its initialisers. The file is one that the user named or
         // installed as LiteRT.
         #[allow(unsafe_code)]
         let library =
             unsafe { Library::new(path) }.map_err(|e| format!("it cannot be opened: {e}"))?;
+        let library = ManuallyDrop::new(library);
         // SAFETY: the symbol is looked up and not read.
         #[allow(unsafe_code)]
         let is_new = unsafe { library.get::<*const c_void>(SINCE_2_2) }.is_ok();
@@ -174,7 +175,7 @@ impl Api {
         #[allow(unsafe_code)]
         let is_litert = unsafe { library.get::<*const c_void>(b"LiteRtCreateEnvironment\0") };
         match (is_litert.is_ok(), is_new) {
-            (true, true) => Self::of(library),
+            (true, true) => Self::of(&library),
             (true, false) => Err("it is older than release 2.2".to_owned()),
             (false, _) => Err("it is not LiteRT: it has no `LiteRtCreateEnvironment`".to_owned()),
         }
@@ -186,8 +187,6 @@ impl Api {
 pub(super) struct Slot {
     /// Place of the tensor in the file.
     pub(super) tensor: u32,
-    /// Its name in the file.
-    pub(super) name: String,
     /// Its element type as LiteRT numbers them.
     pub(super) element: c_int,
     pub(super) shape: Vec<u64>,
@@ -318,22 +317,15 @@ impl Loaded {
     ) -> Result<(Slot, Handle), String> {
         let api = &self.api;
         let mut index = 0;
-        let mut name = ptr::null();
         let mut kind = TensorType { element: 0, layout };
-        // SAFETY: the handles are of this model, as the caller promises; a name is a string that
-        // ends with zero and belongs to the model.
-        let name = unsafe {
+        // SAFETY: the handles are of this model, as the caller promises.
+        unsafe {
             done("the place of a tensor", (api.tensor_index)(tensor, &mut index))?;
-            done("the name of a tensor", (api.tensor_name)(tensor, &mut name))?;
             done("the type of a tensor", (api.tensor_type)(tensor, &mut kind))?;
-            match name.is_null() {
-                true => String::new(),
-                false => CStr::from_ptr(name).to_string_lossy().into_owned(),
-            }
-        };
+        }
         // What the file leaves open, the compiled model has settled.
         kind.layout = layout;
-        let shape = dimensions(&layout).ok_or_else(|| format!("tensor `{name}` has no size"))?;
+        let shape = dimensions(&layout).ok_or_else(|| format!("tensor {index} has no size"))?;
         let mut buffer = ptr::null_mut();
         let mut bytes = 0;
         // SAFETY: as above; the buffer is freed here unless it is handed out.
@@ -346,7 +338,7 @@ impl Loaded {
                 },
             )?;
         }
-        Ok((Slot { tensor: index, name, element: kind.element, shape, bytes }, buffer))
+        Ok((Slot { tensor: index, element: kind.element, shape, bytes }, buffer))
     }
 
     /// Runs once. The inputs' data are in the order of [`inputs`](Self::inputs), each as long as

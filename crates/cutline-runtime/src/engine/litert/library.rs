@@ -64,7 +64,7 @@ pub(super) fn find() -> Result<(Found, Api), Missing> {
     })
 }
 
-/// Opens a library, or says in words why it cannot be used. It is closed again.
+/// Opens a library, or says in words why it cannot be used.
 pub(in crate::engine) fn probe(path: &Path) -> Result<Found, String> {
     open(path).map(|(found, _)| found)
 }
