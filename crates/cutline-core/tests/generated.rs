@@ -1,6 +1,7 @@
 //! The committed code is what `proto/onnx.proto` and `proto/tflite.fbs` generate today.
 //!
 //! `CUTLINE_REGENERATE=1 cargo test -p cutline-core --test generated` writes it anew.
+#![allow(clippy::unwrap_used)]
 
 use std::{env, fs, path::Path};
 

@@ -2,6 +2,7 @@
 //!
 //! `tests/interop/tflite_cases.py` writes the models, their inputs and LiteRT's outputs, with the
 //! Python that `CUTLINE_PYTHON` names; without it these tests say that they skip.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     env, fs,
