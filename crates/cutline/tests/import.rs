@@ -30,7 +30,7 @@ fn folder(in_integers: bool) -> TempDir {
     fs::create_dir(&photos).unwrap();
     for at in 0..3u8 {
         let picture = image::GrayImage::from_fn(40, 40, |x, y| {
-            image::Luma([(x as u8).wrapping_mul(7).wrapping_add(y as u8 * at * 5)])
+            image::Luma([(x * 7 + y * 5 * u32::from(at)) as u8])
         });
         picture.save(photos.join(format!("{at}.png"))).unwrap();
     }
