@@ -88,7 +88,7 @@ pub fn top(output: &Tensor, labels: &Labels, count: usize) -> Option<Vec<Scored>
     if output.shape().0.iter().filter(|&&size| size != 1).count() > 1 {
         return None;
     }
-    let scores = probabilities(&floats(output)?);
+    let scores = probabilities(&floats(output).or_else(|| bytes(output))?);
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
     let best = order.into_iter().take(count).map(|class| Scored {
@@ -99,8 +99,7 @@ pub fn top(output: &Tensor, labels: &Labels, count: usize) -> Option<Vec<Scored>
     Some(best.collect())
 }
 
-/// The values of an answer as floats; `None` for types that no score has. Bytes are read as the
-/// probabilities that a quantised softmax answers with: 256ths, counted from the least byte.
+/// The values of an answer as floats; `None` for other types.
 pub(crate) fn floats(output: &Tensor) -> Option<Vec<f32>> {
     match output.dtype() {
         DType::F32 => Some(output.as_f32()?.into_owned()),
@@ -108,13 +107,20 @@ pub(crate) fn floats(output: &Tensor) -> Option<Vec<f32>> {
             let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(output.data());
             Some(halves.into_iter().map(half::f16::to_f32).collect())
         }
-        DType::U8 => Some(output.data().iter().map(|&byte| f32::from(byte) / 256.0).collect()),
-        DType::I8 => {
-            let real = |&byte: &u8| (f32::from(byte as i8) + 128.0) / 256.0;
-            Some(output.data().iter().map(real).collect())
-        }
         _ => None,
     }
+}
+
+/// Bytes as the probabilities that a quantised softmax answers with: 256ths, counted from the least
+/// byte; `None` for other types.
+fn bytes(output: &Tensor) -> Option<Vec<f32>> {
+    let least = match output.dtype() {
+        DType::U8 => 0,
+        DType::I8 => 128,
+        _ => return None,
+    };
+    let real = |&byte: &u8| f32::from(byte.wrapping_add(least)) / 256.0;
+    Some(output.data().iter().map(real).collect())
 }
 
 /// A quantised answer as the real numbers that it stands for; `None` for other types.
