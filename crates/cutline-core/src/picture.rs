@@ -152,7 +152,7 @@ pub enum PictureSpecError {
     #[error("an input of shape {0} is no picture; it takes 1x3xHxW, 1xHxWx3, or one channel")]
     NotAPicture(Shape),
     /// The network's input has a type that pixels are not turned into.
-    #[error("an input of type {0} is not made from pictures; FP32, FP16 and UINT8 are")]
+    #[error("an input of type {0} is not made from pictures; FP32, FP16, UINT8 and INT8 are")]
     Type(DType),
     /// Colour for a network of one channel, or the reverse.
     #[error("the recipe asks for {recipe} channels, the network's input has {input}")]

@@ -218,7 +218,9 @@ fn a_short_file_that_stands_for_a_long_one_is_refused() {
         None::<Vec<Metadata>>,
         None::<Vec<SignatureDef>>,
     );
-    let file = Bytes::copy_from_slice(builder.finish(model, Some(*b"TFL3")));
+    let (root, rest) = builder.finish(model, None).split_first_chunk::<4>().unwrap();
+    let root = u32::from_le_bytes(*root) + 4;
+    let file = Bytes::from([&root.to_le_bytes()[..], b"TFL3", rest].concat());
     assert!(file.len() < 100_000);
     let error = tflite::convert(&file).unwrap_err().to_string();
     assert!(error.contains("tables share each other"), "{error}");

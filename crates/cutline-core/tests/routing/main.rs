@@ -244,7 +244,6 @@ fn decided() -> (Router, impl FnMut(&mut Router, Nanos, Option<u64>) -> Option<u
     );
     let router = Router::new(decided.unwrap(), settings(), 7, Nanos::ZERO);
     let wan = router.table().link_ids().nth(WAN).unwrap();
-    let mut number = 0;
     let live = move |router: &mut Router, until: Nanos, boot: Option<u64>| {
         let mut now = until - ms(500);
         while now < until {
@@ -255,15 +254,10 @@ fn decided() -> (Router, impl FnMut(&mut Router, Nanos, Option<u64>) -> Option<u
                     Action::Load { route, ticket } => {
                         router.handle(now, Event::Loaded { route, ticket });
                     }
-                    Action::Heartbeat { link, number: asked } if link == wan => {
-                        number = asked;
-                        match boot {
-                            Some(boot) => {
-                                router.handle(now, Event::Heard { link, number, boot });
-                            }
-                            None => router.handle(now, Event::Unreachable { link, number }),
-                        }
-                    }
+                    Action::Heartbeat { link, number } if link == wan => match boot {
+                        Some(boot) => router.handle(now, Event::Heard { link, number, boot }),
+                        None => router.handle(now, Event::Unreachable { link, number }),
+                    },
                     _ => {}
                 }
             }

@@ -233,7 +233,7 @@ impl Agent {
     /// Arguments of `cutline` that start it on an address, with a folder for what is deployed.
     fn arguments(&self, listen: &str, store: &str) -> Vec<String> {
         let mut arguments: Vec<String> =
-            ["agent", "--quiet", "--listen", listen, "--store", store].map(str::to_owned).into();
+            ["agent", "--listen", listen, "--store", store].map(str::to_owned).into();
         let mut give = |option: &str, value: Option<String>| {
             arguments.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
         };

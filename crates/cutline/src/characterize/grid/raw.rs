@@ -235,7 +235,9 @@ impl NetworkTable {
 
 /// A network by its file, or by its name in the zoo.
 fn named(network: String) -> Result<(String, Source), GridError> {
-    if network.contains(['/', '\\']) || network.to_lowercase().ends_with(".onnx") {
+    let lower = network.to_lowercase();
+    let is_file = [".onnx", ".tflite"].iter().any(|ending| lower.ends_with(ending));
+    if network.contains(['/', '\\']) || is_file {
         let path = PathBuf::from(&network);
         return Ok((network, Source::File(path)));
     }

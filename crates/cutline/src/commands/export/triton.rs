@@ -49,6 +49,8 @@ pub(super) fn repositories(args: &Args, model: &Model) -> anyhow::Result<Vec<Fil
     }
     if let Some(name) = &args.ensemble {
         let folder = label(name);
+        let taken = files.iter().any(|(path, _)| path.starts_with(&folder));
+        ensure!(!taken, "a stage has the name `{folder}` already; give the ensemble another");
         let config = ensemble(&folder, model, &parts)?;
         files.push(text(Path::new(&folder).join("config.pbtxt"), config));
         // A server wants a version, which an ensemble has nothing to put in.
