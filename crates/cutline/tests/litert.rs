@@ -116,7 +116,12 @@ fn a_plan_with_litert_runs_on_agents_as_the_whole_does_here() {
     let Some((folder, first, last)) = prepare() else { return };
     let folder = folder.path();
     for engine in ["litert", "rten"] {
-        run(folder, &format!("profile net.tflite --engine {engine} --threads 1 -o {engine}.json"));
+        run(
+            folder,
+            &format!(
+                "profile net.tflite --engine {engine} --threads 1 --budget 40 --time 1s -o {engine}.json"
+            ),
+        );
     }
     let answers: Vec<Value> = [["litert", "litert"], ["rten", "litert"], ["litert", "rten"]]
         .into_iter()
