@@ -86,8 +86,8 @@ const SECTIONS: [(&str, Section); 24] = [
     ("adaptation", adaptation::run),
     ("failure", failure::run),
     ("failure-run", failure_run::run),
-    ("iot", iot::run),
     ("mqtt", mqtt::run),
+    ("iot", iot::run),
     ("soak", soak::run),
 ];
 
