@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use cutline_core::{
     cut::candidate_cuts, onnx::ImportOptions, partition::Mapping, platform::DeviceId,
     units::BytesPerSec,
