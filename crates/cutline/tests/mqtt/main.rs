@@ -311,16 +311,19 @@ fn a_broker_is_known_by_its_authority_and_knows_us_by_certificate_and_password()
 }
 
 #[test]
-fn under_mqtt_5_results_that_the_broker_does_not_permit_are_counted_and_said() {
+fn under_mqtt_5_a_run_whose_results_the_broker_does_not_permit_fails_and_counts_every_one() {
     let settings = "allow_anonymous true\nacl_file {folder}/acl\n";
     let broker = Mosquitto::with(settings, |folder| {
         Ok(fs::write(folder.join("acl"), "topic readwrite test/run/status\n")?)
     });
     let Some(broker) = broker.unwrap() else { return };
     let scene = Scene::new(binary(), 3, None);
-    let more = ["--local", "--mqtt-version", "5", "--mqtt-wait", "10s"];
+    let more = ["--local", "--mqtt-version", "5", "--mqtt-wait", "3s"];
     let said = Said::of(scene.run(binary(), &broker.url(), &more));
     assert!(!said.fine, "{}", said.stderr);
-    assert_eq!(said.delivery()["refused"], json!(3), "{}\n{}", said.stderr, broker.log());
-    assert!(said.stderr.contains("NotAuthorized"), "{}", said.stderr);
+    // mosquitto 2.0.11 ends a connection at some refusals before it has told them.
+    let count = |name: &str| said.delivery()[name].as_u64().unwrap();
+    let told = (count("acknowledged"), count("refused") + count("unacknowledged"));
+    assert_eq!(told, (0, 3), "{}\n{}", said.stderr, broker.log());
+    assert!(said.stderr.contains("does not have all of 3 results"), "{}", said.stderr);
 }
