@@ -28,6 +28,7 @@ pub mod litert;
 pub mod onnxruntime;
 pub mod rten;
 mod support;
+mod unsigned;
 mod whole;
 
 pub use support::unsupported_layers;

@@ -21,6 +21,7 @@ use cutline_core::{
         GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
         ValueInfoProto, tensor_shape_proto, type_proto,
     },
+    split::external_tensors,
     tensor::{DType, Shape},
 };
 use ort::{
@@ -42,7 +43,7 @@ use prost::Message;
 
 use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
-    check_threads, converted, decode, find_outputs, layer_with, library,
+    check_threads, converted, decode, find_outputs, layer_with, library, unsigned,
 };
 use crate::{pace::timer, tensor::Tensor};
 
@@ -112,6 +113,18 @@ impl OnnxRuntime {
         }
     }
 
+    /// The model with unsigned bytes for signed ones, where it has any and that makes it faster.
+    fn in_unsigned_bytes(&self, model: &ModelSource) -> Result<Option<ModelSource>, EngineError> {
+        if !cfg!(target_arch = "x86_64") || self.name == CUDA_NAME {
+            return Ok(None);
+        }
+        // What is no model is for the library to say.
+        let Ok(mut proto) = decode(self.name, model) else { return Ok(None) };
+        let is_whole = external_tensors(&proto).is_empty();
+        let is_rewritten = is_whole && unsigned::compute_in_unsigned_bytes(&mut proto);
+        Ok(is_rewritten.then(|| ModelSource::Memory(proto.encode_to_vec().into())))
+    }
+
     fn builder(&self, threads: usize, cores: &[usize]) -> Result<SessionBuilder, ort::Error> {
         let mut builder = ort::session::Session::builder(&self.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -121,9 +134,11 @@ impl OnnxRuntime {
             // runs they must not take a core from other stages.
             .with_intra_op_spinning(threads > 1)?
             .with_config_entry("session.force_spinning_stop", "1")?
-            // Otherwise signed bytes become unsigned ones where that is easy, and layers between the
-            // two are computed in floats: slower on many processors, and not exact.
+            // Otherwise signed bytes become unsigned ones where the library finds that easy, and
+            // layers between the two are computed in floats, which is not exact.
             .with_config_entry("session.qdqisint8allowed", "1")?
+            // Without it older processors lose what does not fit into 16 bits of a sum of products.
+            .with_config_entry("session.x64quantprecision", on_old_processors())?
             .with_inter_op_spinning(false)?;
         if let [_, others @ ..] = cores {
             // The library counts processors from 1, and names none for the calling thread.
@@ -233,6 +248,8 @@ impl Engine for OnnxRuntime {
         if let Some(onnx) = converted(self.name, model)? {
             return self.load(&onnx, options);
         }
+        let rewritten = self.in_unsigned_bytes(model)?;
+        let model = rewritten.as_ref().unwrap_or(model);
         let cores = own_cores(options.threads, timer::allowed());
         let builder = self.builder(options.threads, &cores);
         let mut builder = builder.map_err(|error| EngineError::load(self.name, error))?;
@@ -297,6 +314,15 @@ impl Session for OrtSession {
         };
         outputs.iter().map(take).collect()
     }
+}
+
+/// The setting for what only processors without instructions for sums of products of bytes need.
+fn on_old_processors() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if !is_x86_feature_detected!("avx512vnni") && !is_x86_feature_detected!("avxvnni") {
+        return "1";
+    }
+    "0"
 }
 
 /// A processor for each thread, where there are just as many as threads, and more than one.
