@@ -12,10 +12,9 @@ use cutline_core::{
         self, Converted, TfliteError,
         author::Network,
         schema::tflite::{
-            ActivationFunctionType, Buffer, BuiltinOperator, BuiltinOptions,
-            ConcatenationOptions, Metadata, Model, NoOptions, Operator, OperatorCode,
-            QuantizationParameters, SignatureDef, SubGraph, SumOptions, Tensor, TensorType,
-            Unread,
+            ActivationFunctionType, Buffer, BuiltinOperator, BuiltinOptions, ConcatenationOptions,
+            Metadata, Model, NoOptions, Operator, OperatorCode, QuantizationParameters,
+            SignatureDef, SubGraph, SumOptions, Tensor, TensorType, Unread,
         },
         write::encode,
     },

@@ -443,8 +443,8 @@ impl<'a> Converter<'a> {
         }
         // Under the name of an answer there must be the answer.
         let is_as_stored = view.shape == tensor.shape && view.order.is_sorted() && !wide;
-        let is_first = !self.tensor_of.contains_key(&tensor.name)
-            && (is_as_stored || !self.is_output(at));
+        let is_first =
+            !self.tensor_of.contains_key(&tensor.name) && (is_as_stored || !self.is_output(at));
         let name = if is_first { tensor.name.clone() } else { self.fresh(at, "weights") };
         self.tensor_of.insert(name.clone(), at);
         let dtype = if wide { DType::F32 } else { dtype };

@@ -37,7 +37,7 @@ pub(super) fn compute_in_whole_numbers(model: &mut ModelProto) -> bool {
             continue;
         }
         if ends.contains_key(&at) {
-            node.input[1] = writer.constant("one", &[], vec![1.0]);
+            node.input[1] = writer.ones(&found[ends[&at]].made);
         }
         writer.nodes.push(node);
     }
@@ -50,8 +50,10 @@ pub(super) fn compute_in_whole_numbers(model: &mut ModelProto) -> bool {
 struct Product {
     layer: usize,
     quantize: usize,
-    /// The layers that dequantise its operands, each with the number of its scales.
-    operands: Vec<(NodeProto, usize)>,
+    /// The layers that dequantise its operands, each with the shape of its scales.
+    operands: Vec<(NodeProto, Vec<i64>)>,
+    /// Shape of the scale of the layer that quantises its result: of one element.
+    made: Vec<i64>,
     /// What a step of its whole result is in steps of its quantised one, by channel.
     factor: Vec<f32>,
 }
@@ -104,24 +106,58 @@ impl<'a> Finder<'a> {
         let operands = operands
             .map(|name| {
                 let maker = &self.graph.node[*self.makers.get(name.as_str())?];
-                let scales = self.scale(maker)?.len();
-                (maker.op_type() == "DequantizeLinear").then(|| (maker.clone(), scales))
+                let scale = self.scale(maker)?;
+                (maker.op_type() == "DequantizeLinear").then(|| (maker.clone(), scale))
             })
             .collect::<Option<Vec<_>>>()?;
-        let (x, w) = (self.scale(&operands.first()?.0)?, self.scale(&operands.get(1)?.0)?);
-        let (&[x], &[made]) = (&x[..], &self.scale(last)?[..]) else { return None };
-        let factor = w.iter().map(|w| x * w / made).collect();
-        Some(Product { layer, quantize, operands, factor })
+        let [(_, (x, _)), (weights, (w, _)), rest @ ..] = &operands[..] else { return None };
+        let (made, shape) = self.scale(last)?;
+        let (&[x], &[made]) = (&x[..], &made[..]) else { return None };
+        let is_by_result = w.len() == 1 || axis(weights) == Some(axis_of_results(node));
+        let steps: Vec<f32> = w.iter().map(|w| x * w).collect();
+        if !is_by_result || rest.iter().any(|(_, (bias, _))| !is_near(bias, &steps)) {
+            return None;
+        }
+        let factor = steps.iter().map(|step| step / made).collect();
+        let operands = operands.into_iter().map(|(maker, (_, shape))| (maker, shape)).collect();
+        Some(Product { layer, quantize, operands, made: shape, factor })
     }
 
-    /// The scales of a layer that quantises or dequantises, where they are constants.
-    fn scale(&self, node: &NodeProto) -> Option<Vec<f32>> {
+    /// The scales of a layer that quantises or dequantises, where they are constants, and their shape.
+    fn scale(&self, node: &NodeProto) -> Option<(Vec<f32>, Vec<i64>)> {
         let tensor = self.scales.get(node.input.get(1)?.as_str())?;
-        if tensor.data_type != Some(DType::F32.onnx()) {
+        if tensor.data_type != Some(DType::F32.onnx()) || tensor.dims.len() > 1 {
             return None;
         }
         let stored = tensor.raw_data.as_ref()?.as_chunks::<4>().0;
-        Some(stored.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+        let values: Vec<f32> = stored.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        let count = tensor.dims.first().copied().unwrap_or(1);
+        (values.len() as i64 == count).then(|| (values, tensor.dims.clone()))
+    }
+}
+
+/// The axis along which a layer's scales lie, where it says one from the front.
+fn axis(node: &NodeProto) -> Option<i64> {
+    let stated = node.attribute.iter().find(|attribute| attribute.name() == "axis");
+    // What the operator's definition says.
+    let axis = stated.map_or(1, |attribute| attribute.i());
+    let is_blocked = node.attribute.iter().any(|it| it.name() == "block_size" && it.i() != 0);
+    (axis >= 0 && !is_blocked).then_some(axis)
+}
+
+/// The axis of a layer's weights that is one of its results.
+fn axis_of_results(node: &NodeProto) -> i64 {
+    let is_transposed = node.attribute.iter().any(|it| it.name() == "transB" && it.i() != 0);
+    i64::from(node.op_type() == "Gemm" && !is_transposed)
+}
+
+/// Whether a bias counts in the steps of the products that it is added to: scales that were computed
+/// by others may differ in their last bits.
+fn is_near(bias: &[f32], steps: &[f32]) -> bool {
+    let near = |(bias, step): (&f32, &f32)| (bias - step).abs() <= 1e-3 * step;
+    match bias {
+        &[one] => steps.iter().all(|step| near((&one, step))),
+        each => each.len() == steps.len() && each.iter().zip(steps).all(near),
     }
 }
 
@@ -136,10 +172,9 @@ impl Writer {
     fn product(&mut self, mut node: NodeProto, product: &Product) {
         let output = node.output[0].clone();
         let given = node.input.iter_mut().filter(|name| !name.is_empty());
-        for (name, (maker, scales)) in given.zip(&product.operands) {
+        for (name, (maker, shape)) in given.zip(&product.operands) {
             let mut maker = maker.clone();
-            let dims: &[i64] = if *scales > 1 { &[*scales as i64] } else { &[] };
-            maker.input[1] = self.constant(&format!("ones{scales}"), dims, vec![1.0; *scales]);
+            maker.input[1] = self.ones(shape);
             // Names that no exporter gives, so that they cannot meet another value's.
             *name = format!("{name}\u{1}for {output}");
             maker.output = vec![name.clone()];
@@ -163,6 +198,12 @@ impl Writer {
             output: vec![output],
             ..NodeProto::default()
         });
+    }
+
+    /// Scales of 1, in the shape of those that they stand for.
+    fn ones(&mut self, shape: &[i64]) -> String {
+        let count = shape.iter().product::<i64>() as usize;
+        self.constant(&format!("ones{shape:?}"), shape, vec![1.0; count])
     }
 
     fn constant(&mut self, what: &str, dims: &[i64], values: Vec<f32>) -> String {
