@@ -400,7 +400,7 @@ mod tests {
             (&["QuantizeLinear x s > q", "DequantizeLinear q s > y"], false),
         ];
         for (nodes, is_rewritten) in cases {
-            let ours = model(&[x.clone()], &[y.clone()], nodes);
+            let ours = model(std::slice::from_ref(&x), std::slice::from_ref(&y), nodes);
             assert_eq!(rewritten(ours).is_some(), *is_rewritten, "{nodes:?}");
         }
     }
