@@ -104,6 +104,18 @@ def weights_as_outputs(net):
     return net.finish(y, w, b)
 
 
+# Not in int8 and halves: LiteRT takes those over into other layers, and answers zeros for them.
+@case("uint8")
+def dequantised_constant_as_output(net):
+    x = net.tensor([1, 3], np.float32)
+    net.graph.inputs.append(x)
+    stored = net.const(np.array([[0.5, -1, 2]], np.float32))
+    w = net.op(Op.DEQUANTIZE, [stored], net.tensor([1, 3], np.float32), "DequantizeOptions")
+    net.version(Op.DEQUANTIZE, 2)
+    y = net.op(Op.ADD, [x, w], net.tensor([1, 3], np.float32), "AddOptions")
+    return net.finish(y, w)
+
+
 @case()
 def input_as_output(net):
     x = net.input([1, 4, 5, 3])
