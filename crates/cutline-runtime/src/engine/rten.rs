@@ -61,7 +61,8 @@ impl Engine for Rten {
         }
         let mut proto = decode(NAME, model)?;
         let is_old = legacy::write_out_old_softmax(&mut proto);
-        let is_changed = whole::compute_in_whole_numbers(&mut proto) || is_old;
+        let ops = ["Add", "Conv", "Gemm", "Mul", "Sub"];
+        let is_changed = whole::compute_in_whole_numbers(&mut proto, &ops) || is_old;
         let mut loader = ModelOptions::with_all_ops();
         let loaded = match model {
             // Only from a file of this extension does the library load external data by itself.

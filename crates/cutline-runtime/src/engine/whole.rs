@@ -10,6 +10,18 @@
 //! Products and sums of the integers are then exact as long as they stay below 2^24, and one rounding
 //! is left, the very one of engines that compute in integers. Otherwise every sum is rounded, now
 //! and then to the other side of a half, and each such step makes others further on.
+//!
+//! A sum or difference of two values is more: XNNPACK, and LiteRT with it, takes the ratios of the
+//! scales as integers of at most 21 bits over a power of two, and halves round up. Floats hold that,
+//! too, where each ratio is taken apart: `m / 2^n = (h * 2^10 + l) / 2^n`.
+//!
+//! ```text
+//! DequantizeLinear(a, l / 2^10) ┐
+//! DequantizeLinear(b, k / 2^10) ┴ Sum ─ Floor ┐
+//! DequantizeLinear(a, h) ─────────────────────┤
+//! DequantizeLinear(b, g) ─────────────────────┼ Sum ─ Mul(2^10 / 2^n) ─ Floor ─ QuantizeLinear(1)
+//! 2^(n - 11) ─────────────────────────────────┘
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,28 +30,29 @@ use cutline_core::{
     tensor::DType,
 };
 
-/// Rewrites the quantised products of a model; whether there were any.
-pub(super) fn compute_in_whole_numbers(model: &mut ModelProto) -> bool {
+/// Rewrites the quantised layers of a model that have one of these operators, of `Add`, `Conv`,
+/// `Gemm`, `Mul` and `Sub`; whether there were any.
+pub(super) fn compute_in_whole_numbers(model: &mut ModelProto, ops: &[&str]) -> bool {
     let Some(graph) = &mut model.graph else { return false };
-    let found = Finder::new(graph).products();
+    let found = Finder::new(graph).layers(ops);
     if found.is_empty() {
         return false;
     }
     let mut writer = Writer::default();
-    let ends: BTreeMap<usize, usize> =
-        found.iter().enumerate().map(|(at, product)| (product.quantize, at)).collect();
-    let starts: BTreeMap<usize, usize> =
-        found.iter().enumerate().map(|(at, product)| (product.layer, at)).collect();
-    let nodes = std::mem::take(&mut graph.node);
-    for (at, mut node) in nodes.into_iter().enumerate() {
-        if let Some(&at) = starts.get(&at) {
-            writer.product(node, &found[at]);
-            continue;
+    let ends: BTreeSet<usize> = found.values().filter_map(|layer| layer.quantize).collect();
+    for (at, mut node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
+        match found.get(&at).map(|layer| (&layer.operands, &layer.step)) {
+            Some((operands, Step::Product(factor))) => writer.product(node, operands, factor),
+            Some((operands, Step::Sum(ratios, scale))) => {
+                writer.sum(&node, operands, ratios, *scale);
+            }
+            None => {
+                if ends.contains(&at) {
+                    node.input[1] = writer.constant("one", &[], vec![1.0]);
+                }
+                writer.nodes.push(node);
+            }
         }
-        if ends.contains_key(&at) {
-            node.input[1] = writer.constant("one", &[], vec![1.0]);
-        }
-        writer.nodes.push(node);
     }
     graph.node = writer.nodes;
     graph.initializer.extend(writer.constants.into_values());
@@ -47,16 +60,47 @@ pub(super) fn compute_in_whole_numbers(model: &mut ModelProto) -> bool {
 }
 
 /// A layer whose operands are dequantised and whose result is quantised.
-struct Product {
-    layer: usize,
-    quantize: usize,
+struct Layer {
+    /// The layer that quantises what it makes, where there is none between the two.
+    quantize: Option<usize>,
     /// The layers that dequantise its operands, each with the number of its scales.
     operands: Vec<(NodeProto, usize)>,
-    /// What a step of its whole result is in steps of its quantised one, by channel.
-    factor: Vec<f32>,
+    step: Step,
 }
 
-/// Looks for products in a graph.
+/// From whole numbers to the steps of a quantised result.
+enum Step {
+    /// What a step of a whole product is in steps of the result, by channel.
+    Product(Vec<f32>),
+    /// With the scale of the result, where a clamp of real numbers follows.
+    Sum(Ratios, Option<f32>),
+}
+
+/// What steps of two operands are in steps of their sum: integers over `2^shift`.
+struct Ratios {
+    multipliers: [i32; 2],
+    shift: i32,
+}
+
+/// Bits of a multiplier that are kept apart from those above them.
+const LOW_BITS: i32 = 10;
+
+impl Ratios {
+    /// As XNNPACK takes them; `None` where it does not.
+    fn new(operands: [f32; 2], result: f32) -> Option<Self> {
+        let ratios = operands.map(|scale| scale / result);
+        let largest = ratios[0].max(ratios[1]);
+        if !(1.0 / 1024.0..256.0).contains(&largest) {
+            return None;
+        }
+        // The exponent of the largest, so that its multiplier has 21 bits.
+        let shift = 20 - ((largest.to_bits() >> 23) as i32 - 127);
+        let multipliers = ratios.map(|ratio| (ratio * 2f32.powi(shift)).round_ties_even() as i32);
+        Some(Self { multipliers, shift })
+    }
+}
+
+/// Looks for such layers in a graph.
 struct Finder<'a> {
     graph: &'a GraphProto,
     scales: BTreeMap<&'a str, &'a TensorProto>,
@@ -80,26 +124,16 @@ impl<'a> Finder<'a> {
         Self { graph, scales, makers, readers, answers }
     }
 
-    fn products(&self) -> Vec<Product> {
-        (0..self.graph.node.len()).filter_map(|at| self.product(at)).collect()
+    fn layers(&self, ops: &[&str]) -> BTreeMap<usize, Layer> {
+        let nodes = self.graph.node.iter().enumerate();
+        let named =
+            nodes.filter(|(_, node)| node.domain().is_empty() && ops.contains(&node.op_type()));
+        named.filter_map(|(at, node)| Some((at, self.layer(node)?))).collect()
     }
 
-    fn product(&self, layer: usize) -> Option<Product> {
-        let node = &self.graph.node[layer];
-        let is_plain = match node.op_type() {
-            "Conv" => true,
-            "Gemm" => node.attribute.iter().all(|attribute| attribute.name() == "transB"),
-            _ => false,
-        };
-        let (true, "", [output]) = (is_plain, node.domain(), &node.output[..]) else {
-            return None;
-        };
-        let &[quantize] = &self.readers.get(output.as_str())?[..] else { return None };
-        let last = &self.graph.node[quantize];
-        let is_last = last.op_type() == "QuantizeLinear" && last.input.first() == Some(output);
-        if !is_last || self.answers.contains(output.as_str()) {
-            return None;
-        }
+    fn layer(&self, node: &NodeProto) -> Option<Layer> {
+        let [output] = &node.output[..] else { return None };
+        let (quantize, is_clamped) = self.quantizer(output)?;
         let operands = node.input.iter().filter(|name| !name.is_empty());
         let operands = operands
             .map(|name| {
@@ -109,9 +143,42 @@ impl<'a> Finder<'a> {
             })
             .collect::<Option<Vec<_>>>()?;
         let (x, w) = (self.scale(&operands.first()?.0)?, self.scale(&operands.get(1)?.0)?);
-        let (&[x], &[made]) = (&x[..], &self.scale(last)?[..]) else { return None };
-        let factor = w.iter().map(|w| x * w / made).collect();
-        Some(Product { layer, quantize, operands, factor })
+        let last = self.scale(&self.graph.node[quantize])?;
+        let (&[x], &[made]) = (&x[..], &last[..]) else { return None };
+        let sum = |ratios| Step::Sum(ratios, is_clamped.then_some(made));
+        let is_plain = match node.op_type() {
+            "Gemm" => node.attribute.iter().all(|attribute| attribute.name() == "transB"),
+            "Conv" => true,
+            _ => w.len() == 1,
+        };
+        let step = match node.op_type() {
+            "Add" => sum(Ratios::new([x, w[0]], made)?),
+            "Sub" => {
+                let Ratios { multipliers: [plus, minus], shift } = Ratios::new([x, w[0]], made)?;
+                sum(Ratios { multipliers: [plus, -minus], shift })
+            }
+            _ if is_clamped => return None,
+            _ => Step::Product(w.iter().map(|w| x * w / made).collect()),
+        };
+        let quantize = (!is_clamped).then_some(quantize);
+        is_plain.then_some(Layer { quantize, operands, step })
+    }
+
+    /// The layer that quantises a value which nothing else needs, and whether it is clamped before.
+    fn quantizer(&self, value: &'a str) -> Option<(usize, bool)> {
+        let (mut value, mut is_clamped) = (value, false);
+        loop {
+            let &[reader] = &self.readers.get(value)?[..] else { return None };
+            let node = &self.graph.node[reader];
+            if self.answers.contains(value) || node.input.first()? != value {
+                return None;
+            }
+            match node.op_type() {
+                "QuantizeLinear" => return Some((reader, is_clamped)),
+                "Relu" | "Clip" => (value, is_clamped) = (node.output.first()?, true),
+                _ => return None,
+            }
+        }
     }
 
     /// The scales of a layer that quantises or dequantises, where they are constants.
@@ -133,39 +200,84 @@ struct Writer {
 }
 
 impl Writer {
-    fn product(&mut self, mut node: NodeProto, product: &Product) {
+    fn product(&mut self, mut node: NodeProto, operands: &[(NodeProto, usize)], factor: &[f32]) {
         let output = node.output[0].clone();
         let given = node.input.iter_mut().filter(|name| !name.is_empty());
-        for (name, (maker, scales)) in given.zip(&product.operands) {
-            let mut maker = maker.clone();
+        for (at, (name, (maker, scales))) in given.zip(operands).enumerate() {
             let dims: &[i64] = if *scales > 1 { &[*scales as i64] } else { &[] };
-            maker.input[1] = self.constant(&format!("ones{scales}"), dims, vec![1.0; *scales]);
-            // Names that no exporter gives, so that they cannot meet another value's.
-            *name = format!("{name}\u{1}for {output}");
-            maker.output = vec![name.clone()];
-            maker.name = Some(name.clone());
-            self.nodes.push(maker);
+            let ones = self.constant(&format!("ones{scales}"), dims, vec![1.0; *scales]);
+            *name = self.dequantize(maker, ones, &format!("{output}\u{1}operand{at}"));
         }
         let whole = format!("{output}\u{1}whole");
-        let count = product.factor.len() as i64;
+        let count = factor.len() as i64;
         let dims: &[i64] = match (count, node.op_type()) {
             (1, _) => &[],
             (_, "Conv") => &[count, 1, 1],
             _ => &[count],
         };
-        let factor = self.constant(&format!("{output}\u{1}factor"), dims, product.factor.clone());
+        let factor = self.constant(&format!("{output}\u{1}factor"), dims, factor.to_vec());
         node.output = vec![whole.clone()];
         self.nodes.push(node);
+        self.push("Mul", vec![whole, factor], output);
+    }
+
+    fn sum(
+        &mut self,
+        node: &NodeProto,
+        operands: &[(NodeProto, usize)],
+        ratios: &Ratios,
+        result: Option<f32>,
+    ) {
+        let output = node.output[0].clone();
+        let named = |what: &str| format!("{output}\u{1}{what}");
+        let scalar = |writer: &mut Self, what: &str, value: f32| {
+            writer.constant(&named(what), &[], vec![value])
+        };
+        let (mut high, mut low) = (Vec::new(), Vec::new());
+        for (at, ((maker, _), multiplier)) in operands.iter().zip(ratios.multipliers).enumerate() {
+            let rest = multiplier.rem_euclid(1 << LOW_BITS) as f32 / (1 << LOW_BITS) as f32;
+            let scale = scalar(self, &format!("high scale{at}"), (multiplier >> LOW_BITS) as f32);
+            high.push(self.dequantize(maker, scale, &named(&format!("high{at}"))));
+            let scale = scalar(self, &format!("low scale{at}"), rest);
+            low.push(self.dequantize(maker, scale, &named(&format!("low{at}"))));
+        }
+        self.push("Sum", low, named("low"));
+        self.push("Floor", vec![named("low")], named("carry"));
+        let half = scalar(self, "half", 2f32.powi(ratios.shift - 1 - LOW_BITS));
+        high.extend([named("carry"), half]);
+        self.push("Sum", high, named("high"));
+        let unit = scalar(self, "unit", 2f32.powi(LOW_BITS - ratios.shift));
+        self.push("Mul", vec![named("high"), unit], named("steps"));
+        let Some(result) = result else {
+            return self.push("Floor", vec![named("steps")], output);
+        };
+        self.push("Floor", vec![named("steps")], named("whole"));
+        let result = scalar(self, "result", result);
+        self.push("Mul", vec![named("whole"), result], output);
+    }
+
+    /// Appends a layer like one that dequantises, with another scale; the name of what it makes.
+    fn dequantize(&mut self, like: &NodeProto, scale: String, output: &str) -> String {
+        let mut node = like.clone();
+        node.input[1] = scale;
+        node.name = Some(output.to_owned());
+        node.output = vec![output.to_owned()];
+        self.nodes.push(node);
+        output.to_owned()
+    }
+
+    fn push(&mut self, op: &str, input: Vec<String>, output: String) {
         self.nodes.push(NodeProto {
-            op_type: Some("Mul".to_owned()),
-            name: Some(output.clone()),
-            input: vec![whole, factor],
+            op_type: Some(op.to_owned()),
+            name: Some(format!("{output}\u{1}layer")),
+            input,
             output: vec![output],
             ..NodeProto::default()
         });
     }
 
     fn constant(&mut self, what: &str, dims: &[i64], values: Vec<f32>) -> String {
+        // Names, here and above, that no exporter gives, so that they cannot meet another value's.
         let name = format!("\u{1}{what}");
         self.constants.entry(name.clone()).or_insert_with(|| TensorProto {
             name: Some(name.clone()),
@@ -175,5 +287,139 @@ impl Writer {
             ..TensorProto::default()
         });
         name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cutline_core::{
+        onnx::proto::{
+            OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto,
+            type_proto,
+        },
+        random::Random,
+        tensor::Shape,
+    };
+    use prost::Message;
+
+    use super::*;
+    use crate::{
+        engine::{self, LoadOptions, ModelSource},
+        tensor::Tensor,
+    };
+
+    /// Scale and zero point.
+    type Quantisation = (f32, i32);
+
+    /// `op` of two vectors of all pairs of bytes, each quantised, and the result as well.
+    fn model(op: &str, dtype: DType, given: [Quantisation; 3]) -> ModelProto {
+        let names = ["a", "b", "y"];
+        let constant = |name: String, dtype: DType, raw_data: Vec<u8>| TensorProto {
+            name: Some(name),
+            data_type: Some(dtype.onnx()),
+            raw_data: Some(raw_data.into()),
+            ..TensorProto::default()
+        };
+        let initializer = names.iter().zip(given).flat_map(|(name, (scale, zero))| {
+            let scale = constant(format!("{name}s"), DType::F32, scale.to_le_bytes().to_vec());
+            [scale, constant(format!("{name}z"), dtype, vec![zero as u8])]
+        });
+        let port = |name: &str| ValueInfoProto {
+            name: Some(name.to_owned()),
+            r#type: Some(TypeProto {
+                value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                    elem_type: Some(dtype.onnx()),
+                    shape: Some(TensorShapeProto {
+                        dim: vec![tensor_shape_proto::Dimension {
+                            value: Some(tensor_shape_proto::dimension::Value::DimValue(1 << 16)),
+                            ..Default::default()
+                        }],
+                    }),
+                })),
+                ..TypeProto::default()
+            }),
+            ..ValueInfoProto::default()
+        };
+        let node = |op: &str, input: &[&str], output: &str| NodeProto {
+            op_type: Some(op.to_owned()),
+            name: Some(output.to_owned()),
+            input: input.iter().map(|&name| name.to_owned()).collect(),
+            output: vec![output.to_owned()],
+            ..NodeProto::default()
+        };
+        ModelProto {
+            ir_version: Some(8),
+            opset_import: vec![OperatorSetIdProto { version: Some(13), ..Default::default() }],
+            graph: Some(GraphProto {
+                name: Some("pairs".to_owned()),
+                node: vec![
+                    node("DequantizeLinear", &["a", "as", "az"], "ra"),
+                    node("DequantizeLinear", &["b", "bs", "bz"], "rb"),
+                    node(op, &["ra", "rb"], "ry"),
+                    node("QuantizeLinear", &["ry", "ys", "yz"], "y"),
+                ],
+                input: vec![port("a"), port("b")],
+                output: vec![port("y")],
+                initializer: initializer.collect(),
+                ..GraphProto::default()
+            }),
+            ..ModelProto::default()
+        }
+    }
+
+    /// What XNNPACK computes, in its own integers.
+    fn expected(op: &str, (a, b): (i64, i64), given: [Quantisation; 3], least: i64) -> i64 {
+        let [(a_scale, a_zero), (b_scale, b_zero), (scale, zero)] = given;
+        let (a, b) = (a - i64::from(a_zero), b - i64::from(b_zero));
+        let steps = if op == "Mul" {
+            ((a * b) as f32 * (a_scale * b_scale / scale)).round_ties_even() as i64
+        } else {
+            let ratios = [a_scale / scale, b_scale / scale];
+            let shift = 20 - ratios[0].max(ratios[1]).log2().floor() as i32;
+            let [m, n] =
+                ratios.map(|ratio| (f64::from(ratio) * 2f64.powi(shift)).round_ties_even() as i64);
+            let n = if op == "Sub" { -n } else { n };
+            (a * m + b * n + (1 << (shift - 1))) >> shift
+        };
+        (steps + i64::from(zero)).clamp(least, least + 255)
+    }
+
+    #[test]
+    fn sums_and_products_of_all_pairs_of_bytes_are_those_of_xnnpack() {
+        let engines: Vec<_> =
+            ["rten", "onnxruntime"].iter().filter_map(|name| engine::open(name).ok()).collect();
+        let mut random = Random::new(7);
+        for turn in 0..24 {
+            let op = ["Add", "Sub", "Mul"][turn % 3];
+            let (dtype, least) = if turn % 2 == 0 { (DType::I8, -128) } else { (DType::U8, 0) };
+            let mut one = |least_scale: f32| {
+                let scale = least_scale * (1.0 + random.below(1 << 20) as f32 / 131_072.0);
+                (scale, least + random.below(256) as i32)
+            };
+            let given = match op {
+                "Mul" => [one(0.01), one(0.01), one(0.05)],
+                _ => [one(0.01), one(0.01), one(0.02)],
+            };
+            let pairs: Vec<(i64, i64)> = (0..1 << 16)
+                .map(|at: i64| (i64::from(least) + (at >> 8), i64::from(least) + (at & 255)))
+                .collect();
+            let bytes = |values: Vec<i64>| -> Bytes {
+                values.into_iter().map(|value| value as u8).collect()
+            };
+            let tensor =
+                |values: Vec<i64>| Tensor::new(dtype, Shape(vec![1 << 16]), bytes(values)).unwrap();
+            let a = tensor(pairs.iter().map(|pair| pair.0).collect());
+            let b = tensor(pairs.iter().map(|pair| pair.1).collect());
+            let right = pairs.iter().map(|&pair| expected(op, pair, given, i64::from(least)));
+            let right = bytes(right.collect());
+            let source = ModelSource::Memory(model(op, dtype, given).encode_to_vec().into());
+            for engine in &engines {
+                let mut session = engine.load(&source, LoadOptions { threads: 1 }).unwrap();
+                let answer = session.run(&[("a", &a), ("b", &b)], &["y"]).unwrap();
+                let wrong = answer[0].data().iter().zip(&right).filter(|(ours, its)| ours != its);
+                assert_eq!(wrong.count(), 0, "{} {op} {dtype} {given:?}", engine.name());
+            }
+        }
     }
 }
