@@ -156,7 +156,13 @@ fn predicted(model: &Model, files: &[PathBuf], output: &Output) -> anyhow::Resul
     let names = files.iter().map(|file| file_name(file)).collect();
     let law = predict::Model::fit(&sweeps).context("cannot predict from these kernels")?;
     let network = (&model.graph, &model.grouping);
-    if let unknown @ [first, ..] = predict::unknown(&law, network.0, network.1).as_slice() {
+    let precision = profiler::precision(&model.graph);
+    let unknown = predict::unknown(&law, network.0, network.1);
+    if precision == "int8" {
+        output.warning(
+            "the network computes in integers, and kernels are measured in floats: what is predicted are the times of its operators in floats; measure it where you can (`cutline profile` without --predict)",
+        );
+    } else if let [first, ..] = unknown.as_slice() {
         output.warning(format!(
             "{} groups, the first of them `{first}`, have layers of a kind that nothing in the sweep has; these count as no time, and what is predicted is too short: measure a network that has them, too (`cutline kernels --networks`)",
             unknown.len()
@@ -171,7 +177,7 @@ fn predicted(model: &Model, files: &[PathBuf], output: &Output) -> anyhow::Resul
     }
     let laws = (&law, memory.as_ref());
     let profile = predict::profile(laws, &sweeps[0], names, network, sha256);
-    let key = ProfileKey { precision: profiler::precision(&model.graph), ..profile.key };
+    let key = ProfileKey { precision, ..profile.key };
     Ok(Profile { model: file_name(&model.path), key, ..profile })
 }
 
@@ -330,7 +336,7 @@ fn write_profile(
     if !untimed.is_empty() && profile.predicted.is_none() {
         writeln!(
             out,
-            "{} other groups took no time that the measured parts tell from their neighbours'",
+            "groups whose time the measured parts do not tell from their neighbours': {}",
             untimed.len()
         )?;
     }
