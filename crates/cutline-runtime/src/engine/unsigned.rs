@@ -19,6 +19,8 @@ use cutline_core::{
     tensor::DType,
 };
 
+use super::whole::has_subgraphs;
+
 /// Layers that move elements and compute nothing on them that their order would not decide.
 const MOVES: [&str; 11] = [
     "Concat",
@@ -38,10 +40,7 @@ const MOVES: [&str; 11] = [
 /// proportion to the layers, and memory for their names.
 pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
     let Some(graph) = &mut model.graph else { return false };
-    let has_subgraphs = graph.node.iter().any(|node| {
-        node.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
-    });
-    if has_subgraphs {
+    if has_subgraphs(graph) {
         return false;
     }
     let zero_points = zero_points(graph);

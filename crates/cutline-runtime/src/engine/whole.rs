@@ -35,7 +35,7 @@ use cutline_core::{
 pub(super) fn compute_in_whole_numbers(model: &mut ModelProto, ops: &[&str]) -> bool {
     let Some(graph) = &mut model.graph else { return false };
     let found = Finder::new(graph).layers(ops);
-    if found.is_empty() {
+    if found.is_empty() || has_subgraphs(graph) {
         return false;
     }
     let mut writer = Writer::default();
@@ -57,6 +57,12 @@ pub(super) fn compute_in_whole_numbers(model: &mut ModelProto, ops: &[&str]) -> 
     graph.node = writer.nodes;
     graph.initializer.extend(writer.constants.into_values());
     true
+}
+
+/// Whether layers hold graphs, which may read any value of the one around them.
+pub(super) fn has_subgraphs(graph: &GraphProto) -> bool {
+    let mut attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    attributes.any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
 }
 
 /// A layer whose operands are dequantised and whose result is quantised.
@@ -103,7 +109,7 @@ impl Ratios {
 /// Looks for such layers in a graph.
 struct Finder<'a> {
     graph: &'a GraphProto,
-    scales: BTreeMap<&'a str, &'a TensorProto>,
+    constants: BTreeMap<&'a str, &'a TensorProto>,
     makers: BTreeMap<&'a str, usize>,
     readers: BTreeMap<&'a str, Vec<usize>>,
     answers: BTreeSet<&'a str>,
@@ -119,9 +125,9 @@ impl<'a> Finder<'a> {
             }
             makers.extend(node.output.iter().map(|value| (value.as_str(), at)));
         }
-        let scales = graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect();
+        let constants = graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect();
         let answers = graph.output.iter().map(|output| output.name()).collect();
-        Self { graph, scales, makers, readers, answers }
+        Self { graph, constants, makers, readers, answers }
     }
 
     fn layers(&self, ops: &[&str]) -> BTreeMap<usize, Layer> {
@@ -149,7 +155,8 @@ impl<'a> Finder<'a> {
         let is_plain = match node.op_type() {
             "Gemm" => node.attribute.iter().all(|attribute| attribute.name() == "transB"),
             "Conv" => true,
-            _ => w.len() == 1,
+            // Wider integers would be too large for floats.
+            _ => w.len() == 1 && operands.iter().all(|(maker, _)| self.is_of_bytes(maker)),
         };
         let step = match node.op_type() {
             "Add" => sum(Ratios::new([x, w[0]], made)?),
@@ -183,12 +190,19 @@ impl<'a> Finder<'a> {
 
     /// The scales of a layer that quantises or dequantises, where they are constants.
     fn scale(&self, node: &NodeProto) -> Option<Vec<f32>> {
-        let tensor = self.scales.get(node.input.get(1)?.as_str())?;
+        let tensor = self.constants.get(node.input.get(1)?.as_str())?;
         if tensor.data_type != Some(DType::F32.onnx()) {
             return None;
         }
         let stored = tensor.raw_data.as_ref()?.as_chunks::<4>().0;
         Some(stored.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+    }
+
+    /// Whether a layer dequantises bytes, by its zero point.
+    fn is_of_bytes(&self, node: &NodeProto) -> bool {
+        let point = node.input.get(2).and_then(|name| self.constants.get(name.as_str()));
+        let dtype = point.and_then(|point| point.data_type);
+        [DType::I8, DType::U8].iter().any(|byte| dtype == Some(byte.onnx()))
     }
 }
 
