@@ -22,7 +22,7 @@ use bytes::Bytes;
 use cutline_core::{
     codec::{CutCodecs, CutEncoding},
     graph::Graph,
-    group::{Grouping, group},
+    group::{Grouping, group_operators},
     hex::hex,
     onnx::{
         self, ImportError, ImportOptions,
@@ -182,7 +182,9 @@ impl Model {
         let data_files = check_external(path, &proto)?;
         let graph = onnx::import(&proto, options)
             .map_err(|source| ModelError::Import { path: path.to_owned(), source })?;
-        let grouping = group(&graph);
+        let whole = BTreeMap::new();
+        let operator_of = tflite.as_ref().map_or(&whole, |file| &file.operator_of);
+        let grouping = group_operators(&graph, operator_of);
         let path = path.to_owned();
         let sha256 = OnceLock::new();
         Ok(Self { path, proto, graph, grouping, tflite, bytes, file, data_files, stamp, sha256 })

@@ -36,7 +36,6 @@ pub(super) enum Activation {
     None,
     /// `min(max(x, low), high)`; no upper bound where it is infinite.
     Clamp(f32, f32),
-    Tanh,
 }
 
 /// Stored elements seen as a weight: in other axes, in another order, and then in other axes again.
@@ -56,8 +55,11 @@ pub(super) struct Converter<'a> {
     graph: GraphProto,
     operator_of: BTreeMap<String, usize>,
     tensor_of: BTreeMap<String, usize>,
-    /// The values that hold each tensor.
+    /// The values that hold each tensor: what was made first, then the other layouts that the operator
+    /// under conversion asked for.
     forms: Vec<Vec<(Layout, String)>>,
+    /// The tensors that this operator asked for in another layout.
+    laid_out: Vec<usize>,
     /// The constant of half floats or integers that a tensor is the float form of.
     constant_of: BTreeMap<usize, usize>,
     /// The picture that each flat tensor is.
@@ -67,6 +69,8 @@ pub(super) struct Converter<'a> {
     /// Initializers of the scale and zero point of each quantised tensor.
     scales: BTreeMap<usize, Vec<String>>,
     names: BTreeSet<String>,
+    /// How many names were made of each stem.
+    counts: BTreeMap<String, usize>,
     copies: usize,
     operator: usize,
 }
@@ -98,12 +102,14 @@ impl<'a> Converter<'a> {
             operator_of: BTreeMap::new(),
             tensor_of,
             forms,
+            laid_out: Vec::new(),
             constant_of: BTreeMap::new(),
             flat: BTreeMap::new(),
             weights: BTreeMap::new(),
             real_weights: BTreeMap::new(),
             scales: BTreeMap::new(),
             names,
+            counts: BTreeMap::new(),
             copies: length.saturating_mul(COPIES),
             operator: 0,
         }
@@ -141,15 +147,55 @@ impl<'a> Converter<'a> {
                 let (name, _) = operators::title(operator);
                 Err(TfliteError::Layer { name, output, problem })
             }
-            Some(Ok(())) => Ok(()),
+            Some(Ok(())) => {
+                for &made in &operator.outputs {
+                    self.answer(made)?;
+                }
+                self.forget_layouts();
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends what the network answers a tensor with, where that is there in another layout only.
+    /// It belongs to the operator that makes the tensor, and nothing in the network reads it.
+    fn answer(&mut self, at: usize) -> Result<(), TfliteError> {
+        let name = self.tensor(at).name.clone();
+        let is_there = |(_, value): &(Layout, String)| *value == name;
+        let Some(made) = self.forms[at].first().filter(|form| !is_there(form)).cloned() else {
+            return Ok(());
+        };
+        if self.is_output(at) && !self.tensor_of.contains_key(&name) {
+            let problem = |problem| TfliteError::Tensor { tensor: name.clone(), problem };
+            self.convert_layout(at, made, Layout::Plain, name.clone()).map_err(problem)?;
+            self.tensor_of.insert(name, at);
+        }
+        Ok(())
+    }
+
+    /// Leaves each tensor in the one layout that it was made in, so that whoever reads it brings it
+    /// into another by himself, and no other value than this one goes from operator to operator.
+    fn forget_layouts(&mut self) {
+        for at in self.laid_out.drain(..) {
+            self.forms[at].truncate(1);
         }
     }
 
     fn finish(mut self) -> Result<Converted, TfliteError> {
         for &output in &self.network.outputs {
             let name = self.network.tensors[output].name.clone();
+            if self.tensor_of.contains_key(&name) {
+                continue;
+            }
             let problem = |problem| TfliteError::Tensor { tensor: name.clone(), problem };
-            self.value(output, Layout::Plain).map_err(problem)?;
+            let value = self.value(output, Layout::Plain).map_err(problem)?;
+            if self.constant_of.contains_key(&output) {
+                // The float form of a constant goes by the name of the constant.
+                let makes = |operator: &Operator<'_>| operator.outputs.contains(&output);
+                self.operator = self.network.operators.iter().position(makes).unwrap_or_default();
+                self.tensor_of.insert(name.clone(), output);
+                self.node("Identity", vec![value], vec![name], vec![]);
+            }
         }
         let describe = |&at: &usize| value_info(&self.network.tensors[at]);
         self.graph.input = self.network.inputs.iter().map(describe).collect();
@@ -172,6 +218,25 @@ impl<'a> Converter<'a> {
     /// Axes of a tensor as the file has them.
     pub(super) fn shape(&self, at: usize) -> &'a [i64] {
         &self.network.tensors[at].shape
+    }
+
+    /// Whether a tensor holds quantised bytes.
+    pub(super) fn is_stored_integer(&self, at: usize) -> bool {
+        matches!(self.tensor(at).dtype, Some(DType::I8 | DType::U8))
+            && self.quantisation(at).is_some()
+    }
+
+    /// Whether two tensors hold the same real number as the same element, up to what scales lose
+    /// where they are computed.
+    pub(super) fn similar_scale(&self, left: usize, right: usize) -> bool {
+        let (Some(one), Some(other)) = (self.quantisation(left), self.quantisation(right)) else {
+            return self.same_scale(left, right);
+        };
+        let is_near = |(one, other): (&f32, &f32)| (one - other).abs() <= 1e-5 * one;
+        self.tensor(left).dtype == self.tensor(right).dtype
+            && one.zero_point == other.zero_point
+            && one.scale.len() == other.scale.len()
+            && one.scale.iter().zip(&other.scale).all(is_near)
     }
 
     /// The integers that a constant operand holds.
@@ -237,14 +302,15 @@ impl<'a> Converter<'a> {
 
     /// A name that no value has.
     pub(super) fn fresh(&mut self, at: usize, role: &str) -> String {
-        let mut name = format!("{}:{role}", self.tensor(at).name);
-        let stem = name.clone();
-        let mut count = 1;
-        while !self.names.insert(name.clone()) {
-            count += 1;
-            name = format!("{stem}{count}");
+        let stem = format!("{}:{role}", self.tensor(at).name);
+        let count = self.counts.entry(stem.clone()).or_default();
+        loop {
+            *count += 1;
+            let name = if *count == 1 { stem.clone() } else { format!("{stem}{count}") };
+            if self.names.insert(name.clone()) {
+                return name;
+            }
         }
-        name
     }
 
     /// Appends a node, which is named after its first result.
@@ -327,12 +393,11 @@ impl<'a> Converter<'a> {
             self.forms[at].push((layout, name.clone()));
             return Ok(name);
         };
-        let suffix = if layout == Layout::Nchw { "nchw" } else { "nhwc" };
-        let is_answer = layout == Layout::Plain && self.is_output(at);
-        let target = if is_answer { self.tensor(at).name.clone() } else { self.fresh(at, suffix) };
+        let target = self.fresh(at, if layout == Layout::Nchw { "nchw" } else { "nhwc" });
         self.convert_layout(at, (made, name), layout, target.clone())?;
         self.tensor_of.insert(target.clone(), at);
         self.forms[at].push((layout, target.clone()));
+        self.laid_out.push(at);
         Ok(target)
     }
 
@@ -393,6 +458,7 @@ impl<'a> Converter<'a> {
 
     /// The initializer that holds a constant as a view says; `wide` turns half floats into floats.
     fn weight(&mut self, at: usize, view: &View, wide: bool) -> Result<String, Problem> {
+        let wide = wide && self.tensor(at).dtype == Some(DType::F16);
         let key = (at, view.clone(), wide);
         if let Some(name) = self.weights.get(&key) {
             return Ok(name.clone());
@@ -407,12 +473,14 @@ impl<'a> Converter<'a> {
             let size = dtype.size().unwrap_or(1) as usize;
             data = transposed(&data, &view.seen, &view.order, size).into();
         }
-        let wide = wide && dtype == DType::F16;
         if wide {
             self.charge(2 * data.len())?;
             data = widened(&data);
         }
-        let is_first = !self.tensor_of.contains_key(&tensor.name);
+        // Under the name of an answer there must be the answer.
+        let is_as_stored = view.shape == tensor.shape && view.order.is_sorted() && !wide;
+        let is_first =
+            !self.tensor_of.contains_key(&tensor.name) && (is_as_stored || !self.is_output(at));
         let name = if is_first { tensor.name.clone() } else { self.fresh(at, "weights") };
         self.tensor_of.insert(name.clone(), at);
         let dtype = if wide { DType::F32 } else { dtype };
@@ -654,7 +722,6 @@ impl<'a> Converter<'a> {
 
     fn activate(&mut self, at: usize, activation: Activation, input: String, output: String) {
         match activation {
-            Activation::Tanh => self.node("Tanh", vec![input], vec![output], vec![]),
             Activation::Clamp(0.0, f32::INFINITY) => {
                 self.node("Relu", vec![input], vec![output], vec![]);
             }

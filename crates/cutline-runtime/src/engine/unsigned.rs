@@ -19,6 +19,8 @@ use cutline_core::{
     tensor::DType,
 };
 
+use super::whole::has_subgraphs;
+
 /// Layers that move elements and compute nothing on them that their order would not decide.
 const MOVES: [&str; 11] = [
     "Concat",
@@ -34,14 +36,16 @@ const MOVES: [&str; 11] = [
     "Unsqueeze",
 ];
 
+/// The first operator set with layers that quantise and dequantise.
+const FIRST_OPSET: i64 = 10;
+
 /// Rewrites the signed values of a model that can be; whether there were any. Takes time in
 /// proportion to the layers, and memory for their names.
 pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
+    let opsets = model.opset_import.iter().filter(|opset| opset.domain().is_empty());
+    let has_layers = opsets.map(|opset| opset.version()).all(|version| version >= FIRST_OPSET);
     let Some(graph) = &mut model.graph else { return false };
-    let has_subgraphs = graph.node.iter().any(|node| {
-        node.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
-    });
-    if has_subgraphs {
+    if has_subgraphs(graph) || !has_layers {
         return false;
     }
     let zero_points = zero_points(graph);
@@ -50,7 +54,7 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
         return false;
     }
     let mut writer = Writer::default();
-    let port = |ports: &[ValueInfoProto]| -> Vec<String> {
+    let port = |ports: &[ValueInfoProto]| -> BTreeSet<String> {
         let names = ports.iter().map(|port| port.name().to_owned());
         names.filter(|name| signed.contains(name)).collect()
     };
@@ -71,6 +75,10 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
             let point = writer.unsigned_point(point.copied().unwrap_or(0));
             node.input.truncate(2);
             node.input.push(point);
+            if node.op_type() == "QuantizeLinear" {
+                // It says the type once more, which the zero point says already.
+                node.attribute.retain(|attribute| attribute.name() != "output_dtype");
+            }
         }
         for name in node.input.iter_mut().chain(&mut node.output) {
             if let Some(inner) = inner.get(name) {
@@ -103,11 +111,22 @@ fn zero_points(graph: &GraphProto) -> BTreeMap<String, i8> {
     constants.filter_map(|tensor| Some((tensor.name().to_owned(), byte(tensor)?))).collect()
 }
 
+/// The constants of one element.
+fn of_one_element(graph: &GraphProto) -> BTreeSet<&str> {
+    let is_one = |tensor: &&TensorProto| tensor.dims.iter().all(|&size| size == 1);
+    graph.initializer.iter().filter(is_one).map(TensorProto::name).collect()
+}
+
 /// The values of signed bytes that every layer around them takes as unsigned ones, too.
 fn signed_values(graph: &GraphProto, zero_points: &BTreeMap<String, i8>) -> BTreeSet<String> {
     let has_point =
         |node: &NodeProto| node.input.get(2).is_some_and(|name| zero_points.contains_key(name));
-    let moves = |node: &NodeProto| node.domain().is_empty() && MOVES.contains(&node.op_type());
+    let one = of_one_element(graph);
+    // The places of the greatest elements are no bytes.
+    let has_places = |node: &NodeProto| node.op_type() == "MaxPool" && node.output.len() > 1;
+    let moves = |node: &NodeProto| {
+        node.domain().is_empty() && MOVES.contains(&node.op_type()) && !has_places(node)
+    };
     let constants: BTreeSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
     let entering = graph.input.iter().filter(|input| is_signed(input));
     let mut signed: BTreeSet<String> = entering.map(|input| input.name().to_owned()).collect();
@@ -125,8 +144,11 @@ fn signed_values(graph: &GraphProto, zero_points: &BTreeMap<String, i8>) -> BTre
     }
     let takes_unsigned = |node: &NodeProto, signed: &BTreeSet<String>| match node.op_type() {
         "QuantizeLinear" => has_point(node) && node.input.iter().all(|name| !signed.contains(name)),
-        // Without a zero point it is 0.
-        "DequantizeLinear" => node.input.len() < 3 || has_point(node),
+        // Without a zero point it is 0, for one scale or for many.
+        "DequantizeLinear" if node.input.len() < 3 => {
+            node.input.get(1).is_some_and(|scale| one.contains(scale.as_str()))
+        }
+        "DequantizeLinear" => has_point(node),
         _ => {
             let operands = moved_operands(node);
             let moved = operands.iter().chain(&node.output);

@@ -35,11 +35,14 @@ use cutline_core::{
 pub(super) fn compute_in_whole_numbers(model: &mut ModelProto, ops: &[&str]) -> bool {
     let Some(graph) = &mut model.graph else { return false };
     let found = Finder::new(graph).layers(ops);
-    if found.is_empty() {
+    if found.is_empty() || has_subgraphs(graph) {
         return false;
     }
     let mut writer = Writer::default();
-    let ends: BTreeSet<usize> = found.values().filter_map(|layer| layer.quantize).collect();
+    let ends: BTreeMap<usize, &[i64]> = found
+        .values()
+        .filter_map(|layer| layer.quantize.as_ref().map(|(at, shape)| (*at, &shape[..])))
+        .collect();
     for (at, mut node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
         match found.get(&at).map(|layer| (&layer.operands, &layer.step)) {
             Some((operands, Step::Product(factor))) => writer.product(node, operands, factor),
@@ -47,8 +50,8 @@ pub(super) fn compute_in_whole_numbers(model: &mut ModelProto, ops: &[&str]) -> 
                 writer.sum(&node, operands, ratios, *scale);
             }
             None => {
-                if ends.contains(&at) {
-                    node.input[1] = writer.constant("one", &[], vec![1.0]);
+                if let Some(shape) = ends.get(&at) {
+                    node.input[1] = writer.ones(shape);
                 }
                 writer.nodes.push(node);
             }
@@ -59,12 +62,19 @@ pub(super) fn compute_in_whole_numbers(model: &mut ModelProto, ops: &[&str]) -> 
     true
 }
 
+/// Whether layers hold graphs, which may read any value of the one around them.
+pub(super) fn has_subgraphs(graph: &GraphProto) -> bool {
+    let mut attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    attributes.any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
+}
+
 /// A layer whose operands are dequantised and whose result is quantised.
 struct Layer {
-    /// The layer that quantises what it makes, where there is none between the two.
-    quantize: Option<usize>,
-    /// The layers that dequantise its operands, each with the number of its scales.
-    operands: Vec<(NodeProto, usize)>,
+    /// The layer that quantises what it makes, where there is none between the two, and the shape of
+    /// that one's scale.
+    quantize: Option<(usize, Vec<i64>)>,
+    /// The layers that dequantise its operands, each with the shape of its scales.
+    operands: Vec<(NodeProto, Vec<i64>)>,
     step: Step,
 }
 
@@ -103,7 +113,7 @@ impl Ratios {
 /// Looks for such layers in a graph.
 struct Finder<'a> {
     graph: &'a GraphProto,
-    scales: BTreeMap<&'a str, &'a TensorProto>,
+    constants: BTreeMap<&'a str, &'a TensorProto>,
     makers: BTreeMap<&'a str, usize>,
     readers: BTreeMap<&'a str, Vec<usize>>,
     answers: BTreeSet<&'a str>,
@@ -119,9 +129,9 @@ impl<'a> Finder<'a> {
             }
             makers.extend(node.output.iter().map(|value| (value.as_str(), at)));
         }
-        let scales = graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect();
+        let constants = graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect();
         let answers = graph.output.iter().map(|output| output.name()).collect();
-        Self { graph, scales, makers, readers, answers }
+        Self { graph, constants, makers, readers, answers }
     }
 
     fn layers(&self, ops: &[&str]) -> BTreeMap<usize, Layer> {
@@ -138,30 +148,31 @@ impl<'a> Finder<'a> {
         let operands = operands
             .map(|name| {
                 let maker = &self.graph.node[*self.makers.get(name.as_str())?];
-                let scales = self.scale(maker)?.len();
-                (maker.op_type() == "DequantizeLinear").then(|| (maker.clone(), scales))
+                let scale = self.scale(maker)?;
+                (maker.op_type() == "DequantizeLinear").then(|| (maker.clone(), scale))
             })
             .collect::<Option<Vec<_>>>()?;
-        let (x, w) = (self.scale(&operands.first()?.0)?, self.scale(&operands.get(1)?.0)?);
-        let last = self.scale(&self.graph.node[quantize])?;
-        let (&[x], &[made]) = (&x[..], &last[..]) else { return None };
-        let sum = |ratios| Step::Sum(ratios, is_clamped.then_some(made));
-        let is_plain = match node.op_type() {
-            "Gemm" => node.attribute.iter().all(|attribute| attribute.name() == "transB"),
-            "Conv" => true,
-            _ => w.len() == 1,
-        };
+        let (made, shape) = self.scale(&self.graph.node[quantize])?;
+        let &[made] = &made[..] else { return None };
         let step = match node.op_type() {
-            "Add" => sum(Ratios::new([x, w[0]], made)?),
-            "Sub" => {
-                let Ratios { multipliers: [plus, minus], shift } = Ratios::new([x, w[0]], made)?;
-                sum(Ratios { multipliers: [plus, -minus], shift })
+            "Add" | "Sub" => {
+                let [(a, (a_scale, _)), (b, (b_scale, _))] = &operands[..] else { return None };
+                let (&[a_scale], &[b_scale]) = (&a_scale[..], &b_scale[..]) else { return None };
+                // Wider integers would be too large for floats.
+                if !self.is_of_bytes(a) || !self.is_of_bytes(b) {
+                    return None;
+                }
+                let mut ratios = Ratios::new([a_scale, b_scale], made)?;
+                if node.op_type() == "Sub" {
+                    ratios.multipliers[1] = -ratios.multipliers[1];
+                }
+                Step::Sum(ratios, is_clamped.then_some(made))
             }
             _ if is_clamped => return None,
-            _ => Step::Product(w.iter().map(|w| x * w / made).collect()),
+            _ => Step::Product(factor(node, &operands, made)?),
         };
-        let quantize = (!is_clamped).then_some(quantize);
-        is_plain.then_some(Layer { quantize, operands, step })
+        let operands = operands.into_iter().map(|(maker, (_, shape))| (maker, shape)).collect();
+        Some(Layer { quantize: (!is_clamped).then_some((quantize, shape)), operands, step })
     }
 
     /// The layer that quantises a value which nothing else needs, and whether it is clamped before.
@@ -181,14 +192,67 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// The scales of a layer that quantises or dequantises, where they are constants.
-    fn scale(&self, node: &NodeProto) -> Option<Vec<f32>> {
-        let tensor = self.scales.get(node.input.get(1)?.as_str())?;
-        if tensor.data_type != Some(DType::F32.onnx()) {
+    /// The scales of a layer that quantises or dequantises, where they are constants, and their shape.
+    fn scale(&self, node: &NodeProto) -> Option<Scale> {
+        let tensor = self.constants.get(node.input.get(1)?.as_str())?;
+        if tensor.data_type != Some(DType::F32.onnx()) || tensor.dims.len() > 1 {
             return None;
         }
         let stored = tensor.raw_data.as_ref()?.as_chunks::<4>().0;
-        Some(stored.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+        let values: Vec<f32> = stored.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        let count = tensor.dims.first().copied().unwrap_or(1);
+        (values.len() as i64 == count).then(|| (values, tensor.dims.clone()))
+    }
+
+    /// Whether a layer dequantises bytes, by its zero point.
+    fn is_of_bytes(&self, node: &NodeProto) -> bool {
+        let point = node.input.get(2).and_then(|name| self.constants.get(name.as_str()));
+        let dtype = point.and_then(|point| point.data_type);
+        [DType::I8, DType::U8].iter().any(|byte| dtype == Some(byte.onnx()))
+    }
+}
+
+/// Scales and their shape.
+type Scale = (Vec<f32>, Vec<i64>);
+
+/// What a step of a whole product is in steps of `made`, by channel of the result; `None` where that
+/// is not so simple.
+fn factor(node: &NodeProto, operands: &[(NodeProto, Scale)], made: f32) -> Option<Vec<f32>> {
+    let [(_, (x, _)), (weights, (w, _)), rest @ ..] = operands else { return None };
+    let &[x] = &x[..] else { return None };
+    let is_plain = match node.op_type() {
+        "Gemm" => node.attribute.iter().all(|attribute| attribute.name() == "transB"),
+        "Conv" => true,
+        _ => w.len() == 1,
+    };
+    let is_by_result = w.len() == 1 || axis(weights) == Some(axis_of_results(node));
+    let steps: Vec<f32> = w.iter().map(|w| x * w).collect();
+    let are_near = rest.iter().all(|(_, (bias, _))| is_near(bias, &steps));
+    (is_plain && is_by_result && are_near).then(|| steps.iter().map(|step| step / made).collect())
+}
+
+/// The axis along which a layer's scales lie, where it says one from the front.
+fn axis(node: &NodeProto) -> Option<i64> {
+    let stated = node.attribute.iter().find(|attribute| attribute.name() == "axis");
+    // What the operator's definition says.
+    let axis = stated.map_or(1, |attribute| attribute.i());
+    let is_blocked = node.attribute.iter().any(|it| it.name() == "block_size" && it.i() != 0);
+    (axis >= 0 && !is_blocked).then_some(axis)
+}
+
+/// The axis of a layer's weights that is one of its results.
+fn axis_of_results(node: &NodeProto) -> i64 {
+    let is_transposed = node.attribute.iter().any(|it| it.name() == "transB" && it.i() != 0);
+    i64::from(node.op_type() == "Gemm" && !is_transposed)
+}
+
+/// Whether a bias counts in the steps of the products that it is added to: scales that were computed
+/// by others may differ in their last bits.
+fn is_near(bias: &[f32], steps: &[f32]) -> bool {
+    let near = |(bias, step): (&f32, &f32)| (bias - step).abs() <= 1e-3 * step;
+    match bias {
+        &[one] => steps.iter().all(|step| near((&one, step))),
+        each => each.len() == steps.len() && each.iter().zip(steps).all(near),
     }
 }
 
@@ -200,12 +264,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn product(&mut self, mut node: NodeProto, operands: &[(NodeProto, usize)], factor: &[f32]) {
+    fn product(&mut self, mut node: NodeProto, operands: &[(NodeProto, Vec<i64>)], factor: &[f32]) {
         let output = node.output[0].clone();
         let given = node.input.iter_mut().filter(|name| !name.is_empty());
-        for (at, (name, (maker, scales))) in given.zip(operands).enumerate() {
-            let dims: &[i64] = if *scales > 1 { &[*scales as i64] } else { &[] };
-            let ones = self.constant(&format!("ones{scales}"), dims, vec![1.0; *scales]);
+        for (at, (name, (maker, shape))) in given.zip(operands).enumerate() {
+            let ones = self.ones(shape);
             *name = self.dequantize(maker, ones, &format!("{output}\u{1}operand{at}"));
         }
         let whole = format!("{output}\u{1}whole");
@@ -224,35 +287,37 @@ impl Writer {
     fn sum(
         &mut self,
         node: &NodeProto,
-        operands: &[(NodeProto, usize)],
+        operands: &[(NodeProto, Vec<i64>)],
         ratios: &Ratios,
         result: Option<f32>,
     ) {
         let output = node.output[0].clone();
         let named = |what: &str| format!("{output}\u{1}{what}");
-        let scalar = |writer: &mut Self, what: &str, value: f32| {
-            writer.constant(&named(what), &[], vec![value])
+        let scale = |writer: &mut Self, what: &str, shape: &[i64], value: f32| {
+            writer.constant(&named(what), shape, vec![value])
         };
         let (mut high, mut low) = (Vec::new(), Vec::new());
-        for (at, ((maker, _), multiplier)) in operands.iter().zip(ratios.multipliers).enumerate() {
+        let each = operands.iter().zip(ratios.multipliers).enumerate();
+        for (at, ((maker, shape), multiplier)) in each {
+            let whole = (multiplier >> LOW_BITS) as f32;
             let rest = multiplier.rem_euclid(1 << LOW_BITS) as f32 / (1 << LOW_BITS) as f32;
-            let scale = scalar(self, &format!("high scale{at}"), (multiplier >> LOW_BITS) as f32);
-            high.push(self.dequantize(maker, scale, &named(&format!("high{at}"))));
-            let scale = scalar(self, &format!("low scale{at}"), rest);
-            low.push(self.dequantize(maker, scale, &named(&format!("low{at}"))));
+            let name = scale(self, &format!("high scale{at}"), shape, whole);
+            high.push(self.dequantize(maker, name, &named(&format!("high{at}"))));
+            let name = scale(self, &format!("low scale{at}"), shape, rest);
+            low.push(self.dequantize(maker, name, &named(&format!("low{at}"))));
         }
         self.push("Sum", low, named("low"));
         self.push("Floor", vec![named("low")], named("carry"));
-        let half = scalar(self, "half", 2f32.powi(ratios.shift - 1 - LOW_BITS));
+        let half = scale(self, "half", &[], 2f32.powi(ratios.shift - 1 - LOW_BITS));
         high.extend([named("carry"), half]);
         self.push("Sum", high, named("high"));
-        let unit = scalar(self, "unit", 2f32.powi(LOW_BITS - ratios.shift));
+        let unit = scale(self, "unit", &[], 2f32.powi(LOW_BITS - ratios.shift));
         self.push("Mul", vec![named("high"), unit], named("steps"));
         let Some(result) = result else {
             return self.push("Floor", vec![named("steps")], output);
         };
         self.push("Floor", vec![named("steps")], named("whole"));
-        let result = scalar(self, "result", result);
+        let result = scale(self, "result", &[], result);
         self.push("Mul", vec![named("whole"), result], output);
     }
 
@@ -274,6 +339,12 @@ impl Writer {
             output: vec![output],
             ..NodeProto::default()
         });
+    }
+
+    /// Scales of 1, in the shape of those that they stand for.
+    fn ones(&mut self, shape: &[i64]) -> String {
+        let count = shape.iter().product::<i64>() as usize;
+        self.constant(&format!("ones{shape:?}"), shape, vec![1.0; count])
     }
 
     fn constant(&mut self, what: &str, dims: &[i64], values: Vec<f32>) -> String {
