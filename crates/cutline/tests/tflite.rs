@@ -299,7 +299,7 @@ fn mistakes_with_such_files_are_told() {
     run(at, "split net.tflite --at pool1 -o parts");
     let cases = [
         ("inspect cut.tflite", "damaged or cut short"),
-        ("inspect damaged.tflite", "damaged or cut short"),
+        ("inspect damaged.tflite", "cannot import `damaged.tflite`"),
         ("inspect other.tflite", "the identifier TFL3 is missing"),
         ("inspect empty.tflite", "the file is empty"),
         ("split net.tflite --at pool9 -o x", "close to it are `pool1`, `pool2`"),
