@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use bytes::Bytes;
 
 /// TensorFlow Lite files of the shared folder that LiteRT takes, by name; none where it is absent.
-pub fn tflite() -> Vec<(String, Bytes)> {
+pub(crate) fn tflite() -> Vec<(String, Bytes)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/tflite");
     let Ok(entries) = fs::read_dir(folder) else {
         eprintln!("skipped: the shared folder is absent");
