@@ -12,8 +12,9 @@ use cutline_core::{
         self, Converted, TfliteError,
         author::Network,
         schema::tflite::{
-            Buffer, BuiltinOperator, BuiltinOptions, Metadata, Model, NoOptions, Operator,
-            OperatorCode, SignatureDef, SubGraph, Tensor, TensorType, Unread,
+            ActivationFunctionType, Buffer, BuiltinOperator, BuiltinOptions, ConcatenationOptions,
+            Metadata, Model, NoOptions, Operator, OperatorCode, QuantizationParameters,
+            SignatureDef, SubGraph, SumOptions, Tensor, TensorType, Unread,
         },
         write::encode,
     },
@@ -212,6 +213,79 @@ fn a_short_file_that_stands_for_a_long_one_is_refused() {
     let file = Bytes::from([&root.to_le_bytes()[..], b"TFL3", rest].concat());
     assert!(file.len() < 100_000);
     let error = tflite::convert(&file).unwrap_err().to_string();
+    assert!(error.contains("tables share each other"), "{error}");
+}
+
+/// The scale and zero point of a tensor.
+fn scaled(tensor: &mut Tensor, scale: f32, zero_point: i64) {
+    tensor.type_ = TensorType::Int8;
+    tensor.quantization = Some(Box::new(QuantizationParameters {
+        scale: Some(vec![scale]),
+        zero_point: Some(vec![zero_point]),
+        ..QuantizationParameters::default()
+    }));
+}
+
+#[test]
+fn what_litert_would_answer_otherwise_than_its_options_say_is_refused() {
+    use BuiltinOperator as Kind;
+    type Change = fn(&mut Model);
+    let scales: Change = |model| {
+        scaled(&mut tensors(model)[0], 0.5, 0);
+        scaled(&mut tensors(model)[1], 0.25, 0);
+    };
+    let concatenation: Change = |model| {
+        let options = ConcatenationOptions {
+            axis: 3,
+            fused_activation_function: ActivationFunctionType::Relu,
+        };
+        let operator = &mut graph(model).operators.as_mut().unwrap()[0];
+        operator.builtin_options = Some(BuiltinOptions::ConcatenationOptions(Box::new(options)));
+    };
+    let tanh: Change = |model| {
+        let options = SumOptions {
+            fused_activation_function: ActivationFunctionType::Tanh,
+            ..SumOptions::default()
+        };
+        let operator = &mut graph(model).operators.as_mut().unwrap()[0];
+        operator.inputs = Some(vec![0, 0]);
+        operator.builtin_options = Some(BuiltinOptions::AddOptions(Box::new(options)));
+    };
+    let point: Change = |model| scaled(&mut tensors(model)[0], 0.5, 300);
+    for (kind, change, expected) in [
+        (Kind::Reshape, scales, "another scale than its operand `x`"),
+        (Kind::Slice, scales, "another scale than its operand `x`"),
+        (Kind::Transpose, scales, "another scale than its operand `x`"),
+        (Kind::Concatenation, concatenation, "an activation behind it is not supported"),
+        (Kind::Add, tanh, "the activation TANH is not supported"),
+        (Kind::HardSwish, point, "zero point 300 is none of its integers"),
+    ] {
+        let error = tflite::convert(&one(kind, change)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// Were names looked for one after the other, this would take hours.
+#[test]
+fn a_tensor_that_is_read_very_often_is_converted_in_proportion() {
+    let uses = 150_000;
+    let many = |name: &str| {
+        one(BuiltinOperator::Concatenation, |model| {
+            scaled(&mut tensors(model)[0], 0.5, 0);
+            scaled(&mut tensors(model)[1], 0.5, 0);
+            tensors(model)[0].name = Some(name.to_owned());
+            tensors(model)[1].shape = Some(vec![1, 2, 2, 3 * uses]);
+            let options = ConcatenationOptions { axis: 3, ..ConcatenationOptions::default() };
+            let options = BuiltinOptions::ConcatenationOptions(Box::new(options));
+            let operator = &mut graph(model).operators.as_mut().unwrap()[0];
+            operator.inputs = Some(vec![0; uses as usize]);
+            operator.builtin_options = Some(options);
+        })
+    };
+    let converted = tflite::convert(&many("x")).unwrap();
+    assert_eq!(count(&converted, "DequantizeLinear"), uses as usize);
+    // Every use would repeat the name.
+    let error = tflite::convert(&many(&"x".repeat(100_000))).unwrap_err().to_string();
     assert!(error.contains("tables share each other"), "{error}");
 }
 

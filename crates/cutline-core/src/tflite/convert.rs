@@ -36,7 +36,6 @@ pub(super) enum Activation {
     None,
     /// `min(max(x, low), high)`; no upper bound where it is infinite.
     Clamp(f32, f32),
-    Tanh,
 }
 
 /// Stored elements seen as a weight: in other axes, in another order, and then in other axes again.
@@ -70,6 +69,8 @@ pub(super) struct Converter<'a> {
     /// Initializers of the scale and zero point of each quantised tensor.
     scales: BTreeMap<usize, Vec<String>>,
     names: BTreeSet<String>,
+    /// How many names were made of each stem.
+    counts: BTreeMap<String, usize>,
     copies: usize,
     operator: usize,
 }
@@ -108,6 +109,7 @@ impl<'a> Converter<'a> {
             real_weights: BTreeMap::new(),
             scales: BTreeMap::new(),
             names,
+            counts: BTreeMap::new(),
             copies: length.saturating_mul(COPIES),
             operator: 0,
         }
@@ -186,7 +188,14 @@ impl<'a> Converter<'a> {
                 continue;
             }
             let problem = |problem| TfliteError::Tensor { tensor: name.clone(), problem };
-            self.value(output, Layout::Plain).map_err(problem)?;
+            let value = self.value(output, Layout::Plain).map_err(problem)?;
+            if self.constant_of.contains_key(&output) {
+                // The float form of a constant goes by the name of the constant.
+                let makes = |operator: &Operator<'_>| operator.outputs.contains(&output);
+                self.operator = self.network.operators.iter().position(makes).unwrap_or_default();
+                self.tensor_of.insert(name.clone(), output);
+                self.node("Identity", vec![value], vec![name], vec![]);
+            }
         }
         let describe = |&at: &usize| value_info(&self.network.tensors[at]);
         self.graph.input = self.network.inputs.iter().map(describe).collect();
@@ -209,6 +218,25 @@ impl<'a> Converter<'a> {
     /// Axes of a tensor as the file has them.
     pub(super) fn shape(&self, at: usize) -> &'a [i64] {
         &self.network.tensors[at].shape
+    }
+
+    /// Whether a tensor holds quantised bytes.
+    pub(super) fn is_stored_integer(&self, at: usize) -> bool {
+        matches!(self.tensor(at).dtype, Some(DType::I8 | DType::U8))
+            && self.quantisation(at).is_some()
+    }
+
+    /// Whether two tensors hold the same real number as the same element, up to what scales lose
+    /// where they are computed.
+    pub(super) fn similar_scale(&self, left: usize, right: usize) -> bool {
+        let (Some(one), Some(other)) = (self.quantisation(left), self.quantisation(right)) else {
+            return self.same_scale(left, right);
+        };
+        let is_near = |(one, other): (&f32, &f32)| (one - other).abs() <= 1e-5 * one;
+        self.tensor(left).dtype == self.tensor(right).dtype
+            && one.zero_point == other.zero_point
+            && one.scale.len() == other.scale.len()
+            && one.scale.iter().zip(&other.scale).all(is_near)
     }
 
     /// The integers that a constant operand holds.
@@ -274,14 +302,15 @@ impl<'a> Converter<'a> {
 
     /// A name that no value has.
     pub(super) fn fresh(&mut self, at: usize, role: &str) -> String {
-        let mut name = format!("{}:{role}", self.tensor(at).name);
-        let stem = name.clone();
-        let mut count = 1;
-        while !self.names.insert(name.clone()) {
-            count += 1;
-            name = format!("{stem}{count}");
+        let stem = format!("{}:{role}", self.tensor(at).name);
+        let count = self.counts.entry(stem.clone()).or_default();
+        loop {
+            *count += 1;
+            let name = if *count == 1 { stem.clone() } else { format!("{stem}{count}") };
+            if self.names.insert(name.clone()) {
+                return name;
+            }
         }
-        name
     }
 
     /// Appends a node, which is named after its first result.
@@ -429,6 +458,7 @@ impl<'a> Converter<'a> {
 
     /// The initializer that holds a constant as a view says; `wide` turns half floats into floats.
     fn weight(&mut self, at: usize, view: &View, wide: bool) -> Result<String, Problem> {
+        let wide = wide && self.tensor(at).dtype == Some(DType::F16);
         let key = (at, view.clone(), wide);
         if let Some(name) = self.weights.get(&key) {
             return Ok(name.clone());
@@ -443,12 +473,14 @@ impl<'a> Converter<'a> {
             let size = dtype.size().unwrap_or(1) as usize;
             data = transposed(&data, &view.seen, &view.order, size).into();
         }
-        let wide = wide && dtype == DType::F16;
         if wide {
             self.charge(2 * data.len())?;
             data = widened(&data);
         }
-        let is_first = !self.tensor_of.contains_key(&tensor.name);
+        // Under the name of an answer there must be the answer.
+        let is_as_stored = view.shape == tensor.shape && view.order.is_sorted() && !wide;
+        let is_first =
+            !self.tensor_of.contains_key(&tensor.name) && (is_as_stored || !self.is_output(at));
         let name = if is_first { tensor.name.clone() } else { self.fresh(at, "weights") };
         self.tensor_of.insert(name.clone(), at);
         let dtype = if wide { DType::F32 } else { dtype };
@@ -690,7 +722,6 @@ impl<'a> Converter<'a> {
 
     fn activate(&mut self, at: usize, activation: Activation, input: String, output: String) {
         match activation {
-            Activation::Tanh => self.node("Tanh", vec![input], vec![output], vec![]),
             Activation::Clamp(0.0, f32::INFINITY) => {
                 self.node("Relu", vec![input], vec![output], vec![]);
             }

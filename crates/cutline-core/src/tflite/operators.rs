@@ -20,6 +20,9 @@ const NO_OPTIONS: &str = "its options are missing or those of another operator";
 
 /// Converts an operator; `None` where it is not one of the supported.
 pub(super) fn convert(c: &mut Converter<'_>, op: &Operator<'_>) -> Option<Result<(), Problem>> {
+    if let Err(problem) = check_scales(c, op) {
+        return Some(Err(problem));
+    }
     Some(match op.kind {
         Kind::Conv2d => window::conv(c, op),
         Kind::DepthwiseConv2d => window::depthwise(c, op),
@@ -54,6 +57,47 @@ pub(super) fn convert(c: &mut Converter<'_>, op: &Operator<'_>) -> Option<Result
         Kind::SpaceToBatchNd | Kind::BatchToSpaceNd => resample::batch(c, op),
         kind => return elementwise::unary(c, op, kind),
     })
+}
+
+/// Refuses an operator that takes integers as they are, where its result has another scale: LiteRT
+/// would answer the same integers, which then stand for other numbers.
+fn check_scales(c: &Converter<'_>, op: &Operator<'_>) -> Result<(), Problem> {
+    let takes_integers = matches!(
+        op.kind,
+        Kind::AveragePool2d
+            | Kind::MaxPool2d
+            | Kind::Maximum
+            | Kind::Minimum
+            | Kind::Pack
+            | Kind::Unpack
+            | Kind::Pad
+            | Kind::Padv2
+            | Kind::MirrorPad
+            | Kind::Split
+            | Kind::SplitV
+            | Kind::Slice
+            | Kind::StridedSlice
+            | Kind::Transpose
+            | Kind::Reshape
+            | Kind::Squeeze
+            | Kind::ExpandDims
+            | Kind::ResizeBilinear
+            | Kind::ResizeNearestNeighbor
+            | Kind::DepthToSpace
+            | Kind::SpaceToDepth
+            | Kind::SpaceToBatchNd
+            | Kind::BatchToSpaceNd
+    );
+    let operands = || op.inputs.iter().copied().flatten().filter(|&at| c.is_stored_integer(at));
+    let pairs = op.outputs.iter().flat_map(|&output| operands().map(move |at| (at, output)));
+    let differs = |(at, output): &(usize, usize)| takes_integers && !c.similar_scale(*at, *output);
+    match pairs.into_iter().find(differs) {
+        None => Ok(()),
+        Some((at, _)) => {
+            let name = &c.tensor(at).name;
+            Err(format!("its result has another scale than its operand `{name}`"))
+        }
+    }
 }
 
 /// How an operator is called in an error: by the name that the format gives it, or its own.
@@ -110,9 +154,10 @@ fn fused(activation: planus::Result<ActivationFunctionType>) -> Result<Activatio
         ActivationFunctionType::Relu => Activation::Clamp(0.0, f32::INFINITY),
         ActivationFunctionType::ReluN1To1 => Activation::Clamp(-1.0, 1.0),
         ActivationFunctionType::Relu6 => Activation::Clamp(0.0, 6.0),
-        ActivationFunctionType::Tanh => Activation::Tanh,
-        ActivationFunctionType::SignBit => {
-            return Err("the activation SIGN_BIT is not supported".to_owned());
+        // LiteRT leaves them out, or refuses them, as it sees fit.
+        activation @ (ActivationFunctionType::Tanh | ActivationFunctionType::SignBit) => {
+            let name = spelled(&format!("{activation:?}"));
+            return Err(format!("the activation {name} is not supported"));
         }
     })
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::tensor::DType;
 
 /// Elements visited per byte of the file, at most.
-const VISITS_PER_BYTE: usize = 4;
+const VISITS_PER_BYTE: usize = 16;
 /// Longest list of axes.
 const MAX_RANK: usize = 8;
 
@@ -103,16 +103,23 @@ pub(super) fn read(bytes: &Bytes) -> Result<Network<'_>, TfliteError> {
         _ => return Err(TfliteError::Subgraphs { found: count }),
     };
     let tensors = tensors(bytes, &model, &graph, &mut budget)?;
-    let operators = operators(&model, &graph, tensors.len(), &mut budget)?;
+    let operators = operators(&model, &graph, &tensors, &mut budget)?;
     let name = graph.name()?.or(model.description()?).unwrap_or("tflite");
     budget.take(name.len())?;
     Ok(Network {
         name: name.to_owned(),
         inputs: indices(budget.list(graph.inputs()?)?, tensors.len())?,
-        outputs: indices(budget.list(graph.outputs()?)?, tensors.len())?,
+        outputs: each_once(indices(budget.list(graph.outputs()?)?, tensors.len())?),
         tensors,
         operators,
     })
+}
+
+/// The numbers without repetitions, in their order: an answer that is listed twice is one answer.
+fn each_once(mut numbers: Vec<usize>) -> Vec<usize> {
+    let mut seen = BTreeSet::new();
+    numbers.retain(|&number| seen.insert(number));
+    numbers
 }
 
 fn index(value: i32, count: usize) -> Result<usize, TfliteError> {
@@ -225,7 +232,7 @@ fn read_tensor<'a>(
         }
     }
     let quantisation = match tensor.quantization()? {
-        Some(parameters) => quantisation(&parameters, &shape, budget, &mut refused)
+        Some(parameters) => quantisation(&parameters, dtype, &shape, budget, &mut refused)
             .map_err(|error| error.unwrap_or_else(problem))?,
         None => None,
     };
@@ -278,6 +285,7 @@ fn data(bytes: &Bytes, buffer: &BufferRef<'_>) -> Result<Option<Bytes>, TfliteEr
 /// The scales of a tensor; an error without a cause of its own is the text of one.
 fn quantisation(
     parameters: &QuantizationParametersRef<'_>,
+    dtype: Option<DType>,
     shape: &[i64],
     budget: &mut Budget,
     refused: &mut Option<String>,
@@ -306,6 +314,14 @@ fn quantisation(
             scale.len(),
             zero_point.len()
         )));
+    }
+    let range = match dtype {
+        Some(DType::I8) => -128..=127,
+        Some(DType::U8) => 0..=255,
+        _ => i64::MIN..=i64::MAX,
+    };
+    if let Some(point) = zero_point.iter().find(|point| !range.contains(point)) {
+        return Err(Refused::Text(format!("its zero point {point} is none of its integers")));
     }
     if scale.iter().any(|scale| !scale.is_finite() || *scale < 0.0) {
         return Err(Refused::Text("a scale is negative or no number".to_owned()));
@@ -351,7 +367,7 @@ fn dtype(kind: TensorType) -> Option<DType> {
 fn operators<'a>(
     model: &ModelRef<'a>,
     graph: &SubGraphRef<'a>,
-    tensors: usize,
+    tensors: &[Tensor],
     budget: &mut Budget,
 ) -> Result<Vec<Operator<'a>>, TfliteError> {
     let codes = budget.list(model.operator_codes()?)?;
@@ -363,15 +379,18 @@ fn operators<'a>(
 fn read_operator<'a>(
     operator: &OperatorRef<'a>,
     codes: &[OperatorCodeRef<'a>],
-    tensors: usize,
+    tensors: &[Tensor],
     budget: &mut Budget,
 ) -> Result<Operator<'a>, TfliteError> {
     let number = operator.opcode_index()? as usize;
     let code = codes.get(number).ok_or_else(|| damaged(format!("operator code {number}")))?;
     let inputs = budget.list(operator.inputs()?)?;
-    let operand = |value: i32| (value != -1).then(|| index(value, tensors)).transpose();
+    let operand = |value: i32| (value != -1).then(|| index(value, tensors.len())).transpose();
     let inputs = inputs.into_iter().map(operand).collect::<Result<Vec<_>, _>>()?;
-    let outputs = indices(budget.list(operator.outputs()?)?, tensors)?;
+    let outputs = indices(budget.list(operator.outputs()?)?, tensors.len())?;
+    // A graph names the tensor at every use, where the file has a number of four bytes.
+    let ends = inputs.iter().flatten().chain(&outputs);
+    budget.take(ends.map(|&at| tensors[at].name.len()).sum())?;
     let kind = kind(code)?;
     let custom = code.custom_code()?;
     Ok(Operator { kind, custom, inputs, outputs, options: operator.builtin_options()? })

@@ -9,10 +9,6 @@
 //! x: int8 ─ DequantizeLinear(1, 0) ─ QuantizeLinear(1, 128) ─ the layers ─ ... ─ y: int8
 //! ```
 //!
-//! Sums of two values stay sums of floats: written as `Sum`, which the engine does not join with the
-//! layers around it, because its own sum of bytes rounds to the other side of a half now and then,
-//! and each such step makes others further on.
-//!
 //! A value stays signed where a layer makes or reads it that does more than to quantise, to
 //! dequantise or to move elements.
 
@@ -22,6 +18,8 @@ use cutline_core::{
     onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto},
     tensor::DType,
 };
+
+use super::whole::has_subgraphs;
 
 /// Layers that move elements and compute nothing on them that their order would not decide.
 const MOVES: [&str; 11] = [
@@ -38,14 +36,16 @@ const MOVES: [&str; 11] = [
     "Unsqueeze",
 ];
 
+/// The first operator set with layers that quantise and dequantise.
+const FIRST_OPSET: i64 = 10;
+
 /// Rewrites the signed values of a model that can be; whether there were any. Takes time in
 /// proportion to the layers, and memory for their names.
 pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
+    let opsets = model.opset_import.iter().filter(|opset| opset.domain().is_empty());
+    let has_layers = opsets.map(|opset| opset.version()).all(|version| version >= FIRST_OPSET);
     let Some(graph) = &mut model.graph else { return false };
-    let has_subgraphs = graph.node.iter().any(|node| {
-        node.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
-    });
-    if has_subgraphs {
+    if has_subgraphs(graph) || !has_layers {
         return false;
     }
     let zero_points = zero_points(graph);
@@ -54,7 +54,7 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
         return false;
     }
     let mut writer = Writer::default();
-    let port = |ports: &[ValueInfoProto]| -> Vec<String> {
+    let port = |ports: &[ValueInfoProto]| -> BTreeSet<String> {
         let names = ports.iter().map(|port| port.name().to_owned());
         names.filter(|name| signed.contains(name)).collect()
     };
@@ -64,7 +64,6 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
     for name in &inputs {
         writer.enter(name, &inner[name]);
     }
-    let mut real: BTreeSet<String> = BTreeSet::new();
     for mut node in std::mem::take(&mut graph.node) {
         let value = match node.op_type() {
             "QuantizeLinear" => node.output.first(),
@@ -72,14 +71,14 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
             _ => None,
         };
         if value.is_some_and(|value| signed.contains(value)) {
-            real.extend(node.output.iter().cloned());
             let point = node.input.get(2).and_then(|name| zero_points.get(name));
             let point = writer.unsigned_point(point.copied().unwrap_or(0));
             node.input.truncate(2);
             node.input.push(point);
-        }
-        if node.op_type() == "Add" && node.input.iter().all(|name| real.contains(name)) {
-            node.op_type = Some("Sum".to_owned());
+            if node.op_type() == "QuantizeLinear" {
+                // It says the type once more, which the zero point says already.
+                node.attribute.retain(|attribute| attribute.name() != "output_dtype");
+            }
         }
         for name in node.input.iter_mut().chain(&mut node.output) {
             if let Some(inner) = inner.get(name) {
@@ -112,11 +111,22 @@ fn zero_points(graph: &GraphProto) -> BTreeMap<String, i8> {
     constants.filter_map(|tensor| Some((tensor.name().to_owned(), byte(tensor)?))).collect()
 }
 
+/// The constants of one element.
+fn of_one_element(graph: &GraphProto) -> BTreeSet<&str> {
+    let is_one = |tensor: &&TensorProto| tensor.dims.iter().all(|&size| size == 1);
+    graph.initializer.iter().filter(is_one).map(TensorProto::name).collect()
+}
+
 /// The values of signed bytes that every layer around them takes as unsigned ones, too.
 fn signed_values(graph: &GraphProto, zero_points: &BTreeMap<String, i8>) -> BTreeSet<String> {
     let has_point =
         |node: &NodeProto| node.input.get(2).is_some_and(|name| zero_points.contains_key(name));
-    let moves = |node: &NodeProto| node.domain().is_empty() && MOVES.contains(&node.op_type());
+    let one = of_one_element(graph);
+    // The places of the greatest elements are no bytes.
+    let has_places = |node: &NodeProto| node.op_type() == "MaxPool" && node.output.len() > 1;
+    let moves = |node: &NodeProto| {
+        node.domain().is_empty() && MOVES.contains(&node.op_type()) && !has_places(node)
+    };
     let constants: BTreeSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
     let entering = graph.input.iter().filter(|input| is_signed(input));
     let mut signed: BTreeSet<String> = entering.map(|input| input.name().to_owned()).collect();
@@ -134,8 +144,11 @@ fn signed_values(graph: &GraphProto, zero_points: &BTreeMap<String, i8>) -> BTre
     }
     let takes_unsigned = |node: &NodeProto, signed: &BTreeSet<String>| match node.op_type() {
         "QuantizeLinear" => has_point(node) && node.input.iter().all(|name| !signed.contains(name)),
-        // Without a zero point it is 0.
-        "DequantizeLinear" => node.input.len() < 3 || has_point(node),
+        // Without a zero point it is 0, for one scale or for many.
+        "DequantizeLinear" if node.input.len() < 3 => {
+            node.input.get(1).is_some_and(|scale| one.contains(scale.as_str()))
+        }
+        "DequantizeLinear" => has_point(node),
         _ => {
             let operands = moved_operands(node);
             let moved = operands.iter().chain(&node.output);
@@ -328,7 +341,7 @@ mod tests {
             "Transpose",
             "DequantizeLinear 128",
             "DequantizeLinear 125",
-            "Sum",
+            "Add",
             "QuantizeLinear 128",
             "DequantizeLinear 128",
             "QuantizeLinear +0",
@@ -346,7 +359,7 @@ mod tests {
 
     #[test]
     fn values_of_layers_that_compute_on_bytes_stay_signed() {
-        let (x, y) = (port("x", DType::F32), port("y", DType::F32));
+        let (x, y) = ([port("x", DType::F32)], [port("y", DType::F32)]);
         let cases: &[(&[&str], bool)] = &[
             // `ArgMax` reads `q`, and `p` is moved with it.
             (&["QuantizeLinear x s z0 > q", "ArgMax q > i", "DequantizeLinear q s z0 > y"], false),
@@ -374,7 +387,7 @@ mod tests {
             (&["QuantizeLinear x s > q", "DequantizeLinear q s > y"], false),
         ];
         for (nodes, is_rewritten) in cases {
-            let ours = model(&[x.clone()], &[y.clone()], nodes);
+            let ours = model(&x, &y, nodes);
             assert_eq!(rewritten(ours).is_some(), *is_rewritten, "{nodes:?}");
         }
     }

@@ -91,8 +91,10 @@ pub(super) fn concatenation(c: &mut Converter<'_>, op: &Operator<'_>) -> Result<
     let layout = c.common_layout(&operands);
     let inputs = operands.iter().map(|&at| c.real(at, layout)).collect::<Result<Vec<_>, _>>()?;
     let attributes = vec![int("axis", layout.place(along) as i64)];
-    let activation = fused(o.fused_activation_function())?;
-    c.make((output, layout), activation, "Concat", inputs, attributes)
+    if fused(o.fused_activation_function())? != Activation::None {
+        return Err("an activation behind it is not supported; LiteRT leaves it out".to_owned());
+    }
+    c.make((output, layout), Activation::None, "Concat", inputs, attributes)
 }
 
 pub(super) fn pad(c: &mut Converter<'_>, op: &Operator<'_>) -> Result<(), Problem> {
@@ -230,11 +232,16 @@ pub(super) fn strided_slice(c: &mut Converter<'_>, op: &Operator<'_>) -> Result<
             return Err("it has a step of 0".to_owned());
         }
         let forward = taken.steps[at] > 0;
-        if field(o.offset())? {
-            taken.ends[at] = taken.ends[at].saturating_add(taken.starts[at]);
+        // As LiteRT has it, also where the axis is taken away.
+        if has(bits[0], at) {
+            taken.starts[at] = if forward { 0 } else { -1 };
         }
-        if has(bits[0], at) && !has(bits[2], at) {
-            taken.starts[at] = if forward { 0 } else { i64::MAX };
+        if field(o.offset())? {
+            // An end that counts from the start needs one that counts from the front.
+            let (start, size) = (taken.starts[at], c.shape(x)[at]);
+            let start = if start < 0 { start.saturating_add(size) } else { start }.clamp(0, size);
+            taken.starts[at] = start;
+            taken.ends[at] = taken.ends[at].saturating_add(start);
         }
         if has(bits[1], at) {
             taken.ends[at] = if forward { i64::MAX } else { i64::MIN };

@@ -16,8 +16,8 @@ pub(super) fn reshape(c: &mut Converter<'_>, op: &Operator<'_>) -> Result<(), Pr
     if c.shape(x).iter().product::<i64>() != shape.iter().product::<i64>() {
         return Err(format!("{:?} does not reshape to {shape:?}", c.shape(x)));
     }
-    if !c.same_scale(x, output) {
-        return Err("its result has another scale than its operand".to_owned());
+    if c.tensor(x).dtype != c.tensor(output).dtype {
+        return Err("its result has another type than its operand".to_owned());
     }
     let layout = if is_flattening(c, x, output) { Layout::Flat } else { Layout::Plain };
     let value = match layout {
