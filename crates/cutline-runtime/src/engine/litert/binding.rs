@@ -289,7 +289,8 @@ impl Loaded {
             }
             done("its outputs", (api.count_outputs)(signature, &mut count))?;
             let mut layouts = vec![empty(); count];
-            let found = (api.output_layouts)(self.compiled, 0, count, layouts.as_mut_ptr(), false);
+            // As the library computes them, not as the file says: it writes that much.
+            let found = (api.output_layouts)(self.compiled, 0, count, layouts.as_mut_ptr(), true);
             done("the shapes of its outputs", found)?;
             for (index, &layout) in layouts.iter().enumerate() {
                 let mut tensor = ptr::null_mut();
