@@ -33,8 +33,9 @@ MAGNIFYING = {"vgg16": 0.8, "vgg19": 0.7, "inceptionv3": 0.9}
 # One that does not magnify, and is 0.973 near all the same.
 COARSE = {"efficientnet-b0": 0.96}
 
-# Networks of whose integers our import has some otherwise than LiteRT, by few steps; in MobileNetV3 it
-# begins at a HARD_SWISH. All others have the very ones.
+# Networks of whose integers our import has some otherwise than LiteRT, by few steps. In MobileNetV3 it
+# begins at a HARD_SWISH, in DenseNet at one of 800,000 numbers of the first convolution, on one picture
+# of three. All others have the very ones.
 NEAR_LITERT = {"densenet121", "inceptionv3", "mobilenetv3-small", "efficientnet-b0"}
 
 # A device whose times a preset estimates: its plan runs the whole network, in the engine that is built in.
