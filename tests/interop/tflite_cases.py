@@ -771,4 +771,7 @@ def main(folder: Path, files: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    # By its name, so that the cases of both files are in one table.
+    import tflite_hard_cases
+
+    tflite_hard_cases.main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])

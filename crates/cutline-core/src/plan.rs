@@ -11,10 +11,7 @@
 //!   "best": { "id": "3f2a...", "mapping": { "conv1": "pi", "fc": "cloud" }, "latency_ns": 9000000 } }
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    num::NonZeroU32,
-};
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};

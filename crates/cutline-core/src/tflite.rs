@@ -55,7 +55,9 @@ pub struct Converted {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum TfliteError {
-    #[error("not a TensorFlow Lite model: the identifier TFL3 is missing")]
+    #[error(
+        "not a TensorFlow Lite model: the identifier TFL3 is missing; download or export it again"
+    )]
     Identifier,
     #[error("the TensorFlow Lite model is damaged or cut short: {problem}; export it again")]
     Damaged { problem: String },

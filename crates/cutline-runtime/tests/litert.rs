@@ -18,7 +18,14 @@ use cutline_core::{
     onnx::ImportOptions,
     split::{Format, StageLabel},
     tensor::{DType, Shape, byte_size},
-    tflite::split::{Part, Wiring, part, wiring},
+    tflite::{
+        schema::tflite::{
+            BuiltinOperator, BuiltinOptions, Model as File, NoOptions, Operator, OperatorCode,
+            SignatureDef, SubGraph, Tensor as FileTensor, TensorMap,
+        },
+        split::{Part, Wiring, part, wiring},
+        write::encode,
+    },
 };
 use cutline_runtime::{
     engine::{self, EngineError, LoadOptions, ModelSource, SharedEngine},
@@ -186,6 +193,54 @@ fn an_input_of_another_name_type_or_shape_is_refused() {
         assert!(text.contains(words), "{text}");
     }
     assert!(session.run(&[("input_1_int8", &right)], &["Identity_int8"]).is_ok());
+}
+
+/// The library would write beyond a buffer of the shape that this file states.
+#[test]
+fn an_answer_has_the_shape_that_is_computed_whatever_the_file_says() {
+    let Some(engine) = litert() else { return };
+    let tensor = |name: &str, channels: i32| FileTensor {
+        shape: Some(vec![1, 64, 64, channels]),
+        name: Some(name.to_owned()),
+        ..FileTensor::default()
+    };
+    let end = |name: &str, tensor_index: u32| {
+        Some(vec![TensorMap { name: Some(name.to_owned()), tensor_index }])
+    };
+    let kind = BuiltinOperator::HardSwish;
+    let file = File {
+        version: 3,
+        operator_codes: Some(vec![OperatorCode {
+            deprecated_builtin_code: kind as i32 as i8,
+            builtin_code: kind,
+            version: 1,
+            ..OperatorCode::default()
+        }]),
+        subgraphs: Some(vec![SubGraph {
+            tensors: Some(vec![tensor("x", 12), tensor("y", 1)]),
+            inputs: Some(vec![0]),
+            outputs: Some(vec![1]),
+            operators: Some(vec![Operator {
+                inputs: Some(vec![0]),
+                outputs: Some(vec![1]),
+                builtin_options: Some(BuiltinOptions::HardSwishOptions(Box::new(NoOptions {}))),
+                ..Operator::default()
+            }]),
+            ..SubGraph::default()
+        }]),
+        signature_defs: Some(vec![SignatureDef {
+            inputs: end("x", 0),
+            outputs: end("y", 1),
+            signature_key: Some("serving_default".to_owned()),
+            subgraph_index: 0,
+        }]),
+        ..File::default()
+    };
+    let source = ModelSource::Memory(encode(&file, &[&[]]).unwrap());
+    let mut session = engine.load(&source, ONE_THREAD).unwrap();
+    let shape = Shape(vec![1, 64, 64, 12]);
+    let answers = session.run(&[("x", &noise(DType::F32, &shape))], &["y"]).unwrap();
+    assert_eq!(*answers[0].shape(), shape);
 }
 
 /// The operators of a file in two parts: those before a place, and the rest.

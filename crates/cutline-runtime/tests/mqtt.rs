@@ -213,3 +213,41 @@ async fn a_broker_of_mqtt_5_is_never_given_more_than_it_takes_at_a_time() {
         packets.push(packet);
     }
 }
+
+/// It answers signs of life, so that nothing else gives it away.
+#[tokio::test]
+async fn a_broker_that_acknowledges_nothing_is_dialled_anew_also_while_results_come() {
+    let (listener, mqtt) = begin(Version::V3).await;
+    let far = Far::accept(&listener, Version::V3, 20).await;
+    let (mut ears, mut mouth) = far.stream.into_split();
+    let listening = async {
+        let mut heard = Vec::new();
+        while ears.read_buf(&mut heard).await.is_ok_and(|read| read > 0) {
+            heard.clear();
+        }
+    };
+    let alive = async {
+        let mut beat = tokio::time::interval(Duration::from_secs(1));
+        // What answers a sign of life.
+        while mouth.write_all(&[0xd0, 0]).await.is_ok() {
+            beat.tick().await;
+        }
+    };
+    let publishing = async {
+        let mut beat = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            mqtt.publish_newest("{}".into());
+            beat.tick().await;
+        }
+    };
+    let again = async {
+        tokio::join!(listening, alive, Far::accept(&listener, Version::V3, 20));
+    };
+    let again = tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::select! {
+            () = again => {}
+            () = publishing => {}
+        }
+    });
+    assert!(again.await.is_ok(), "it stays with a broker that acknowledges nothing");
+}

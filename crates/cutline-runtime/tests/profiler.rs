@@ -11,12 +11,19 @@ use cutline_core::{
     onnx::ImportOptions,
     profile::Part,
     split::encode,
+    tflite::{
+        schema::tflite::{
+            BlockOptions, BuiltinOperator, BuiltinOptions, Model as File, NoOptions, Operator,
+            OperatorCode, SignatureDef, SubGraph, Tensor, TensorMap, TensorType,
+        },
+        write,
+    },
     units::{Bytes, Nanos},
     zoo::{self, ZooOptions},
 };
 use cutline_runtime::{
     agent::kernels::samples,
-    engine::{fake::Fake, rten::Rten},
+    engine::{self, fake::Fake, rten::Rten},
     files,
     meter::{Meter, MeterError, Reading},
     model::Model,
@@ -104,6 +111,78 @@ fn layers_that_the_engine_lacks_are_named_and_have_no_time() {
     assert_eq!(result.unsupported, ["conv1", "conv2"]);
     assert!(result.segments.iter().all(|segment| segment.part == Part::Suffix));
     assert!(result.groups.len() < model.grouping.dag.groups().len());
+}
+
+/// A file whose middle operator is several layers here.
+fn blocks(folder: &Path) -> Model {
+    let tensor = |name: &str, shape: [i32; 4]| Tensor {
+        shape: Some(shape.to_vec()),
+        type_: TensorType::Float32,
+        name: Some(name.to_owned()),
+        ..Tensor::default()
+    };
+    let (swish, move_blocks) = (BuiltinOperator::HardSwish, BuiltinOperator::SpaceToDepth);
+    let code = |kind: BuiltinOperator| OperatorCode {
+        deprecated_builtin_code: kind as i32 as i8,
+        builtin_code: kind,
+        version: 1,
+        ..OperatorCode::default()
+    };
+    let operator = |code: u32, input: i32, options: BuiltinOptions| Operator {
+        opcode_index: code,
+        inputs: Some(vec![input]),
+        outputs: Some(vec![input + 1]),
+        builtin_options: Some(options),
+        ..Operator::default()
+    };
+    let none = || BuiltinOptions::HardSwishOptions(Box::new(NoOptions {}));
+    let options = BlockOptions { block_size: 2 };
+    let names = ["x", "a", "b", "y"];
+    let shapes = [[1, 4, 4, 3], [1, 4, 4, 3], [1, 2, 2, 12], [1, 2, 2, 12]];
+    let end = |at: u32| {
+        let name = Some(names[at as usize].to_owned());
+        Some(vec![TensorMap { name, tensor_index: at }])
+    };
+    let file = File {
+        version: 3,
+        operator_codes: Some(vec![code(swish), code(move_blocks)]),
+        subgraphs: Some(vec![SubGraph {
+            tensors: Some(names.iter().zip(shapes).map(|(n, s)| tensor(n, s)).collect()),
+            inputs: Some(vec![0]),
+            outputs: Some(vec![3]),
+            operators: Some(vec![
+                operator(0, 0, none()),
+                operator(1, 1, BuiltinOptions::SpaceToDepthOptions(Box::new(options))),
+                operator(0, 2, none()),
+            ]),
+            ..SubGraph::default()
+        }]),
+        signature_defs: Some(vec![SignatureDef {
+            inputs: end(0),
+            outputs: end(3),
+            signature_key: Some("serving_default".to_owned()),
+            subgraph_index: 0,
+        }]),
+        ..File::default()
+    };
+    let path = folder.join("blocks.tflite");
+    std::fs::write(&path, write::encode(&file, &[&[]]).unwrap()).unwrap();
+    Model::open(&path, &ImportOptions::default()).unwrap()
+}
+
+#[test]
+fn a_file_is_measured_between_its_operators_where_it_cannot_be_cut_within() {
+    let Ok(litert) = engine::open("litert").inspect_err(|error| eprintln!("skipped: {error}"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let model = blocks(folder.path());
+    assert!(model.grouping.dag.groups().len() > 3, "the operator is several layers");
+    let job = ProfileJob { max_inferences: 100, ..ProfileJob::default() };
+    let result = profile(&model, &*litert, &job, &mut |_| ()).unwrap();
+    let parts: BTreeSet<_> = result.segments.iter().map(|segment| segment.part as u8).collect();
+    assert_eq!(parts.len(), 3, "prefixes, suffixes and the whole are measured");
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn write_cases(folder: &Path, files: &[PathBuf]) -> Option<Vec<Case>> {
 
 /// The engines of this machine.
 fn engines() -> Vec<SharedEngine> {
-    ["rten", "onnxruntime"].iter().filter_map(|name| engine::open(name).ok()).collect()
+    ["rten", "onnxruntime", "litert"].iter().filter_map(|name| engine::open(name).ok()).collect()
 }
 
 fn read(folder: &Path, run: usize, kind: &str, at: usize) -> Tensor {

@@ -20,6 +20,8 @@ use crate::tensor::DType;
 
 /// Elements visited per byte of the file, at most.
 const VISITS_PER_BYTE: usize = 16;
+/// Largest scale.
+const LARGEST_SCALE: f32 = 1e12;
 /// Longest list of axes.
 const MAX_RANK: usize = 8;
 
@@ -323,8 +325,9 @@ fn quantisation(
     if let Some(point) = zero_point.iter().find(|point| !range.contains(point)) {
         return Err(Refused::Text(format!("its zero point {point} is none of its integers")));
     }
-    if scale.iter().any(|scale| !scale.is_finite() || *scale < 0.0) {
-        return Err(Refused::Text("a scale is negative or no number".to_owned()));
+    // LiteRT ends the process where products of scales leave the range of floats.
+    if scale.iter().any(|scale| !(0.0..=LARGEST_SCALE).contains(scale)) {
+        return Err(Refused::Text("a scale is negative, enormous or no number".to_owned()));
     }
     Ok(Some(Quantisation { scale, zero_point, axis }))
 }

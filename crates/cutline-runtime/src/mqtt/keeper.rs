@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{sleep, sleep_until, timeout},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{
@@ -132,11 +132,13 @@ impl Keeper {
 
     async fn serve(&mut self, session: &mut Session) -> End {
         let mut connected = false;
+        // It goes on whatever else happens: where results come all the time, it would never be its turn.
+        let mut watch = interval(WATCH);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if connected {
                 self.hand(session);
             }
-            let watch = sleep(WATCH);
             tokio::select! {
                 heard = session.heard() => match heard {
                     Heard::Connected { most, largest } => {
@@ -152,7 +154,7 @@ impl Keeper {
                     None => return End::Finished(oneshot::channel().0),
                 },
                 () = self.shared.pushed.notified(), if connected => {}
-                () = watch => if self.is_stuck() {
+                _ = watch.tick() => if self.is_stuck() {
                     let text = format!("nothing was acknowledged for {} s", PATIENCE.as_secs());
                     return End::Broken(text);
                 },

@@ -139,10 +139,19 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
             }
             (None, None, None) => manual(&model, &args)?,
         };
+    let format = args.format.or(planned_format(&decision, args.best_split)?).unwrap_or_default();
+    model.check_format(format, &codecs)?;
     let cuts = Cuts { model: &model, stage_of: &stage_of, labels: &labels };
     codecs.quantizations = quantizations(&args, &cuts, &codecs, &decision, output)?;
-    let format = args.format.or(planned_format(&decision, args.best_split)?).unwrap_or_default();
     let parts = model.split(format, &stage_of, &labels, &codecs)?;
+    let sent = || parts.iter().flat_map(|part| &part.outputs);
+    if let Some(codec) = args.codec.filter(|codec| *codec != CutEncoding::Fp32)
+        && sent().all(|port| port.encoding == CutEncoding::Fp32)
+    {
+        output.warning(format!(
+            "--codec {codec} changes nothing: no value at these cuts is fp32; what is quantised crosses as its own bytes"
+        ));
+    }
     let rows = part_rows(&parts);
     let packages = package::packages(&parts)?;
     let assembly = thread::scope(|scope| {
@@ -251,12 +260,7 @@ fn quantised(mut plan: Plan, best_split: bool, codecs: &CutCodecs) -> anyhow::Re
 
 /// The first part on the first device of the platform, the next on the next; by the engines that the
 /// platform's profiles are of.
-fn plan_by_hand(
-    model: &Model,
-    args: &Args,
-    file: &Path,
-    output: &Output,
-) -> anyhow::Result<Plan> {
+fn plan_by_hand(model: &Model, args: &Args, file: &Path, output: &Output) -> anyhow::Result<Plan> {
     let platform = planning::read_platform(file)?;
     let cuts = cuts_of(&args.at);
     let stage_of = cut::stages_at(&model.graph, &cuts)?;

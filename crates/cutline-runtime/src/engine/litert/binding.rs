@@ -6,6 +6,7 @@
 //! headers ask for: buffers, the compiled model, the model, the environment, and last its bytes.
 
 use std::{
+    collections::BTreeSet,
     ffi::{CStr, CString, c_char, c_int, c_void},
     mem::ManuallyDrop,
     path::Path,
@@ -288,7 +289,8 @@ impl Loaded {
             }
             done("its outputs", (api.count_outputs)(signature, &mut count))?;
             let mut layouts = vec![empty(); count];
-            let found = (api.output_layouts)(self.compiled, 0, count, layouts.as_mut_ptr(), false);
+            // As the library computes them, not as the file says: it writes that much.
+            let found = (api.output_layouts)(self.compiled, 0, count, layouts.as_mut_ptr(), true);
             done("the shapes of its outputs", found)?;
             for (index, &layout) in layouts.iter().enumerate() {
                 let mut tensor = ptr::null_mut();
@@ -304,7 +306,8 @@ impl Loaded {
         Ok(())
     }
 
-    /// A buffer for a tensor of the model, and what is known of it.
+    /// A buffer for a tensor of the model, and what is known of it. An answer that is an input, too, or
+    /// is named twice, has one buffer: of several, the library would use the last.
     ///
     /// # Safety
     /// `tensor` and `requirements` are of this model.
@@ -322,6 +325,11 @@ impl Loaded {
         unsafe {
             done("the place of a tensor", (api.tensor_index)(tensor, &mut index))?;
             done("the type of a tensor", (api.tensor_type)(tensor, &mut kind))?;
+        }
+        let inputs = self.inputs.iter().zip(&self.input_buffers);
+        let mut made = inputs.chain(self.outputs.iter().zip(&self.output_buffers));
+        if let Some((slot, &buffer)) = made.find(|(slot, _)| slot.tensor == index) {
+            return Ok((slot.clone(), buffer));
         }
         // What the file leaves open, the compiled model has settled.
         kind.layout = layout;
@@ -395,11 +403,13 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         let api = &self.api;
         let buffers = self.input_buffers.drain(..).chain(self.output_buffers.drain(..));
+        // Tensors may share one.
+        let buffers: BTreeSet<Handle> = buffers.collect();
         // SAFETY: each handle is null or was made by the library and is freed once, what refers to
         // others before them.
         #[allow(unsafe_code)]
         unsafe {
-            buffers.for_each(|buffer| (api.destroy_buffer)(buffer));
+            buffers.into_iter().for_each(|buffer| (api.destroy_buffer)(buffer));
             let rest = [
                 (self.compiled, api.destroy_compiled),
                 (self.model, api.destroy_model),

@@ -25,7 +25,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", default_value = "cutline.agent", value_parser = parse_name)]
     component: String,
     /// Folder of a device's credentials on it, with ca.pem, identity.pem and identity.key.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cutline")]
+    #[arg(long, value_name = "DIR", default_value = "/etc/cutline", value_parser = parse_folder)]
     credentials: String,
 }
 
@@ -85,6 +85,14 @@ fn parse_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// A folder that can stand between the quotes of a script, where the core software puts it.
+fn parse_folder(text: &str) -> Result<String, String> {
+    match text.starts_with('/') && !text.contains('\'') && !text.chars().any(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err("expected a path from the root, without single quotes".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +102,7 @@ mod tests {
         assert_eq!(quoted("--listen"), "--listen");
         assert_eq!(quoted("it's; rm"), "'it'\\''s; rm'");
         assert_eq!(quoted("{work:path}/store"), "'{work:path}/store'");
+        assert!(parse_folder("/etc/cutline").is_ok());
+        assert!(parse_folder("/etc/'; reboot; '").is_err());
     }
 }

@@ -60,13 +60,14 @@ pub(super) fn manifests(agent: &Agent, args: &Args) -> File {
     let [ready, live] = probe;
     let namespace = args.namespace.as_ref();
     let namespace =
-        namespace.map_or(String::new(), |name| format!("\n  namespace: {}", json!(name)));
+        namespace.map_or(String::new(), |name| format!("\n  namespace: {}", scalar(name)));
     let labels = format!(
         "app.kubernetes.io/name: cutline-agent, app.kubernetes.io/instance: {}",
-        json!(name)
+        scalar(&name)
     );
-    let arguments: String =
-        arguments.iter().map(|argument| format!("            - {}\n", json!(argument))).collect();
+    // What stands in brackets behind a dollar would be a variable of the container.
+    let argument = |text: &String| format!("            - {}\n", scalar(&text.replace('$', "$$")));
+    let arguments: String = arguments.iter().map(argument).collect();
     let threads = agent.threads.unwrap_or(1);
     let needed = agent.predicted.map_or(0, |predicted| predicted.0).saturating_add(OWN_MEMORY);
     let most = agent.memory.map(|memory| memory.0.saturating_add(OWN_MEMORY).max(needed));
@@ -140,11 +141,11 @@ spec:
   ports:
     - {{name: oip, port: {port}, targetPort: oip, appProtocol: kubernetes.io/h2c}}
 ",
-        device = json!(agent.device),
+        device = scalar(&agent.device),
         replicas = agent.replicas,
         scrape = args.insecure,
         port = agent.port,
-        image = json!(args.image),
+        image = scalar(&args.image),
         memory = mebibytes(Bytes(needed)),
         cluster_ip = if agent.replicas > 1 { "None" } else { "\"\"" },
     );
@@ -156,6 +157,27 @@ spec:
     text(Path::new(&format!("{name}.yaml")), manifests)
 }
 
+/// A text as YAML has it, on one line: as JSON, with what YAML takes for the end of a line, or does not
+/// take at all, as its number.
+fn scalar(text: &str) -> String {
+    let quoted = json!(text).to_string();
+    let mut scalar = String::with_capacity(quoted.len());
+    for c in quoted.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{feff}'
+            | '\u{fffe}'
+            | '\u{ffff}' => {
+                scalar.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => scalar.push(c),
+        }
+    }
+    scalar
+}
+
 /// A quantity that is not less, in mebibytes.
 fn mebibytes(bytes: Bytes) -> String {
     format!("{}Mi", bytes.0.div_ceil(1 << 20))
@@ -164,6 +186,12 @@ fn mebibytes(bytes: Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_stays_on_its_line_whatever_yaml_takes_for_its_end() {
+        assert_eq!(scalar("pi \"4\""), r#""pi \"4\"""#);
+        assert_eq!(scalar("a\nb\u{85}c\u{2028}d\u{7f}é"), r#""a\nb\u0085c\u2028d\u007fé""#);
+    }
 
     #[test]
     fn a_quantity_is_rounded_up() {

@@ -19,10 +19,10 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) agent: AgentArgs,
     /// Where the program is on the devices.
-    #[arg(long, value_name = "PATH", default_value = "/usr/bin/cutline")]
+    #[arg(long, value_name = "PATH", default_value = "/usr/bin/cutline", value_parser = parse_path)]
     binary: PathBuf,
     /// Folder of the devices' credentials: each in DIR/DEVICE, with ca.pem, identity.pem and identity.key.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cutline")]
+    #[arg(long, value_name = "DIR", default_value = "/etc/cutline", value_parser = parse_path)]
     credentials: PathBuf,
 }
 
@@ -63,7 +63,8 @@ pub(super) fn unit(agent: &Agent, args: &Args) -> File {
         true => format!("127.0.0.1:{}", agent.port),
         false => format!("0.0.0.0:{}", agent.port),
     };
-    let mut command = vec![quoted(&args.binary.display().to_string())];
+    // Variables are looked for in arguments, not in the program's path.
+    let mut command = vec![quoted(&args.binary.display().to_string()).replace("$$", "$")];
     let arguments = agent.arguments(&listen, "STORE");
     command.extend(arguments.iter().map(|argument| match argument.as_str() {
         "STORE" => format!("%S/{name}"),
@@ -74,13 +75,17 @@ pub(super) fn unit(agent: &Agent, args: &Args) -> File {
         command.extend(["--identity".to_owned(), "%d".to_owned()]);
         for file in ["ca.pem", "identity.pem", "identity.key"] {
             let path = args.credentials.join(&agent.name).join(file);
-            credentials.push_str(&format!("LoadCredential={file}:{}\n", path.display()));
+            let path = path.display().to_string().replace('%', "%%");
+            credentials.push_str(&format!("LoadCredential={file}:{path}\n"));
         }
     }
     let engine = agent.engine.as_deref().unwrap_or(WITHOUT_NEW_CODE[0]);
     let new_code = match WITHOUT_NEW_CODE.contains(&engine) {
         true => "MemoryDenyWriteExecute=yes\n".to_owned(),
-        false => format!("# `{engine}` may make code while it runs: no MemoryDenyWriteExecute.\n"),
+        false => format!(
+            "# `{}` may make code while it runs: no MemoryDenyWriteExecute.\n",
+            one_line(engine)
+        ),
     };
     let unit = format!(
         "\
@@ -129,10 +134,18 @@ fn quoted(argument: &str) -> String {
     text
 }
 
-/// A text for people, in which nothing is a specifier or ends the line.
+/// A text for people, in which nothing is a specifier, ends the line or joins it with the next.
 fn one_line(text: &str) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    text.replace('%', "%%")
+    text.replace('%', "%%").replace('\\', "/")
+}
+
+/// A path that a unit can hold.
+fn parse_path(text: &str) -> Result<PathBuf, String> {
+    match text.starts_with('/') && !text.chars().any(char::is_control) {
+        true => Ok(PathBuf::from(text)),
+        false => Err("expected a path from the root, without control characters".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -144,6 +157,48 @@ mod tests {
         assert_eq!(quoted("/usr/bin/cutline"), "/usr/bin/cutline");
         assert_eq!(quoted("50% of $HOME \"\\\n"), "\"50%% of $$HOME \\\"\\\\ \"");
         assert_eq!(quoted(""), "\"\"");
-        assert_eq!(one_line("a\n[Service]%n"), "a [Service]%%n");
+        assert_eq!(one_line("a\n[Service]%n\\"), "a [Service]%%n/");
+    }
+
+    #[test]
+    fn whatever_a_plan_holds_adds_nothing_to_a_unit() {
+        let keys = |name: &str, binary: &str, credentials: &str| {
+            let common = Common {
+                plan: "plan.json".into(),
+                best_split: false,
+                device: Vec::new(),
+                output: "units".into(),
+            };
+            let (binary, credentials) = (parse_path(binary)?, parse_path(credentials)?);
+            let args = Args { common, agent: AgentArgs { mqtt: None }, binary, credentials };
+            let agent = Agent {
+                name: "a".to_owned(),
+                device: name.to_owned(),
+                port: 9001,
+                is_local: false,
+                replicas: 1,
+                engine: Some(name.to_owned()),
+                threads: None,
+                memory: None,
+                predicted: None,
+                mqtt: Some("mqtt://host".to_owned()),
+            };
+            let (_, pieces) = unit(&agent, &args);
+            let [cutline_core::split::Piece::Inline(text)] = &pieces[..] else {
+                return Err("no text".to_owned());
+            };
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            assert!(text.lines().all(|line| !line.ends_with('\\')), "{text}");
+            let ours =
+                ["%%", "%d", "%S"].iter().fold(text.clone(), |text, it| text.replace(it, ""));
+            assert!(!ours.contains('%'), "{text}");
+            let key = |line: &str| line.split_once('=').map_or(line, |(key, _)| key).to_owned();
+            Ok(text.lines().filter(|line| !line.starts_with('#')).map(key).collect::<Vec<_>>())
+        };
+        let plain = keys("a", "/usr/bin/cutline", "/etc/cutline").unwrap();
+        let hostile = "x`\nExecStartPre=/bin/sh \r[Service] %n $HOME \\";
+        let (binary, credentials) = ("/opt/it's 100% $fine/cutline", "/etc/my %i files");
+        assert_eq!(keys(hostile, binary, credentials).unwrap(), plain);
+        assert!(keys("a", "/bin/x\nUser=root", "/etc/cutline").is_err());
     }
 }
