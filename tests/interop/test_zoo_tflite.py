@@ -33,6 +33,11 @@ MAGNIFYING = {"vgg16": 0.8, "vgg19": 0.7, "inceptionv3": 0.9}
 # One that does not magnify, and is 0.973 near all the same.
 COARSE = {"efficientnet-b0": 0.96}
 
+# Networks of whose integers our import has some otherwise than LiteRT, by few steps. In MobileNetV3 it
+# begins at a HARD_SWISH, in DenseNet at one of 800,000 numbers of the first convolution, on one picture
+# of three. All others have the very ones.
+NEAR_LITERT = {"densenet121", "inceptionv3", "mobilenetv3-small", "efficientnet-b0"}
+
 # A device whose times a preset estimates: its plan runs the whole network, in the engine that is built in.
 PLATFORM = 'version = 1\n[[device]]\nname = "here"\npreset = "rpi4"\n'
 
@@ -164,9 +169,10 @@ def test_integers_that_we_import_are_those_of_litert(network):
         f"{network}: {(steps > 0).sum()} of {steps.size} integers are others, {(steps > 3).sum()} by "
         f"more than three steps, {steps.max():.0f} at most"
     )
-    # LiteRT adds and multiplies bytes in fixed point, and the gates of networks without training pass
-    # such a step on to all that follows.
-    assert (steps <= 3).mean() >= 0.99 and steps.max() <= 8
+    if network.name in NEAR_LITERT:
+        assert (steps <= 3).mean() >= 0.99 and steps.max() <= 8
+    else:
+        assert steps.max() == 0
 
 
 def test_the_same_name_and_seed_give_the_same_file(tmp_path):
