@@ -248,15 +248,20 @@ def pooled(net, code, kernel, stride, padding, act):
 
 @case(rows=dict(shape=[2, 12]), picture=dict(shape=[1, 2, 3, 2]), kept=dict(shape=[1, 3, 12], keep=True),
       relu=dict(shape=[1, 12], act=Act.RELU), no_bias=dict(shape=[1, 12], bias=False))
-def fully_connected(net, shape, keep=False, act=Act.NONE, bias=True):
+def fully_connected(net, shape, keep=False, act=Act.NONE, bias=True, per_axis=False):
     x = net.input(shape)
-    w, b = net.weights([5, 12], 0, x, per_axis=False)
+    w, b = net.weights([5, 12], 0, x, per_axis)
     rows = int(np.prod(shape)) // 12
     y = net.activation([*shape[:-1], 5] if keep else [rows, 5], -4, 4)
     net.op(Op.FULLY_CONNECTED, [x, w, b if bias else -1], y, "FullyConnectedOptions",
            keepNumDims=keep, fusedActivationFunction=act)
     net.version(Op.FULLY_CONNECTED, 5 if keep else 4)
     return net.finish(y)
+
+
+@case("int8", rows=dict(shape=[2, 12]), picture=dict(shape=[1, 2, 3, 2]))
+def fully_connected_per_channel(net, shape):
+    return fully_connected(net, shape, per_axis=True)
 
 
 @case()
@@ -268,7 +273,7 @@ def flattened_after_conv(net):
     flat = net.activation([1, 120], -5, 5)
     net.op(Op.RESHAPE, [h, net.const(np.array([1, 120], np.int32))], flat, "ReshapeOptions",
            newShape=[1, 120])
-    w, b = net.weights([7, 120], 0, flat, per_axis=False)
+    w, b = net.weights([7, 120], 0, flat)
     return net.finish(net.op(Op.FULLY_CONNECTED, [flat, w, b], net.activation([1, 7], -20, 20),
                              "FullyConnectedOptions"))
 

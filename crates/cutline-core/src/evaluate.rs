@@ -27,7 +27,7 @@ mod settle;
 pub use energy::{Bill, EnergyUse, Rented, bill, rents};
 pub(crate) use energy::{Work, device_energy, device_money, electricity, message_energy};
 pub use memory::{MemoryUse, memory};
-pub use settle::settle;
+pub use settle::{Settled, settle, with_engines};
 
 /// The choices of a plan besides the mapping, as positions in [`Costs`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

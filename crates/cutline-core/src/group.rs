@@ -20,9 +20,14 @@
 //! `x * sigmoid(x)`, reads its operand several times; up to [`WRITTEN_OUT`] elementwise layers that
 //! start at one value and end in one count as one elementwise layer.
 //!
+//! A model that was converted may need several layers for one *operator* of its file, a change of
+//! layout in front of it included. These follow each other; they join a group only together, each one
+//! taking its turn in the table, and otherwise are one, whatever they are. What goes from group to
+//! group is then a tensor of the file, in the layout that it was made in.
+//!
 //! Whatever leaves a group of several layers leaves it at its last layer, which all its layers lead
-//! to. So groups are convex, no two groups wait for each other, and ordering them by their last
-//! layer is topological.
+//! to, or at its last operator, between whose layers there is no other. So groups are convex, no two
+//! groups wait for each other, and ordering them by their last layer is topological.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,10 +54,21 @@ pub struct Grouping {
 /// Groups the layers of a network as engines fuse them. Linear in the size of the graph, apart from
 /// sorting.
 pub fn group(graph: &Graph) -> Grouping {
-    let mut grouper = Grouper::new(graph);
-    for id in graph.layer_ids() {
-        if graph.layer(id).role == Role::Compute && grouper.of[id.index()].is_none() {
-            grouper.place(id);
+    group_operators(graph, &BTreeMap::new())
+}
+
+/// The same for a network that was converted: the layers of an operator stay together. `operator_of`
+/// says the operator of each layer, by the layer's name; layers without one stand for themselves.
+pub fn group_operators(graph: &Graph, operator_of: &BTreeMap<String, usize>) -> Grouping {
+    let is_placed = |id: &LayerId| graph.layer(*id).role == Role::Compute;
+    let layers: Vec<LayerId> = graph.layer_ids().filter(is_placed).collect();
+    let operator = |id: LayerId| operator_of.get(&graph.layer(id).name);
+    let same = |a: &LayerId, b: &LayerId| operator(*a).is_some() && operator(*a) == operator(*b);
+    let operators: Vec<&[LayerId]> = layers.chunk_by(same).collect();
+    let mut grouper = Grouper::new(graph, &operators);
+    for layers in operators {
+        if grouper.of[layers[0].index()].is_none() {
+            grouper.place(layers);
         }
     }
     grouper.finish()
@@ -126,12 +142,14 @@ struct Grouper<'a> {
     /// Layers that have a place and read the value, by value index.
     readers: Vec<Vec<LayerId>>,
     is_answer: Vec<bool>,
+    /// The operator that a layer is of, and how many layers that has, by layer index.
+    operator: Vec<(usize, usize)>,
     groups: Vec<Members>,
     of: Vec<Option<usize>>,
 }
 
 impl<'a> Grouper<'a> {
-    fn new(graph: &'a Graph) -> Self {
+    fn new(graph: &'a Graph, operators: &[&[LayerId]]) -> Self {
         let mut readers = graph.readers();
         for list in &mut readers {
             list.retain(|&reader| graph.layer(reader).role == Role::Compute);
@@ -141,7 +159,11 @@ impl<'a> Grouper<'a> {
             is_answer[output.index()] = true;
         }
         let of = vec![None; graph.layers().len()];
-        Self { graph, readers, is_answer, groups: Vec::new(), of }
+        let mut operator = vec![(0, 0); graph.layers().len()];
+        for (at, layers) in operators.iter().enumerate() {
+            layers.iter().for_each(|id| operator[id.index()] = (at, layers.len()));
+        }
+        Self { graph, readers, is_answer, operator, groups: Vec::new(), of }
     }
 
     /// The layer that has a place and makes a value.
@@ -160,24 +182,42 @@ impl<'a> Grouper<'a> {
         self.graph.layer(id).reads().filter(is_live).collect()
     }
 
-    fn place(&mut self, id: LayerId) {
-        let operands = self.live_operands(id);
+    /// Places a layer, or all those of an operator.
+    fn place(&mut self, layers: &[LayerId]) {
+        let operands: BTreeSet<ValueId> =
+            layers.iter().flat_map(|&id| self.live_operands(id)).collect();
         if let Some(run) = operands.iter().find_map(|&value| self.written_out(value)) {
             return self.place_run(run);
         }
-        let op = &self.graph.layer(id).op;
-        let mut hosts = self.private_groups(&operands, &[id]);
+        let mut hosts = self.private_groups(&operands, layers);
         let dequantized: Vec<usize> =
             hosts.extract_if(.., |&mut at| self.groups[at].kind == Kind::Dequantized).collect();
-        let host = hosts
-            .into_iter()
-            .find_map(|at| Some((at, self.groups[at].kind.take(op, operands.len() == 1)?)));
-        let alone = if self.lays_out_input(id) { Kind::Dequantized } else { Kind::of(op) };
-        let (at, kind) = host.unwrap_or_else(|| (self.new_group(), alone));
+        let taken = |at: usize| {
+            let mut each = layers.iter();
+            each.try_fold(self.groups[at].kind, |kind, &id| self.take(kind, id))
+        };
+        let host = hosts.into_iter().find_map(|at| Some((at, taken(at)?)));
+        let (at, kind) = host.unwrap_or_else(|| (self.new_group(), self.kind_alone(layers)));
         for other in dequantized {
             self.absorb(other, at);
         }
-        self.append(at, &[id], kind);
+        self.append(at, layers, kind);
+    }
+
+    /// What a group is after it takes a layer; `None` if it does not.
+    fn take(&self, kind: Kind, id: LayerId) -> Option<Kind> {
+        kind.take(&self.graph.layer(id).op, self.live_operands(id).len() == 1)
+    }
+
+    /// What layers are that no group takes.
+    fn kind_alone(&self, layers: &[LayerId]) -> Kind {
+        let alone = |id: LayerId| match self.lays_out_input(id) {
+            true => Kind::Dequantized,
+            false => Kind::of(&self.graph.layer(id).op),
+        };
+        let first = layers.first().map_or(Kind::Plain, |&id| alone(id));
+        let rest = layers.iter().skip(1);
+        rest.fold(first, |kind, &id| self.take(kind, id).unwrap_or_else(|| alone(id)))
     }
 
     /// Whether a layer brings an input of the network from NHWC to NCHW: in front of the layer that
@@ -213,8 +253,8 @@ impl<'a> Grouper<'a> {
         self.append(at, &run, kind);
     }
 
-    /// Groups whose exit is one of the values and is read by nothing but `layers`; the group that
-    /// ends latest comes first.
+    /// Groups whose exit is one of the values and is read by nothing but `layers`, which ascend; the
+    /// group that ends latest comes first.
     fn private_groups(&self, values: &BTreeSet<ValueId>, layers: &[LayerId]) -> Vec<usize> {
         let mut groups: Vec<usize> = values
             .iter()
@@ -222,7 +262,9 @@ impl<'a> Grouper<'a> {
                 let group = self.of[self.maker(value)?.index()]?;
                 let is_private = self.groups[group].exit == Some(value)
                     && !self.is_answer[value.index()]
-                    && self.readers[value.index()] == layers;
+                    && self.readers[value.index()]
+                        .iter()
+                        .all(|id| layers.binary_search(id).is_ok());
                 is_private.then_some(group)
             })
             .collect();
@@ -248,7 +290,7 @@ impl<'a> Grouper<'a> {
                 return None;
             }
             run.push(id);
-            if waiting.is_empty() {
+            if waiting.is_empty() && self.are_whole(&run) {
                 return (run.len() > 1).then_some(run);
             }
             for value in layer.makes() {
@@ -260,6 +302,14 @@ impl<'a> Grouper<'a> {
             }
         }
         None
+    }
+
+    /// Whether of each operator in a short list all layers are there.
+    fn are_whole(&self, run: &[LayerId]) -> bool {
+        let operator = |id: &LayerId| self.operator[id.index()];
+        run.iter()
+            .map(operator)
+            .all(|of| run.iter().filter(|id| operator(id) == of).count() == of.1)
     }
 
     fn new_group(&mut self) -> usize {
@@ -279,11 +329,12 @@ impl<'a> Grouper<'a> {
         for &layer in layers {
             self.of[layer.index()] = Some(at);
         }
-        let last = layers.last().map(|&id| self.graph.layer(id));
         let used = |value: &ValueId| {
-            self.is_answer[value.index()] || !self.readers[value.index()].is_empty()
+            let is_outside = |reader: &LayerId| self.of[reader.index()] != Some(at);
+            self.is_answer[value.index()] || self.readers[value.index()].iter().any(is_outside)
         };
-        let mut exits = last.into_iter().flat_map(|layer| layer.makes()).filter(used);
+        let made = layers.iter().flat_map(|&id| self.graph.layer(id).makes());
+        let mut exits = made.filter(used);
         let exit = exits.next().filter(|_| exits.next().is_none());
         let members = &mut self.groups[at];
         members.layers.extend(layers);

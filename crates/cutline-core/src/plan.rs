@@ -11,10 +11,7 @@
 //!   "best": { "id": "3f2a...", "mapping": { "conv1": "pi", "fc": "cloud" }, "latency_ns": 9000000 } }
 //! ```
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
-};
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
@@ -22,7 +19,7 @@ use thiserror::Error;
 
 use crate::{
     agreement::Share,
-    codec::{CutCodecs, CutEncoding, Quantizations, UnknownCutEncoding},
+    codec::{CutCodecs, Quantizations, UnknownCutEncoding},
     cost::{Costs, EnergyOrigin, Origin, TENSOR},
     dag::{Dag, FlowId, GroupId},
     evaluate::{Evaluation, PartKind},
@@ -35,11 +32,13 @@ use crate::{
     units::{Bytes, Money, Nanojoules, Nanos},
 };
 
+mod by_hand;
 mod in_flight;
 mod layers;
 mod refinement;
 mod routes;
 
+pub use by_hand::Engines;
 pub use in_flight::MOST_IN_FLIGHT;
 pub use layers::LayerMap;
 pub use refinement::{Correction, Refinement, Trial};
@@ -393,36 +392,6 @@ impl Plan {
         self.routes = Some(PlannedRoutes::new(table, choices, planned, name));
     }
 
-    /// A plan that a person decided: one choice, compared with nothing and predicted by nothing.
-    pub fn by_hand(
-        model: ModelRef,
-        dag: &Dag,
-        platform: &Platform,
-        (mapping, encoding): (LayerMap, CutEncoding),
-        picture: Option<PictureSpec>,
-        reason: String,
-    ) -> Result<Self, PlanError> {
-        let by_hand = (mapping, encoding);
-        let choice = PlannedChoice::manual(dag, platform, by_hand, &model, picture.as_ref())?;
-        let is_split = choice.stages.len() > 1;
-        let request = Request::default();
-        Ok(Plan {
-            version: 1,
-            model,
-            platform: platform.clone(),
-            objective: request.objective,
-            request,
-            picture,
-            baselines: Vec::new(),
-            best_split: is_split.then(|| choice.clone()),
-            best: Some(choice),
-            reason,
-            frame_interval_ns: None,
-            refinement: None,
-            routes: None,
-        })
-    }
-
     /// Reads a plan for a model: checks that it is this model's, and derives anew whatever follows
     /// from its decisions.
     pub fn open(text: &str, dag: &Dag, model_sha256: &str) -> Result<Self, PlanError> {
@@ -664,45 +633,6 @@ impl PlannedChoice {
     ) {
         self.quantizations = quantizations;
         self.id = self.content_id(model, picture);
-    }
-
-    /// A decision made by hand: no prediction, each device's own engine, one encoding for all cuts.
-    pub fn manual(
-        dag: &Dag,
-        platform: &Platform,
-        (mapping, encoding): (LayerMap, CutEncoding),
-        model: &ModelRef,
-        picture: Option<&PictureSpec>,
-    ) -> Result<Self, PlanError> {
-        let mut choice = PlannedChoice {
-            id: String::new(),
-            mapping,
-            stages: Vec::new(),
-            input_encoding: TENSOR.to_owned(),
-            quantizations: Quantizations::new(),
-            agreement: None,
-            cut: Vec::new(),
-            predicted: None,
-            parts: Vec::new(),
-            memory: BTreeMap::new(),
-            energy_nj: BTreeMap::new(),
-            energy_origin: BTreeMap::new(),
-            idle_nj: BTreeMap::new(),
-            money_per_month: None,
-            proof: None,
-            origin: None,
-            measured: None,
-            in_flight: None,
-        };
-        choice.rederive(dag, platform, model, picture)?;
-        // A device has one encoding for all that it sends, also where it is visited again.
-        let senders = choice.stages.iter().rev().skip(1).map(|stage| stage.device.clone());
-        let senders: BTreeSet<String> = senders.collect();
-        for stage in choice.stages.iter_mut().filter(|stage| senders.contains(&stage.device)) {
-            stage.cut_encoding = encoding.name().to_owned();
-        }
-        choice.id = choice.content_id(model, picture);
-        Ok(choice)
     }
 }
 

@@ -11,10 +11,10 @@
 //!
 //! **Layout.** TensorFlow Lite computes in NHWC, ONNX in NCHW. The network's inputs and outputs keep
 //! the shapes of the file; in between, a value is stored in the layout that its operator makes, and
-//! another one is made by a `Transpose` when somebody first asks for it. Operators whose axes can be
-//! renamed (concatenation, padding, means, softmax, ...) take what they get, so a tower of
-//! convolutions has no transpose inside. A value in either layout carries the name of its tensor, or
-//! that name and `:nchw` or `:nhwc` where both are needed.
+//! an operator that needs another one has a `Transpose` of its own, so that each tensor goes from
+//! operator to operator in one layout. Operators whose axes can be renamed (concatenation, padding,
+//! means, softmax, ...) take what they get, so a tower of convolutions has no transpose inside. A
+//! value carries the name of its tensor, and in another layout that name and `:nchw` or `:nhwc`.
 //!
 //! **Quantised tensors** stay integers: an operator dequantises its operands, computes in floats and
 //! quantises its result, which is what engines recognise and run on integers.
@@ -55,7 +55,9 @@ pub struct Converted {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum TfliteError {
-    #[error("not a TensorFlow Lite model: the identifier TFL3 is missing")]
+    #[error(
+        "not a TensorFlow Lite model: the identifier TFL3 is missing; download or export it again"
+    )]
     Identifier,
     #[error("the TensorFlow Lite model is damaged or cut short: {problem}; export it again")]
     Damaged { problem: String },

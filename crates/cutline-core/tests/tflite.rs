@@ -21,23 +21,12 @@ use cutline_core::{
     zoo::{self, ZooOptions},
 };
 
+mod files;
+
 /// Files of the shared folder that LiteRT takes, as they convert.
 fn shared() -> Vec<(String, Converted)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/tflite");
-    let Ok(entries) = fs::read_dir(folder) else {
-        eprintln!("skipped: the shared folder is absent");
-        return Vec::new();
-    };
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths
-        .filter(|path| path.extension().is_some_and(|it| it == "tflite"))
-        .filter(|path| !path.ends_with("person_detect.tflite"))
-        .map(|path| {
-            let file = Bytes::from(fs::read(&path).unwrap());
-            let converted = tflite::convert(&file).unwrap();
-            (path.file_stem().unwrap().to_string_lossy().into_owned(), converted)
-        })
-        .collect()
+    let files = files::tflite().into_iter();
+    files.map(|(name, file)| (name, tflite::convert(&file).unwrap())).collect()
 }
 
 fn count(converted: &Converted, op: &str) -> usize {
@@ -58,7 +47,7 @@ fn a_classifier_has_one_transpose_that_of_its_input() {
 fn every_cut_of_an_integer_network_is_at_bytes_that_are_a_tensor_of_the_file() {
     for (name, converted) in shared() {
         let graph = onnx::import(&converted.model, &ImportOptions::default()).unwrap();
-        let grouping = group::group(&graph);
+        let grouping = group::group_operators(&graph, &converted.operator_of);
         let input = graph.value(graph.inputs()[0]).dtype;
         let cuts = cut::candidate_cuts(&grouping.dag);
         assert!(cuts.len() > 10, "{name}");

@@ -119,6 +119,12 @@ pub fn open(name: &str) -> Result<SharedEngine, EngineError> {
     }
 }
 
+/// Those of [`available`] that are here and take ONNX files.
+pub fn for_onnx() -> impl DoubleEndedIterator<Item = EngineStatus> {
+    let takes = |status: &EngineStatus| part_format(status.name) == Format::Onnx;
+    available().into_iter().filter(move |status| status.available && takes(status))
+}
+
 /// The state of every engine of [`NAMES`], in that order. Loads libraries, and runs one
 /// operator on a GPU where a library is built for one.
 pub fn available() -> Vec<EngineStatus> {

@@ -83,12 +83,37 @@ fn strip_id(line: &str) -> &str {
 }
 
 /// The `count` best classes of a network's answer, best first, equals by position; `None` where the
-/// tensor is no list of scores: it has more than one axis, or other elements than floats.
+/// tensor is no list of scores: it has more than one axis, or other elements than floats or bytes.
+/// Bytes without a scale are read as [`top_quantised`] reads those of a quantised softmax.
 pub fn top(output: &Tensor, labels: &Labels, count: usize) -> Option<Vec<Scored>> {
+    let scores = match floats(output) {
+        Some(values) => probabilities(values),
+        None => bytes(output)?,
+    };
+    best(output, &scores, labels, count)
+}
+
+/// The same of an answer in bytes that stand for real numbers by this scale.
+///
+/// Bytes that span 0 to 1 are probabilities, although their sum is not quite 1: each is rounded to a
+/// 256th, and that of a thousand classes may lose much.
+pub fn top_quantised(
+    output: &Tensor,
+    scale: Scale,
+    labels: &Labels,
+    count: usize,
+) -> Option<Vec<Scored>> {
+    let real = floats(&dequantised(output, scale)?)?;
+    let least = if output.dtype() == DType::I8 { -128 } else { 0 };
+    let are_probabilities = scale.zero_point == least && (scale.scale * 256.0 - 1.0).abs() < 0.01;
+    let scores = if are_probabilities { real } else { probabilities(real) };
+    best(output, &scores, labels, count)
+}
+
+fn best(output: &Tensor, scores: &[f32], labels: &Labels, count: usize) -> Option<Vec<Scored>> {
     if output.shape().0.iter().filter(|&&size| size != 1).count() > 1 {
         return None;
     }
-    let scores = probabilities(&floats(output).or_else(|| bytes(output))?);
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
     let best = order.into_iter().take(count).map(|class| Scored {
@@ -137,10 +162,10 @@ pub fn dequantised(output: &Tensor, scale: Scale) -> Option<Tensor> {
 }
 
 /// The values themselves where they are probabilities already, else their softmax.
-fn probabilities(values: &[f32]) -> Vec<f32> {
+fn probabilities(values: Vec<f32>) -> Vec<f32> {
     let sum: f32 = values.iter().sum();
     if values.iter().all(|&value| value >= 0.0) && (sum - 1.0).abs() < 1e-2 {
-        return values.to_vec();
+        return values;
     }
     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f32> = values.iter().map(|value| (value - largest).exp()).collect();
@@ -196,6 +221,26 @@ mod tests {
             let expected = if dtype == DType::U8 { [0.0, 64.0] } else { [-64.0, 0.0] };
             assert_eq!(real.as_f32().unwrap()[..], expected);
         }
+    }
+
+    #[test]
+    fn a_quantised_softmax_answers_with_probabilities_and_other_bytes_with_their_softmax() {
+        let labels = Labels::parse("");
+        // 0.90625 and three times 1/256: what rounds to nothing is missing from the sum.
+        let tensor = Tensor::new(DType::U8, Shape(vec![1, 4]), vec![232, 1, 1, 1]).unwrap();
+        let softmax = Scale { scale: 1.0 / 256.0, zero_point: 0 };
+        let best = top_quantised(&tensor, softmax, &labels, 1).unwrap();
+        assert_eq!((best[0].class, best[0].score), (0, 0.90625));
+        assert_eq!(top(&tensor, &labels, 1).unwrap(), best, "also where the scale is not known");
+        let signed = Tensor::new(DType::I8, Shape(vec![1, 2]), vec![104, 129]).unwrap();
+        let softmax = Scale { scale: 1.0 / 256.0, zero_point: -128 };
+        assert_eq!(top_quantised(&signed, softmax, &labels, 1).unwrap()[0].score, 0.90625);
+        let logits = Scale { scale: 0.01, zero_point: 0 };
+        let best = top_quantised(&tensor, logits, &labels, 1).unwrap();
+        let others = 3.0 * (0.01f32 - 2.32).exp();
+        assert!((best[0].score - 1.0 / (1.0 + others)).abs() < 1e-5, "{best:?}");
+        let grid = Tensor::new(DType::U8, Shape(vec![2, 2]), vec![0; 4]).unwrap();
+        assert_eq!(top_quantised(&grid, softmax, &labels, 1), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use cutline_core::{
     codec::{CutCodecs, CutEncoding},
     graph::Graph,
-    group::{Grouping, group},
+    group::{Grouping, group_operators},
     hex::hex,
     onnx::{
         self, ImportError, ImportOptions,
@@ -182,7 +182,9 @@ impl Model {
         let data_files = check_external(path, &proto)?;
         let graph = onnx::import(&proto, options)
             .map_err(|source| ModelError::Import { path: path.to_owned(), source })?;
-        let grouping = group(&graph);
+        let whole = BTreeMap::new();
+        let operator_of = tflite.as_ref().map_or(&whole, |file| &file.operator_of);
+        let grouping = group_operators(&graph, operator_of);
         let path = path.to_owned();
         let sha256 = OnceLock::new();
         Ok(Self { path, proto, graph, grouping, tflite, bytes, file, data_files, stamp, sha256 })
@@ -197,16 +199,31 @@ impl Model {
         labels: &[StageLabel],
         codecs: &CutCodecs,
     ) -> Result<Vec<SubModel>, SplitError> {
-        match (format, &self.tflite) {
-            (Format::Onnx, _) => split_encoded(&self.proto, &self.graph, stage_of, labels, codecs),
-            (Format::Tflite, None) => Err(SplitError::NotTflite),
-            (Format::Tflite, Some(file)) => {
-                let encoded = codecs.stages.iter().find(|each| **each != CutEncoding::Fp32);
-                if let Some(&encoding) = encoded {
-                    return Err(SplitError::TfliteEncoding { encoding });
-                }
-                split_tflite(file, &self.graph, stage_of, labels)
-            }
+        match self.tflite_for(format, codecs)? {
+            None => split_encoded(&self.proto, &self.graph, stage_of, labels, codecs),
+            Some(file) => split_tflite(file, &self.graph, stage_of, labels),
+        }
+    }
+
+    /// Whether there can be parts of a format whose values travel so; what else
+    /// [`split`](Self::split) needs, such as ranges of values, may be found out afterwards.
+    pub fn check_format(&self, format: Format, codecs: &CutCodecs) -> Result<(), SplitError> {
+        self.tflite_for(format, codecs).map(|_| ())
+    }
+
+    /// The file that parts of a format are copied from; none for those in ONNX.
+    fn tflite_for(
+        &self,
+        format: Format,
+        codecs: &CutCodecs,
+    ) -> Result<Option<&TfliteFile>, SplitError> {
+        if format == Format::Onnx {
+            return Ok(None);
+        }
+        let file = self.tflite.as_ref().ok_or(SplitError::NotTflite)?;
+        match codecs.stages.iter().find(|each| **each != CutEncoding::Fp32) {
+            Some(&encoding) => Err(SplitError::TfliteEncoding { encoding }),
+            None => Ok(Some(file)),
         }
     }
 
@@ -321,8 +338,12 @@ fn understood(path: &Path, bytes: &Bytes) -> Result<(ModelProto, Option<TfliteFi
         let Converted { model, operator_of, tensor_of } = tflite::convert(bytes).map_err(failed)?;
         return Ok((model, Some(TfliteFile { bytes: bytes.clone(), operator_of, tensor_of })));
     }
+    let is_named_so = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("tflite"));
     let model =
         onnx::decode(bytes.clone()).map_err(|source| match (&source, missing_length(bytes)) {
+            (ImportError::Decode(_), _) if is_named_so => {
+                ModelError::Convert { path: path.to_owned(), source: TfliteError::Identifier }
+            }
             (ImportError::Decode(_), Some(needed)) => ModelError::Truncated {
                 path: path.to_owned(),
                 actual: units::Bytes(bytes.len() as u64),

@@ -7,7 +7,7 @@ use cutline_core::{
     cost::{Costs, EnergyOrigin, Origin, TENSOR},
     dag::Dag,
     graph::Graph,
-    picture::InputEncoding,
+    picture::{InputEncoding, Recipe},
     plan::{Figures, Plan, PlannedChoice, Refinement},
     planner::{Objective, Proof},
     platform::Platform,
@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::output::table;
 
 pub(crate) mod agreeing;
+pub(crate) mod by_hand;
 mod problem;
 pub(crate) mod sweep;
 
@@ -95,12 +96,9 @@ impl Measured {
 pub(crate) fn pixels(graph: &Graph) -> Option<Bytes> {
     let [input] = graph.inputs() else { return None };
     let value = graph.value(*input);
-    match value.shape.as_ref()?.0.as_slice() {
-        &[1, channels @ (1 | 3), rows, columns] if value.dtype == Some(DType::F32) => {
-            Some(Bytes(channels * rows * columns))
-        }
-        _ => None,
-    }
+    let dtype = value.dtype.filter(|&dtype| dtype == DType::F32)?;
+    let picture = Recipe::default().for_input(dtype, value.shape.as_ref()?).ok()?;
+    Some(Bytes(picture.pixel_bytes() as u64))
 }
 
 /// A plan file, checked against its model.

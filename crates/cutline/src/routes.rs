@@ -3,7 +3,9 @@
 use anyhow::Context;
 use cutline_core::{
     codec::CutEncoding,
-    plan::{HERE, LayerMap, Plan, PlannedChoice, PlannedFallback, PlannedRoutes},
+    plan::{
+        Engines, HERE, LayerMap, Plan, PlannedChoice, PlannedFallback, PlannedRoutes, PlannedStage,
+    },
     platform::{DeviceId, Platform},
     routing::{Fallback, Link, Route, Table},
     units::{Bytes, BytesPerSec, Nanos},
@@ -135,8 +137,14 @@ fn whole(model: &Model, plan: &Plan) -> Result<PlannedChoice, String> {
     let layers = layers.map(|layer| (layer.clone(), source.name.clone())).collect();
     let by_hand = (LayerMap(layers), CutEncoding::Fp32);
     let picture = plan.picture.as_ref();
-    PlannedChoice::manual(dag, &plan.platform, by_hand, &plan.model, picture)
-        .map_err(|error| error.to_string())
+    let choice = PlannedChoice::manual(dag, &plan.platform, by_hand, &plan.model, picture);
+    let mut choice = choice.map_err(|error| error.to_string())?;
+    let stages = plan.best.iter().flat_map(|best| &best.stages);
+    let named = stages.filter(|stage| stage.device == source.name && !stage.engine.is_empty());
+    let engine = |stage: &PlannedStage| (stage.engine.clone(), stage.threads);
+    let engines: Engines = named.map(|stage| (stage.device.clone(), engine(stage))).collect();
+    choice.use_engines(&engines, &plan.model, picture);
+    Ok(choice)
 }
 
 /// The whole network in this process, as fast as the source's agent is.

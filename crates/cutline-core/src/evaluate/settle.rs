@@ -21,9 +21,12 @@ pub fn settle(
     best
 }
 
-type Settled = Result<(Setting, Evaluation), EvaluateError>;
+/// A setting and what it costs.
+pub type Settled = Result<(Setting, Evaluation), EvaluateError>;
 
-fn with_engines(dag: &Dag, costs: &Costs, mapping: &Mapping, setting: Setting) -> Settled {
+/// A setting with the engine of each device by which its groups of the mapping take least, and what
+/// that costs.
+pub fn with_engines(dag: &Dag, costs: &Costs, mapping: &Mapping, setting: Setting) -> Settled {
     let mut engines = setting.engines.clone();
     for device in costs.device_ids().map(|id| id.index()) {
         let runs = |engine: &usize| {

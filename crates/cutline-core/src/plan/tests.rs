@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::codec::CutEncoding;
 use crate::{
     cost::table,
     planner::{self, solve},
@@ -185,6 +186,14 @@ fn a_plan_by_hand_is_read_back_as_any_other() {
     assert_eq!((choice.stages.len(), choice.predicted, choice.proof), (2, None, None));
     let stages = choice.codecs().unwrap().stages;
     assert_eq!(stages, [CutEncoding::Fp16, CutEncoding::Fp32], "the last sends nothing on");
+    let mut named = split.clone();
+    named.use_engines(&[("cloud".to_owned(), ("litert".to_owned(), 2))].into());
+    let best = named.best.clone().unwrap();
+    let engines = best.stages.iter().map(|stage| (stage.engine.as_str(), stage.threads));
+    assert_eq!(engines.collect::<Vec<_>>(), [("", 0), ("litert", 2)]);
+    assert_ne!(best.id, split.best.unwrap().id, "engines are part of the decision");
+    let read = Plan::open(&serde_json::to_string(&named).unwrap(), &dag, "aa").unwrap();
+    assert_eq!(read, named);
     assert_eq!(by_hand(["cloud", "cloud"]).unwrap().best_split, None, "one device is no split");
     assert!(by_hand(["pi", "moon"]).unwrap_err().to_string().contains("device `moon`"));
 }

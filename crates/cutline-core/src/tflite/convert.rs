@@ -55,8 +55,11 @@ pub(super) struct Converter<'a> {
     graph: GraphProto,
     operator_of: BTreeMap<String, usize>,
     tensor_of: BTreeMap<String, usize>,
-    /// The values that hold each tensor.
+    /// The values that hold each tensor: what was made first, then the other layouts that the operator
+    /// under conversion asked for.
     forms: Vec<Vec<(Layout, String)>>,
+    /// The tensors that this operator asked for in another layout.
+    laid_out: Vec<usize>,
     /// The constant of half floats or integers that a tensor is the float form of.
     constant_of: BTreeMap<usize, usize>,
     /// The picture that each flat tensor is.
@@ -99,6 +102,7 @@ impl<'a> Converter<'a> {
             operator_of: BTreeMap::new(),
             tensor_of,
             forms,
+            laid_out: Vec::new(),
             constant_of: BTreeMap::new(),
             flat: BTreeMap::new(),
             weights: BTreeMap::new(),
@@ -143,13 +147,46 @@ impl<'a> Converter<'a> {
                 let (name, _) = operators::title(operator);
                 Err(TfliteError::Layer { name, output, problem })
             }
-            Some(Ok(())) => Ok(()),
+            Some(Ok(())) => {
+                for &made in &operator.outputs {
+                    self.answer(made)?;
+                }
+                self.forget_layouts();
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends what the network answers a tensor with, where that is there in another layout only.
+    /// It belongs to the operator that makes the tensor, and nothing in the network reads it.
+    fn answer(&mut self, at: usize) -> Result<(), TfliteError> {
+        let name = self.tensor(at).name.clone();
+        let is_there = |(_, value): &(Layout, String)| *value == name;
+        let Some(made) = self.forms[at].first().filter(|form| !is_there(form)).cloned() else {
+            return Ok(());
+        };
+        if self.is_output(at) && !self.tensor_of.contains_key(&name) {
+            let problem = |problem| TfliteError::Tensor { tensor: name.clone(), problem };
+            self.convert_layout(at, made, Layout::Plain, name.clone()).map_err(problem)?;
+            self.tensor_of.insert(name, at);
+        }
+        Ok(())
+    }
+
+    /// Leaves each tensor in the one layout that it was made in, so that whoever reads it brings it
+    /// into another by himself, and no other value than this one goes from operator to operator.
+    fn forget_layouts(&mut self) {
+        for at in self.laid_out.drain(..) {
+            self.forms[at].truncate(1);
         }
     }
 
     fn finish(mut self) -> Result<Converted, TfliteError> {
         for &output in &self.network.outputs {
             let name = self.network.tensors[output].name.clone();
+            if self.tensor_of.contains_key(&name) {
+                continue;
+            }
             let problem = |problem| TfliteError::Tensor { tensor: name.clone(), problem };
             let value = self.value(output, Layout::Plain).map_err(problem)?;
             if self.constant_of.contains_key(&output) {
@@ -356,12 +393,11 @@ impl<'a> Converter<'a> {
             self.forms[at].push((layout, name.clone()));
             return Ok(name);
         };
-        let suffix = if layout == Layout::Nchw { "nchw" } else { "nhwc" };
-        let is_answer = layout == Layout::Plain && self.is_output(at);
-        let target = if is_answer { self.tensor(at).name.clone() } else { self.fresh(at, suffix) };
+        let target = self.fresh(at, if layout == Layout::Nchw { "nchw" } else { "nhwc" });
         self.convert_layout(at, (made, name), layout, target.clone())?;
         self.tensor_of.insert(target.clone(), at);
         self.forms[at].push((layout, target.clone()));
+        self.laid_out.push(at);
         Ok(target)
     }
 

@@ -18,14 +18,14 @@ use std::{
 
 use cutline_core::{
     onnx::{BatchError, ImportOptions, open_batch},
-    split::encode_beside,
+    split::{Format, encode_beside},
     tensor::DType,
 };
 use thiserror::Error;
 
 use super::memory::{Budget, MemoryError, Reservation};
 use crate::{
-    engine::{Engine, EngineError, LoadOptions, ModelSource, Session},
+    engine::{self, Engine, EngineError, LoadOptions, ModelSource, Session},
     files::{self, FileError},
     model::{Model, ModelError},
     stage::{ModelSpec, StageSession, batch, chain},
@@ -74,6 +74,8 @@ impl Batching {
 enum Refusal {
     #[error("the model does not open again")]
     Model(#[from] ModelError),
+    #[error("{0} runs TensorFlow Lite files, which are for one frame")]
+    OneFrame(String),
     #[error("the model is for one frame")]
     Shapes(#[from] BatchError),
     #[error("there is no memory for more")]
@@ -139,6 +141,9 @@ impl Trial<'_> {
         session: &mut StageSession,
         take_slot: impl Fn() -> Option<S>,
     ) -> Result<(usize, String, Reservation), Refusal> {
+        if engine::part_format(self.engine.name()) == Format::Tflite {
+            return Err(Refusal::OneFrame(self.engine.name().to_owned()));
+        }
         let model = Model::open(self.path, &ImportOptions::default())?;
         let opened = open_batch(&model.proto)?;
         let what = "a second copy of the model, to try several frames at once";
@@ -465,6 +470,38 @@ pub(in crate::agent) mod tests {
             vec![(input.name.clone(), Content::Tensor(tensor))]
         };
         (0..count).map(frame).collect()
+    }
+
+    /// An engine under the name of the one that takes TensorFlow Lite files.
+    struct OnFiles;
+
+    impl Engine for OnFiles {
+        fn name(&self) -> &str {
+            "litert"
+        }
+
+        fn version(&self) -> &str {
+            "0"
+        }
+
+        fn load(
+            &self,
+            model: &ModelSource,
+            options: LoadOptions,
+        ) -> Result<Box<dyn Session>, EngineError> {
+            Rten.load(model, options)
+        }
+    }
+
+    #[test]
+    fn files_for_one_frame_are_not_tried_with_several() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stage, path) = stage_of(folder.path(), &lenet(), 0);
+        let engine: SharedEngine = Arc::new(OnFiles);
+        let (_, batching, _) =
+            tried(&engine, &stage, &path, 4, &Arc::new(Budget::new(None, false)));
+        assert_eq!(batching.at_once, 1);
+        assert!(batching.finding.contains("which are for one frame"), "{}", batching.finding);
     }
 
     #[test]

@@ -90,9 +90,9 @@ impl Engine for LiteRt {
         if !tflite::is_tflite(&bytes) {
             return Err(EngineError::load(
                 NAME,
-                "it runs TensorFlow Lite files only, and this is none; give the model as the \
-                 .tflite file that it was made from, or choose another engine, such as rten or \
-                 onnxruntime",
+                "it runs TensorFlow Lite files only, and this is none; give the .tflite file that \
+                 the model was made from, write its parts with --format tflite, or choose another \
+                 engine, such as rten or onnxruntime",
             ));
         }
         // The library trusts what it reads more than a file from a network deserves.

@@ -43,7 +43,7 @@ use prost::Message;
 
 use super::{
     Engine, EngineError, EngineStatus, LoadOptions, ModelSource, Port, Session, check_inputs,
-    check_threads, converted, decode, find_outputs, layer_with, library, unsigned,
+    check_threads, converted, decode, find_outputs, layer_with, library, unsigned, whole,
 };
 use crate::{pace::timer, tensor::Tensor};
 
@@ -113,16 +113,20 @@ impl OnnxRuntime {
         }
     }
 
-    /// The model with unsigned bytes for signed ones, where it has any and that makes it faster.
-    fn in_unsigned_bytes(&self, model: &ModelSource) -> Result<Option<ModelSource>, EngineError> {
-        if !cfg!(target_arch = "x86_64") || self.name == CUDA_NAME {
-            return Ok(None);
-        }
+    /// The model with its bytes computed as exactly as elsewhere, and faster; `None` where it has
+    /// no layers on bytes.
+    fn rewritten(&self, model: &ModelSource) -> Option<ModelSource> {
         // What is no model is for the library to say.
-        let Ok(mut proto) = decode(self.name, model) else { return Ok(None) };
-        let is_whole = external_tensors(&proto).is_empty();
-        let is_rewritten = is_whole && unsigned::compute_in_unsigned_bytes(&mut proto);
-        Ok(is_rewritten.then(|| ModelSource::Memory(proto.encode_to_vec().into())))
+        let mut proto = decode(self.name, model).ok()?;
+        if !external_tensors(&proto).is_empty() {
+            return None;
+        }
+        // Its own sums and products of two values round to the other side of a half now and then.
+        let mut is_changed = whole::compute_in_whole_numbers(&mut proto, &["Add", "Mul", "Sub"]);
+        if cfg!(target_arch = "x86_64") && self.name != CUDA_NAME {
+            is_changed |= unsigned::compute_in_unsigned_bytes(&mut proto);
+        }
+        is_changed.then(|| ModelSource::Memory(proto.encode_to_vec().into()))
     }
 
     fn builder(&self, threads: usize, cores: &[usize]) -> Result<SessionBuilder, ort::Error> {
@@ -248,7 +252,7 @@ impl Engine for OnnxRuntime {
         if let Some(onnx) = converted(self.name, model)? {
             return self.load(&onnx, options);
         }
-        let rewritten = self.in_unsigned_bytes(model)?;
+        let rewritten = self.rewritten(model);
         let model = rewritten.as_ref().unwrap_or(model);
         let cores = own_cores(options.threads, timer::allowed());
         let builder = self.builder(options.threads, &cores);

@@ -27,7 +27,7 @@ use rten::{LoadError, LoadErrorKind, Model, ModelOptions, NodeId, RunOptions, Th
 
 use super::{
     Engine, EngineError, LoadOptions, ModelSource, Port, Session, check_inputs, check_threads,
-    convert, converted, decode, find_outputs, layer_with, legacy, whole,
+    convert, converted, decode, find_outputs, layer_with, legacy, unsigned, whole,
 };
 use crate::tensor::Tensor;
 
@@ -61,7 +61,10 @@ impl Engine for Rten {
         }
         let mut proto = decode(NAME, model)?;
         let is_old = legacy::write_out_old_softmax(&mut proto);
-        let is_changed = whole::compute_in_whole_numbers(&mut proto) || is_old;
+        let ops = ["Add", "Conv", "Gemm", "Mul", "Sub"];
+        let mut is_changed = whole::compute_in_whole_numbers(&mut proto, &ops) || is_old;
+        // It quantises to unsigned bytes in vectors, to signed ones one by one.
+        is_changed |= unsigned::compute_in_unsigned_bytes(&mut proto);
         let mut loader = ModelOptions::with_all_ops();
         let loaded = match model {
             // Only from a file of this extension does the library load external data by itself.

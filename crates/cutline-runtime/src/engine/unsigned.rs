@@ -9,10 +9,6 @@
 //! x: int8 ─ DequantizeLinear(1, 0) ─ QuantizeLinear(1, 128) ─ the layers ─ ... ─ y: int8
 //! ```
 //!
-//! Sums of two values stay sums of floats: written as `Sum`, which the engine does not join with the
-//! layers around it, because its own sum of bytes rounds to the other side of a half now and then,
-//! and each such step makes others further on.
-//!
 //! A value stays signed where a layer makes or reads it that does more than to quantise, to
 //! dequantise or to move elements.
 
@@ -22,6 +18,8 @@ use cutline_core::{
     onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto},
     tensor::DType,
 };
+
+use super::whole::has_subgraphs;
 
 /// Layers that move elements and compute nothing on them that their order would not decide.
 const MOVES: [&str; 11] = [
@@ -47,10 +45,7 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
     let opsets = model.opset_import.iter().filter(|opset| opset.domain().is_empty());
     let has_layers = opsets.map(|opset| opset.version()).all(|version| version >= FIRST_OPSET);
     let Some(graph) = &mut model.graph else { return false };
-    let has_subgraphs = graph.node.iter().any(|node| {
-        node.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
-    });
-    if has_subgraphs || !has_layers {
+    if has_subgraphs(graph) || !has_layers {
         return false;
     }
     let zero_points = zero_points(graph);
@@ -69,7 +64,6 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
     for name in &inputs {
         writer.enter(name, &inner[name]);
     }
-    let mut real: BTreeSet<String> = BTreeSet::new();
     for mut node in std::mem::take(&mut graph.node) {
         let value = match node.op_type() {
             "QuantizeLinear" => node.output.first(),
@@ -77,7 +71,6 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
             _ => None,
         };
         if value.is_some_and(|value| signed.contains(value)) {
-            real.extend(node.output.iter().cloned());
             let point = node.input.get(2).and_then(|name| zero_points.get(name));
             let point = writer.unsigned_point(point.copied().unwrap_or(0));
             node.input.truncate(2);
@@ -86,12 +79,6 @@ pub(super) fn compute_in_unsigned_bytes(model: &mut ModelProto) -> bool {
                 // It says the type once more, which the zero point says already.
                 node.attribute.retain(|attribute| attribute.name() != "output_dtype");
             }
-        }
-        if node.op_type() == "Add"
-            && node.domain().is_empty()
-            && node.input.iter().all(|name| real.contains(name))
-        {
-            node.op_type = Some("Sum".to_owned());
         }
         for name in node.input.iter_mut().chain(&mut node.output) {
             if let Some(inner) = inner.get(name) {
@@ -354,7 +341,7 @@ mod tests {
             "Transpose",
             "DequantizeLinear 128",
             "DequantizeLinear 125",
-            "Sum",
+            "Add",
             "QuantizeLinear 128",
             "DequantizeLinear 128",
             "QuantizeLinear +0",
@@ -372,7 +359,7 @@ mod tests {
 
     #[test]
     fn values_of_layers_that_compute_on_bytes_stay_signed() {
-        let (x, y) = (port("x", DType::F32), port("y", DType::F32));
+        let (x, y) = ([port("x", DType::F32)], [port("y", DType::F32)]);
         let cases: &[(&[&str], bool)] = &[
             // `ArgMax` reads `q`, and `p` is moved with it.
             (&["QuantizeLinear x s z0 > q", "ArgMax q > i", "DequantizeLinear q s z0 > y"], false),
@@ -400,7 +387,7 @@ mod tests {
             (&["QuantizeLinear x s > q", "DequantizeLinear q s > y"], false),
         ];
         for (nodes, is_rewritten) in cases {
-            let ours = model(std::slice::from_ref(&x), std::slice::from_ref(&y), nodes);
+            let ours = model(&x, &y, nodes);
             assert_eq!(rewritten(ours).is_some(), *is_rewritten, "{nodes:?}");
         }
     }

@@ -21,7 +21,7 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
     );
     println!("|---|---|---|---|---|---|---|");
     let mut verdicts = Vec::new();
-    for status in engine::available().into_iter().filter(|status| status.available) {
+    for status in engine::for_onnx() {
         for name in networks(&["mobilenetv2", "squeezenet"]) {
             let model = Model::open(&zoo(dir.path(), name)?, &ImportOptions::default())?;
             verdicts.push(network(&model, name, status.name)?);

@@ -37,8 +37,7 @@ const RUNS: usize = 5;
 
 pub(crate) fn run() -> anyhow::Result<Verdict> {
     let dir = tempfile::tempdir()?;
-    let here = engine::available().into_iter().rfind(|status| status.available);
-    let engine = here.context("no engine is here")?.name;
+    let engine = engine::for_onnx().next_back().context("no engine is here")?.name;
     println!("{engine}, one thread each, edge 4 times slower, 50 Mbit/s, 5 ms");
     println!("after refining, predicted against the median of {RUNS} runs of {FRAMES} frames:\n");
     println!("| network | objective | rounds | first error | latency | period | target |");

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use cutline_core::{
     cut::candidate_cuts, onnx::ImportOptions, partition::Mapping, platform::DeviceId,
     units::BytesPerSec,
@@ -59,11 +59,7 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
         println!("skipped: mosquitto is not installed");
         return Ok(Verdict::Skipped);
     };
-    // Of the engines that take ONNX files, too.
-    let fast =
-        engine::available().into_iter().find(|status| status.name == engine::onnxruntime::NAME);
-    let engine =
-        fast.filter(|status| status.available).map_or(engine::rten::NAME, |status| status.name);
+    let engine = engine::for_onnx().next_back().context("no engine is here")?.name;
     println!(
         "{engine}, one thread each, edge {SLOWDOWN} times slower, {MEGABITS} Mbit/s and {DELAY_MILLIS} ms each way; parts as shares of the direct way's latency:\n"
     );

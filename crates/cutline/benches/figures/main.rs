@@ -16,6 +16,7 @@ mod fleet;
 mod held;
 mod hierarchy;
 mod inputs;
+mod int8;
 mod iot;
 mod measure;
 mod mqtt;
@@ -64,7 +65,7 @@ impl Verdict {
     }
 }
 
-const SECTIONS: [(&str, Section); 24] = [
+const SECTIONS: [(&str, Section); 25] = [
     ("equality", equality::run),
     ("answers", answers::run),
     ("compression", compression::run),
@@ -86,6 +87,7 @@ const SECTIONS: [(&str, Section); 24] = [
     ("adaptation", adaptation::run),
     ("failure", failure::run),
     ("failure-run", failure_run::run),
+    ("int8", int8::run),
     ("iot", iot::run),
     ("mqtt", mqtt::run),
     ("soak", soak::run),

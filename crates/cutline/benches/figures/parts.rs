@@ -17,10 +17,9 @@ use cutline_runtime::{
 /// One thread, so that every run adds up in the same order.
 pub(crate) const ONE_THREAD: LoadOptions = LoadOptions { threads: 1 };
 
-/// Every engine that is here.
+/// Every engine that is here and takes ONNX files.
 pub(crate) fn engines() -> anyhow::Result<Vec<SharedEngine>> {
-    let here = engine::available().into_iter().filter(|status| status.available);
-    here.map(|status| Ok(engine::open(status.name)?)).collect()
+    engine::for_onnx().map(|status| Ok(engine::open(status.name)?)).collect()
 }
 
 /// The parts of a cut as loaded models.

@@ -54,7 +54,7 @@ pub(crate) fn run() -> anyhow::Result<Verdict> {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut verdicts = Vec::new();
-    for status in engine::available().into_iter().filter(|status| status.available) {
+    for status in engine::for_onnx() {
         let engine = engine::open(status.name)?;
         for name in networks(&NETWORKS) {
             let model = Model::open(&zoo(dir.path(), name)?, &ImportOptions::default())?;

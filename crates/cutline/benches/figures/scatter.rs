@@ -45,8 +45,7 @@ const TOLERANCE: f64 = 0.10;
 
 pub(crate) fn run() -> anyhow::Result<Verdict> {
     let dir = tempfile::tempdir()?;
-    let here = engine::available().into_iter().rfind(|status| status.available);
-    let engine = here.context("no engine is here")?.name;
+    let engine = engine::for_onnx().next_back().context("no engine is here")?.name;
     let model = Model::open(&zoo(dir.path(), NETWORK)?, &ImportOptions::default())?;
     let agents = (0..DEVICES).map(|index| {
         let options = AgentOptions {

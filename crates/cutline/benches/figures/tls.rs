@@ -31,8 +31,7 @@ const TURNS: usize = 20;
 
 pub(crate) fn run() -> anyhow::Result<Verdict> {
     let dir = tempfile::tempdir()?;
-    let here = engine::available().into_iter().rfind(|status| status.available);
-    let engine = here.context("no engine is here")?.name;
+    let engine = engine::for_onnx().next_back().context("no engine is here")?.name;
     println!(
         "two agents on loopback, {engine}, one thread each, cut nearest to half of the work:\n"
     );

@@ -101,8 +101,7 @@ fn over(
     scene: impl Fn(&'static str) -> anyhow::Result<Scene>,
 ) -> anyhow::Result<Verdict> {
     let dir = tempfile::tempdir()?;
-    let here = engine::available().into_iter().rfind(|status| status.available);
-    let engine = here.context("no engine is here")?.name;
+    let engine = engine::for_onnx().next_back().context("no engine is here")?.name;
     println!("{engine}, one thread each, edge {SLOWDOWN} times slower, {link}");
     println!(
         "|predicted - measured| / measured over the cuts, medians of {TURNS} turns of {FRAMES} frames; bias is the median with its sign:\n"

@@ -30,6 +30,7 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Grid {
     pub(super) networks: Vec<Entry>,
+    /// Empty: what each network has by itself.
     pub(super) precisions: Vec<Precision>,
     /// `None`: as the preparation has it.
     pub(super) filters: Vec<Option<Filter>>,
@@ -154,9 +155,8 @@ impl Grid {
         let networks = raw.networks.into_iter().map(|network| given.entry(network));
         let networks: Vec<Entry> = networks.collect::<anyhow::Result<_>>()?;
         unique("networks", networks.iter().map(|entry| entry.network.name.clone()))?;
-        let precisions = members_as("precisions", raw.precisions, vec![Precision::Fp32], |p| {
-            p.name().to_owned()
-        })?;
+        let precisions =
+            members_as("precisions", raw.precisions, Vec::new(), |p| p.name().to_owned())?;
         let filters = members_as("filters", raw.filters, Vec::new(), |f| format!("{f:?}"))?;
         let path = |path: PathBuf| folder.join(path);
         let grid = Self {
@@ -185,7 +185,7 @@ impl Grid {
 
     /// How many cells there are if every combination is possible.
     fn cells(&self) -> u64 {
-        let fed = (self.precisions.len() * self.filters.len()) as u64;
+        let fed = (self.precisions.len().max(1) * self.filters.len()) as u64;
         let of = |entry: &Entry| {
             let cells = entry.cuts.iter().map(|cut| match cut {
                 At::Whole => 1 + self.uploads.len() as u64,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::characterize::{
     grid::{Impossible, Precision, Size},
-    networks::{Variant, variant},
+    networks::{Variant, precisions, variant},
 };
 
 /// A network with all that is measured of it; what the others are compared with comes first.
@@ -75,7 +75,7 @@ pub(super) fn families<'a>(
 fn wanted(grid: &Grid, entry: &Entry, skipped: &mut Vec<String>) -> anyhow::Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     for &size in &entry.network.sizes {
-        for &precision in &grid.precisions {
+        for precision in precisions(&entry.network, &grid.precisions) {
             let words = format!("{} at size {size} in {}", entry.network.name, precision.name());
             let found = job(grid, entry, precision, size);
             let Some(mut job) = possible(grid, &words, found, skipped)? else { continue };

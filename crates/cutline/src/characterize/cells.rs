@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     grid::{Agent, Grid, Impossible, Link, Upload},
-    networks::{Variant, variant},
+    networks::{Variant, precisions, variant},
 };
 use crate::inputs::{PictureArgs, file_name};
 
@@ -124,7 +124,7 @@ pub(crate) fn cells(grid: &Grid, places: &[Place]) -> anyhow::Result<(Vec<Job>, 
     let pictures: Vec<Picture> = pictures.collect::<anyhow::Result<_>>()?;
     for network in &grid.networks {
         for &size in &network.sizes {
-            for &precision in &grid.precisions {
+            for precision in precisions(network, &grid.precisions) {
                 let found = variant(network, precision, size);
                 let words = format!("{} at size {size} in {}", network.name, precision.name());
                 let Some(variant) = collector.possible(&words, found)? else { continue };

@@ -47,6 +47,7 @@ pub(crate) struct Grid {
     pub(crate) batches: Vec<u64>,
     pub(crate) threads: Vec<u32>,
     pub(crate) engines: Vec<String>,
+    /// Empty: what each network has by itself.
     pub(crate) precisions: Vec<Precision>,
     /// Empty: networks are fed random numbers.
     pub(crate) pictures: Vec<PathBuf>,
@@ -241,7 +242,7 @@ impl Grid {
         let places = (self.agents.len() - remote) + remote * self.links.len() * uploads;
         let pictures = if self.pictures.is_empty() { 1 } else { self.pictures.len() };
         let (batches, threads) = (self.batches.len(), self.threads.len());
-        let (engines, precisions) = (self.engines.len(), self.precisions.len());
+        let (engines, precisions) = (self.engines.len(), self.precisions.len().max(1));
         let filters = if self.pictures.is_empty() { 1 } else { self.filters.len() };
         product(&[sizes, batches, threads, engines, precisions, pictures, filters, places])
     }

@@ -59,6 +59,22 @@ pub(crate) struct Opened {
     _temporary: Option<TempPath>,
 }
 
+/// The precisions in which a network is wanted: those that were asked for, else that of its file, or
+/// fp32.
+pub(crate) fn precisions(network: &Network, asked: &[Precision]) -> Vec<Precision> {
+    let path = match &network.source {
+        _ if !asked.is_empty() => return asked.to_vec(),
+        Source::File(path) => path,
+        Source::Zoo | Source::Files(_) => return vec![Precision::Fp32],
+    };
+    // What is wrong with a file is told where it is used.
+    let seen = Model::open(path, &ImportOptions::default()).ok();
+    let seen = seen.map(|model| profiler::precision(&model.graph));
+    let all = [Precision::Fp32, Precision::Fp16, Precision::Int8];
+    let own = all.into_iter().find(|each| seen.as_deref() == Some(each.name()));
+    vec![own.unwrap_or(Precision::Fp32)]
+}
+
 /// The network in a precision at a size, or why it cannot be had.
 pub(crate) fn variant(
     network: &Network,

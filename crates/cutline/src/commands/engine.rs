@@ -67,10 +67,11 @@ fn list(output: &Output) -> anyhow::Result<()> {
                 status.name.to_owned(),
                 if status.available { "yes" } else { "no" }.to_owned(),
                 status.version.clone().unwrap_or_default(),
-                status.reason.clone(),
             ]
         });
-        writeln!(out, "{}", table(["engine", "available", "version", "where, or why not"], rows))
+        writeln!(out, "{}\n", table(["engine", "available", "version"], rows))?;
+        // Reasons are sentences, too long for a column.
+        engines.iter().try_for_each(|it| writeln!(out, "{}: {}", it.name, it.reason))
     })
 }
 

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use cutline_core::{cut::candidate_cuts, graph::Role, units::Macs};
+use cutline_core::{
+    cut::candidate_cuts,
+    graph::{Graph, Role},
+    units::Macs,
+};
 use serde::Serialize;
 
 use crate::{
@@ -10,9 +14,13 @@ use crate::{
     output::{Output, table},
 };
 
+mod rows;
+
 /// Show layers, shapes, work, sizes and candidate cuts of a network.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  cutline inspect mobilenet.onnx --json | jq '.cuts[].bytes'")]
+#[command(
+    after_help = "Examples:\n  cutline inspect mobilenet_int8.tflite\n  cutline inspect mobilenet.onnx --json | jq '.cuts[].bytes'"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -127,11 +135,15 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
             .collect(),
         cuts: cut_rows,
     };
-    output.print(&report, |out| write_text(&report, out))?;
+    output.print(&report, |out| write_text(&report, graph, out))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_text(report: &Report<'_>, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+fn write_text(
+    report: &Report<'_>,
+    graph: &Graph,
+    out: &mut dyn std::io::Write,
+) -> std::io::Result<()> {
     use cutline_core::units::Bytes;
     writeln!(
         out,
@@ -153,22 +165,16 @@ fn write_text(report: &Report<'_>, out: &mut dyn std::io::Write) -> std::io::Res
             )?;
         }
     }
-    let rows = report.layers.iter().map(|layer| {
-        [
-            layer.name.to_owned(),
-            layer.op.clone(),
-            shape(layer.output_shape),
-            if layer.macs == 0 { String::new() } else { Macs(layer.macs).to_string() },
-            if layer.parameter_bytes == 0 {
-                String::new()
-            } else {
-                Bytes(layer.parameter_bytes).to_string()
-            },
-            layer.output_bytes.map_or("?".to_owned(), |size| Bytes(size).to_string()),
-        ]
-    });
-    let header = ["layer", "operator", "output", "work", "parameters", "output size"];
-    writeln!(out, "\n{}", table(header, rows))?;
+    let layers = report.layers.len();
+    let rows = rows::rows(graph);
+    let folded = layers - rows.len();
+    writeln!(out, "\n{}", table(rows::HEADER, rows))?;
+    if folded > 0 {
+        writeln!(
+            out,
+            "{folded} of {layers} layers quantise or dequantise what another computes, and stand in its row; --json lists all"
+        )?;
+    }
     let total = report.macs.max(1);
     let rows = report.cuts.iter().map(|cut| {
         [

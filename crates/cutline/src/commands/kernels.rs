@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use cutline_core::{
     predict::{self, MemoryModel, Sweep},
     profile::MemoryError,
+    split::Format,
     units::Nanos,
     zoo,
 };
@@ -59,6 +60,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
+    if engine::part_format(&args.engine) == Format::Tflite {
+        bail!(
+            "`{}` runs TensorFlow Lite files only, and kernels are ONNX files; measure them with another engine, such as rten, or the network itself: `cutline profile net.tflite --engine {}`",
+            args.engine,
+            args.engine
+        );
+    }
     let names = args.networks.iter().filter(|name| !name.is_empty());
     let networks = names.map(|name| network(name)).collect::<anyhow::Result<Vec<_>>>()?;
     let asked = args.kernels + networks.len();

@@ -16,8 +16,9 @@ use cutline_core::{
     predict::{self, MemoryModel, Sweep},
     profile::{
         CodecTime, CodingTime, LinkTable, MeasuredEnergy, MemoryError, NetworkMemory, Prediction,
-        Profile,
+        Profile, ProfileKey,
     },
+    tensor::DType,
     units::Nanos,
 };
 use cutline_runtime::{
@@ -47,7 +48,7 @@ const LINK_REPEATS: u32 = 15;
 )]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["model", "link"])))]
 pub(crate) struct Args {
-    /// The trained network, an ONNX file.
+    /// The trained network, an ONNX or TensorFlow Lite file.
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -119,7 +120,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
     if !args.predict.is_empty() {
         let profile = predicted(&model, &args.predict, output)?;
         write_bytes(&args.output, serde_json::to_vec_pretty(&profile)?)?;
-        output.print(&profile, |out| write_profile(&profile, out))?;
+        output.print(&profile, |out| write_profile(&profile, &model, out))?;
         return Ok(ExitCode::SUCCESS);
     }
     let picture = match &args.picture {
@@ -144,7 +145,7 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
         None => here(&job, output)?,
     };
     write_bytes(&args.output, serde_json::to_vec_pretty(&profile)?)?;
-    output.print(&profile, |out| write_profile(&profile, out))?;
+    output.print(&profile, |out| write_profile(&profile, &model, out))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,7 +156,13 @@ fn predicted(model: &Model, files: &[PathBuf], output: &Output) -> anyhow::Resul
     let names = files.iter().map(|file| file_name(file)).collect();
     let law = predict::Model::fit(&sweeps).context("cannot predict from these kernels")?;
     let network = (&model.graph, &model.grouping);
-    if let unknown @ [first, ..] = predict::unknown(&law, network.0, network.1).as_slice() {
+    let precision = profiler::precision(&model.graph);
+    let unknown = predict::unknown(&law, network.0, network.1);
+    if precision == "int8" {
+        output.warning(
+            "the network computes in integers, and kernels are measured in floats: what is predicted are the times of its operators in floats; measure it where you can (`cutline profile` without --predict)",
+        );
+    } else if let [first, ..] = unknown.as_slice() {
         output.warning(format!(
             "{} groups, the first of them `{first}`, have layers of a kind that nothing in the sweep has; these count as no time, and what is predicted is too short: measure a network that has them, too (`cutline kernels --networks`)",
             unknown.len()
@@ -170,7 +177,8 @@ fn predicted(model: &Model, files: &[PathBuf], output: &Output) -> anyhow::Resul
     }
     let laws = (&law, memory.as_ref());
     let profile = predict::profile(laws, &sweeps[0], names, network, sha256);
-    Ok(Profile { model: file_name(&model.path), ..profile })
+    let key = ProfileKey { precision, ..profile.key };
+    Ok(Profile { model: file_name(&model.path), key, ..profile })
 }
 
 fn here(job: &Job<'_>, output: &Output) -> anyhow::Result<Profile> {
@@ -310,19 +318,28 @@ fn write_link(link: &LinkTable, out: &mut dyn std::io::Write) -> std::io::Result
     writeln!(out, "{}", table(["message", "there", "back"], rows))
 }
 
-fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+fn write_profile(
+    profile: &Profile,
+    model: &Model,
+    out: &mut dyn std::io::Write,
+) -> std::io::Result<()> {
     let key = &profile.key;
     writeln!(
         out,
         "{} on {} with {} {}, {} threads, {}",
         profile.model, key.hardware, key.engine, key.engine_version, key.threads, key.precision
     )?;
-    let rows = profile
-        .groups
-        .iter()
-        .filter(|group| group.time_ns.0 > 0)
-        .map(|group| [group.name.clone(), group.time_ns.to_string()]);
+    let (timed, untimed): (Vec<_>, Vec<_>) =
+        profile.groups.iter().partition(|group| group.time_ns.0 > 0);
+    let rows = timed.iter().map(|group| [span(model, &group.name), group.time_ns.to_string()]);
     writeln!(out, "\n{}", table(["group", "fitted time"], rows))?;
+    if !untimed.is_empty() && profile.predicted.is_none() {
+        writeln!(
+            out,
+            "groups whose time the measured parts do not tell from their neighbours': {}",
+            untimed.len()
+        )?;
+    }
     if let Some(Prediction { from, median_permille, mean_permille, count, of_networks }) =
         &profile.predicted
     {
@@ -353,7 +370,13 @@ fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Re
             "an inference takes {inference_nj} of {covers}, measured by {meter} over {inferences} runs in {time_ns}, the {idle_uw} that it takes idle included"
         )?;
     }
-    for (codec, CodecTime { encode, decode }) in &profile.coding {
+    // Of a network of integers nothing that crosses is fp32.
+    let is_float = |name: &str| {
+        let value = model.graph.find_value(name).map(|id| model.graph.value(id));
+        value.is_some_and(|value| value.dtype == Some(DType::F32))
+    };
+    let has_floats = model.grouping.dag.flows().iter().any(|flow| is_float(&flow.name));
+    for (codec, CodecTime { encode, decode }) in profile.coding.iter().filter(|_| has_floats) {
         let megabyte = |half: &CodingTime| Nanos(half.fixed_ns.0 + 1000 * half.per_kb_ns.0);
         let [encode, decode] = [encode, decode].map(megabyte);
         writeln!(out, "a megabyte of fp32 as {codec}: {encode} to encode, {decode} to decode")?;
@@ -362,6 +385,16 @@ fn write_profile(profile: &Profile, out: &mut dyn std::io::Write) -> std::io::Re
         writeln!(out, "{} cannot run: {}", key.engine, profile.unsupported.join(", "))?;
     }
     Ok(())
+}
+
+/// A group by its first and its last layer: what it begins with says little where that only
+/// dequantises or transposes, and by what it makes `inspect` names the cuts.
+fn span(model: &Model, name: &str) -> String {
+    let group = model.grouping.dag.groups().iter().find(|group| group.name == name);
+    match group.map(|group| group.layers.as_slice()) {
+        Some([first, .., last]) => format!("{first} ... {last}"),
+        _ => name.to_owned(),
+    }
 }
 
 /// What the whole network takes of memory, where that is known.

@@ -12,8 +12,7 @@ use cutline_core::{
     autodice::{self, MappingFile},
     codec::{CutCodecs, CutEncoding, Quantizations},
     cut, package, partition,
-    plan::{LayerMap, ModelRef, Plan},
-    platform::Platform,
+    plan::{Engines, LayerMap, ModelRef, Plan},
     split::{Format, Port, StageLabel, SubModel},
     units::Bytes,
 };
@@ -136,15 +135,23 @@ pub(crate) fn run(args: Args, output: &Output) -> anyhow::Result<ExitCode> {
             }
             (None, Some(path), _) => mapped(&model, path, &args)?,
             (None, None, Some(platform)) => {
-                let plan = plan_by_hand(&model, &args, &planning::read_platform(platform)?)?;
-                planned(&model, plan, false)?
+                planned(&model, plan_by_hand(&model, &args, platform, output)?, false)?
             }
             (None, None, None) => manual(&model, &args)?,
         };
+    let format = args.format.or(planned_format(&decision, args.best_split)?).unwrap_or_default();
+    model.check_format(format, &codecs)?;
     let cuts = Cuts { model: &model, stage_of: &stage_of, labels: &labels };
     codecs.quantizations = quantizations(&args, &cuts, &codecs, &decision, output)?;
-    let format = args.format.or(planned_format(&decision, args.best_split)?).unwrap_or_default();
     let parts = model.split(format, &stage_of, &labels, &codecs)?;
+    let sent = || parts.iter().flat_map(|part| &part.outputs);
+    if let Some(codec) = args.codec.filter(|codec| *codec != CutEncoding::Fp32)
+        && sent().all(|port| port.encoding == CutEncoding::Fp32)
+    {
+        output.warning(format!(
+            "--codec {codec} changes nothing: no value at these cuts is fp32; what is quantised crosses as its own bytes"
+        ));
+    }
     let rows = part_rows(&parts);
     let packages = package::packages(&parts)?;
     let assembly = thread::scope(|scope| {
@@ -251,8 +258,10 @@ fn quantised(mut plan: Plan, best_split: bool, codecs: &CutCodecs) -> anyhow::Re
     Ok(plan)
 }
 
-/// The first part on the first device of the platform, the next on the next.
-fn plan_by_hand(model: &Model, args: &Args, platform: &Platform) -> anyhow::Result<Plan> {
+/// The first part on the first device of the platform, the next on the next; by the engines that the
+/// platform's profiles are of.
+fn plan_by_hand(model: &Model, args: &Args, file: &Path, output: &Output) -> anyhow::Result<Plan> {
+    let platform = planning::read_platform(file)?;
     let cuts = cuts_of(&args.at);
     let stage_of = cut::stages_at(&model.graph, &cuts)?;
     let devices = platform.devices();
@@ -264,17 +273,45 @@ fn plan_by_hand(model: &Model, args: &Args, platform: &Platform) -> anyhow::Resu
         );
     }
     let placed = model.graph.layers().iter().zip(stage_of);
-    let mapping = placed.filter_map(|(layer, stage)| {
+    let layers = placed.filter_map(|(layer, stage)| {
         stage.map(|stage| (layer.name.clone(), devices[stage as usize].name.clone()))
     });
     let picture = args.picture.spec_if_picture(&model.graph)?;
     let name = ModelRef { name: file_name(&model.path), sha256: model.sha256()?.to_owned() };
     let reason = format!("cut by hand at {}; compared with nothing", args.at.join(" and "));
-    let (dag, mapping) = (&model.grouping.dag, LayerMap(mapping.collect()));
-    let mapping = (mapping, args.codec.unwrap_or_default());
-    Plan::by_hand(name, dag, platform, mapping, picture, reason).context(
+    let (dag, layers) = (&model.grouping.dag, LayerMap(layers.collect()));
+    let encoding = args.codec.unwrap_or_default();
+    let by_hand = (layers.clone(), encoding);
+    let mut plan = Plan::by_hand(name, dag, &platform, by_hand, picture, reason).context(
         "these parts cannot be a plan; `cutline inspect` lists cuts between what engines run as one",
-    )
+    )?;
+    if devices.iter().any(|device| !device.profiles.is_empty()) {
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let mapping = layers.resolve(dag, &platform)?;
+        match planning::costs_of(model, &platform, folder) {
+            Ok(costs) => {
+                let encoded = encoding != CutEncoding::Fp32;
+                planning::by_hand::settle(&mut plan, dag, &costs, &mapping, encoded);
+            }
+            Err(error) => output.note(format!(
+                "each device takes its own engine, and nothing is predicted: {error:#}"
+            )),
+        }
+    }
+    if args.format == Some(Format::Tflite) {
+        plan.use_engines(&on_tflite(&plan));
+    }
+    Ok(plan)
+}
+
+/// The engine of TensorFlow Lite files for the devices of which none is known: whoever asks for such
+/// parts means to run them.
+fn on_tflite(plan: &Plan) -> Engines {
+    let takes_them = |name: &&&str| engine::part_format(name) == Format::Tflite;
+    let Some(&engine) = engine::NAMES.iter().find(takes_them) else { return Engines::new() };
+    let stages = plan.best.iter().flat_map(|choice| &choice.stages);
+    let open = stages.filter(|stage| stage.engine.is_empty());
+    open.map(|stage| (stage.device.clone(), (engine.to_owned(), 0))).collect()
 }
 
 fn manual(model: &Model, args: &Args) -> anyhow::Result<Placement> {

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(value_name = "STUDY.toml")]
     study: Option<PathBuf>,
     /// A network in place of those of the study: a name of `cutline zoo list`, perhaps with a size
-    /// (NAME:PIXELS), or an ONNX file; repeatable.
+    /// (NAME:PIXELS), or an ONNX or TensorFlow Lite file; repeatable.
     #[arg(long, value_name = "NAME|MODEL")]
     network: Vec<String>,
     /// Show how far predictions from these kernels are off (`cutline kernels`); repeatable.

@@ -263,7 +263,17 @@ fn plan_beside(args: &Args, model: &Model, output: &Output) -> Option<Plan> {
     let text = fs::read_to_string(&path).ok()?;
     match Plan::open(&text, &model.grouping.dag, model.sha256().ok()?) {
         Ok(plan) => Some(plan),
-        Err(PlanError::PartsOnly { .. }) => None,
+        Err(PlanError::PartsOnly { .. }) => {
+            let list: serde_json::Value = serde_json::from_str(&text).ok()?;
+            if list["model"]["sha256"].as_str() != model.sha256().ok() {
+                output.warning(format!(
+                    "`{}` says that these are the parts of another file, `{}`",
+                    path.display(),
+                    list["model"]["name"].as_str().unwrap_or("?")
+                ));
+            }
+            None
+        }
         Err(error) => {
             output.note(format!("`{}` is not used: {error}", path.display()));
             None

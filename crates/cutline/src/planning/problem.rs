@@ -33,7 +33,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["model", "costs"])))]
 pub(crate) struct ProblemArgs {
-    /// The trained network, an ONNX file.
+    /// The trained network, an ONNX or TensorFlow Lite file.
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
     #[command(flatten)]

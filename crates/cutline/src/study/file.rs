@@ -116,7 +116,7 @@ impl Study {
         }
         let networks = match instead {
             [] => entries("network", file.network, |raw| network(raw, folder))?,
-            names => entries("network", names.to_vec(), |name| Ok(named(&name)))?,
+            names => entries("network", names.to_vec(), |name| Ok(named(&name, names)))?,
         };
         let link = match file.link {
             Some(link) => parse_link(link).context("[link]")?,
@@ -231,13 +231,17 @@ fn network(raw: RawNetwork, folder: &Path) -> anyhow::Result<Network> {
     Ok(Network { name: raw.name.unwrap_or(default), source, sizes })
 }
 
-/// A network of the command line: a file where it looks like one, else a name of the zoo.
-fn named(name: &str) -> Network {
+/// A network of the command line: a file where it looks like one, else a name of the zoo. Files that
+/// differ in their folder or ending alone have their whole name.
+fn named(name: &str, all: &[String]) -> Network {
     let path = Path::new(name);
     let is_file = path.extension().is_some() || name.contains('/');
     match is_file {
         true => {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let same = |other: &&String| Path::new(other).file_stem() == path.file_stem();
+            let whole = if all.iter().filter(same).count() > 1 { path.file_name() } else { None };
+            let name = whole.or(path.file_stem()).unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
             Network { name, source: Source::Model(path.to_owned()), sizes: Vec::new() }
         }
         false => {

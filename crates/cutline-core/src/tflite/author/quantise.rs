@@ -1,6 +1,6 @@
 //! Floats as integers, by the specification of 8-bit quantisation: what is made has one scale and zero
-//! point, weights of convolutions one scale per filter, biases the product of the scales that they are
-//! added to.
+//! point, weights one scale per filter or output channel, biases the products of the scales that they
+//! are added to.
 //!
 //! Operators that only move elements, or pick some, give them out as they came: what they read and make
 //! shares a scale, that of the range of all of it.
@@ -115,9 +115,10 @@ impl Network {
     fn constants(&mut self, at: usize) {
         let (code, inputs) = (self.operators[at].code, self.operators[at].inputs.clone());
         match (code, inputs.as_slice()) {
-            (Code::Conv2d, &[x, weight, bias]) => self.weights((x, weight, bias), Some(0)),
-            (Code::DepthwiseConv2d, &[x, weight, bias]) => self.weights((x, weight, bias), Some(3)),
-            (Code::FullyConnected, &[x, weight, bias]) => self.weights((x, weight, bias), None),
+            (Code::Conv2d | Code::FullyConnected, &[x, weight, bias]) => {
+                self.weights((x, weight, bias), 0);
+            }
+            (Code::DepthwiseConv2d, &[x, weight, bias]) => self.weights((x, weight, bias), 3),
             _ => {
                 for operand in inputs {
                     self.tensors[operand].quantise();
@@ -126,18 +127,17 @@ impl Network {
         }
     }
 
-    fn weights(&mut self, (x, weight, bias): (usize, usize, usize), axis: Option<usize>) {
+    fn weights(&mut self, (x, weight, bias): (usize, usize, usize), axis: usize) {
         let input = self.tensors[x].scales.as_ref().map_or(1.0, |scales| scales.scale[0]);
         let scales = self.tensors[weight].symmetric(axis);
         let bias = &mut self.tensors[bias];
         let Data::Floats(terms) = &bias.data else { return };
-        let scale = |at: usize| input * scales[at.min(scales.len() - 1)];
-        // A cast from a float saturates.
-        let integers = terms.iter().enumerate();
-        let integers = integers
-            .map(|(at, term)| (f64::from(*term) / f64::from(scale(at))).round() as i32)
-            .collect();
         let scale: Vec<f32> = scales.iter().map(|weight| input * weight).collect();
+        // A cast from a float saturates.
+        let integers = terms.iter().zip(&scale);
+        let integers = integers
+            .map(|(term, scale)| (f64::from(*term) / f64::from(*scale)).round() as i32)
+            .collect();
         let zero_point = vec![0; scale.len()];
         bias.data = Data::Integers(integers);
         bias.scales = Some(Scales { scale, zero_point, axis: 0 });
@@ -145,16 +145,14 @@ impl Network {
 }
 
 impl Tensor {
-    /// Symmetric bytes with a scale for each index along an axis, or one for all; returns the scales.
-    fn symmetric(&mut self, axis: Option<usize>) -> Vec<f32> {
+    /// Symmetric bytes with a scale for each index along an axis; returns the scales.
+    fn symmetric(&mut self, axis: usize) -> Vec<f32> {
         let Data::Floats(floats) = &self.data else {
             return self.scales.as_ref().map_or(vec![1.0], |scales| scales.scale.clone());
         };
-        let count = axis.map_or(1, |axis| self.shape[axis] as usize);
+        let count = self.shape[axis] as usize;
         // Elements that share an index stand `inner` at a time.
-        let inner = axis.map_or(floats.len(), |axis| {
-            self.shape[axis + 1..].iter().map(|&size| size as usize).product()
-        });
+        let inner: usize = self.shape[axis + 1..].iter().map(|&size| size as usize).product();
         let index = |at: usize| at / inner.max(1) % count.max(1);
         let mut largest = vec![0f32; count];
         for (at, float) in floats.iter().enumerate() {
@@ -169,8 +167,8 @@ impl Tensor {
             (float / scale[index(at)]).round().clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT) as i8
         });
         self.data = Data::Bytes(bytes.collect());
-        let (zero_point, axis) = (vec![0; count], axis.unwrap_or(0) as i32);
-        self.scales = Some(Scales { scale: scale.clone(), zero_point, axis });
+        let zero_point = vec![0; count];
+        self.scales = Some(Scales { scale: scale.clone(), zero_point, axis: axis as i32 });
         scale
     }
 
@@ -231,9 +229,9 @@ mod unit_tests {
             known: None,
             scales: None,
         };
-        assert_eq!(weights.symmetric(Some(3)), [2.0 / 127.0, 50.0 / 127.0]);
+        assert_eq!(weights.symmetric(3), [2.0 / 127.0, 50.0 / 127.0]);
         assert_eq!(weights.data, Data::Bytes(vec![64, 127, -127, 64]));
         // They are shared by operators at times, and stay as they are then.
-        assert_eq!(weights.symmetric(Some(3)), [2.0 / 127.0, 50.0 / 127.0]);
+        assert_eq!(weights.symmetric(3), [2.0 / 127.0, 50.0 / 127.0]);
     }
 }

@@ -2,15 +2,13 @@
 
 use super::{NO_OPTIONS, Options, field, four, fused};
 use crate::onnx::proto::AttributeProto;
+use crate::tensor::DType;
 use crate::tflite::{
     convert::{Activation, Converter, Problem, View, int, ints},
     layout::Layout,
     reader::Operator,
     schema::tflite::Padding,
 };
-
-/// By how much averages are moved from zero: a 2^18th; they have at most 8 bits before the point.
-const AWAY: f32 = 262_144.0;
 
 /// Where a window is laid, rows before columns.
 struct Window {
@@ -180,10 +178,10 @@ pub(super) fn pool(c: &mut Converter<'_>, op: &Operator<'_>, kind: &str) -> Resu
     let [_, height, width, _] = four(c.shape(x))?;
     let attributes = window.attributes(window.pads([height, width]));
     let activation = fused(o.fused_activation_function())?;
-    let is_small = window.kernel[0] * window.kernel[1] < 1000;
+    let count = window.kernel[0] * window.kernel[1];
     let is_whole = c.quantisation(x).is_some() && c.same_scale(x, output);
-    if kind == "AveragePool" && is_small && is_whole {
-        return whole_averages(c, (x, output), activation, attributes);
+    if kind == "AveragePool" && count < 1000 && is_whole {
+        return whole_averages(c, (x, output), count, activation, attributes);
     }
     let inputs = vec![c.real(x, Layout::Nchw)?];
     c.make((output, Layout::Nchw), activation, kind, inputs, attributes)
@@ -191,11 +189,14 @@ pub(super) fn pool(c: &mut Converter<'_>, op: &Operator<'_>, kind: &str) -> Resu
 
 /// Averages of stored integers, rounded as LiteRT does it: halves away from zero, where quantisation
 /// rounds them to even numbers. Halves are common where a window has few elements, and a step more or
-/// less here can be many in a softmax. A scale a little below 1 moves them, and nothing else, as long
-/// as a window has fewer than a thousand elements.
+/// less here can be many in a softmax. A scale a little below 1 moves them, and nothing else: by at
+/// most two fifths of what lies between a half and the next average of so many elements. That is as
+/// far as it may be, because an engine may add a zero point of 128 before it rounds, so that less than
+/// a 2^17th is lost, with windows of more than 200 elements.
 fn whole_averages(
     c: &mut Converter<'_>,
     (x, output): (usize, usize),
+    count: i64,
     activation: Activation,
     attributes: Vec<AttributeProto>,
 ) -> Result<(), Problem> {
@@ -207,6 +208,8 @@ fn whole_averages(
         let bounds = vec![average, c.float(output, low), c.float(output, high)];
         average = c.step(output, "Clip", bounds, vec![]);
     }
-    let inputs = [vec![average], c.plain_scale(x, 1.0 - 1.0 / AWAY)].concat();
+    let most = if c.tensor(x).dtype == Some(DType::I8) { 128.0 } else { 255.0 };
+    let away = 0.4 / (most * count as f32);
+    let inputs = [vec![average], c.plain_scale(x, 1.0 - away)].concat();
     c.make_stored((output, Layout::Nchw), "QuantizeLinear", inputs, vec![])
 }

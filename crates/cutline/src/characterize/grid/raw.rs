@@ -167,9 +167,8 @@ impl Grid {
         let filters = members_as("filters", self.filters, vec![Filter::Bilinear], |f| {
             format!("{f:?}").to_lowercase()
         })?;
-        let precisions = members_as("precisions", self.precisions, vec![Precision::Fp32], |p| {
-            p.name().to_owned()
-        })?;
+        let precisions =
+            members_as("precisions", self.precisions, Vec::new(), |p| p.name().to_owned())?;
         let pictures = match self.pictures {
             Some(pictures) => {
                 members_as("pictures", Some(pictures), vec![], |p| p.display().to_string())?

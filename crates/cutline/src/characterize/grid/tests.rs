@@ -22,7 +22,7 @@ fn a_short_grid_has_usual_values() {
     let lenet = Network { name: "lenet5".to_owned(), source: Source::Zoo, sizes: vec![Size::Own] };
     assert_eq!(grid.networks, [lenet]);
     assert_eq!((grid.batches, grid.threads), (vec![1], vec![1]));
-    assert_eq!((grid.engines, grid.precisions), (vec!["rten".to_owned()], vec![Precision::Fp32]));
+    assert_eq!((grid.engines, grid.precisions), (vec!["rten".to_owned()], vec![]));
     assert_eq!((grid.agents, grid.pictures), (vec![Agent::Local], vec![]));
     assert_eq!(grid.impossible, Impossible::Refuse);
     let rule = &grid.measure.rule;

@@ -5,11 +5,9 @@ use std::{collections::BTreeSet, path::Path, str::FromStr};
 use anyhow::ensure;
 use cutline_core::{
     codec::CutEncoding,
-    cost::{Costs, TENSOR},
     cut::{Cut, candidate_cuts},
-    evaluate::{Setting, evaluate},
     partition::Mapping,
-    plan::{Figures, LayerMap, ModelRef, Plan},
+    plan::{LayerMap, ModelRef, Plan},
     platform::DeviceId,
 };
 use cutline_runtime::model::Model;
@@ -47,7 +45,7 @@ pub(super) struct Split {
 }
 
 /// Everything on the first device, the wanted cuts between the first two, everything on the second;
-/// predicted where the platform says what that takes.
+/// where the platform says what that takes, predicted, and with the engines that this is said of.
 pub(super) fn splits(
     model: &Model,
     file: &Path,
@@ -92,21 +90,12 @@ pub(super) fn splits(
         let by_hand = (LayerMap(layers.collect()), CutEncoding::Fp32);
         let (picture, reason) = (picture.clone(), format!("{name}; compared with nothing"));
         let mut plan = Plan::by_hand(reference.clone(), dag, &platform, by_hand, picture, reason)?;
-        if let (Some(costs), Some(best)) = (&costs, &mut plan.best) {
-            best.predicted = predicted(model, costs, &mapping);
+        if let Some(costs) = &costs {
+            planning::by_hand::settle(&mut plan, dag, costs, &mapping, false);
         }
         Ok(Split { name, plan })
     };
     befores.map(split).collect()
-}
-
-/// What a table says of a mapping with tensors that travel as they are; nothing where a device's
-/// engine cannot run a group.
-fn predicted(model: &Model, costs: &Costs, mapping: &Mapping) -> Option<Figures> {
-    let input = costs.inputs().iter().position(|input| input.name == TENSOR)?;
-    let setting = Setting { input, ..Setting::first(costs) };
-    let evaluation = evaluate(&model.grouping.dag, costs, mapping, &setting).ok()?;
-    Some(Figures::from(&evaluation))
 }
 
 fn chosen(cuts: Vec<Cut>, wanted: Wanted) -> Vec<Cut> {

@@ -155,8 +155,11 @@ impl Reader {
         if let Some(found) = boxes::detections(&outputs, labels, self.thresholds) {
             return Reading::Boxes(found);
         }
-        let mut outputs = outputs.iter();
-        match outputs.find_map(|(_, tensor)| labels::top(tensor, labels, self.top)) {
+        let best = |(name, tensor): &(String, Tensor)| match self.scales.get(name) {
+            Some(&scale) => labels::top_quantised(tensor, scale, labels, self.top),
+            None => labels::top(tensor, labels, self.top),
+        };
+        match answer.outputs.iter().find_map(best) {
             Some(scored) => Reading::Labels(scored),
             None => Reading::Tensors,
         }
