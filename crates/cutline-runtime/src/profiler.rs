@@ -406,8 +406,7 @@ impl Run<'_> {
     }
 
     /// The parts of a cut that the engine can run, each run once: the first part's answer is what
-    /// the second is fed with. None where the engine's files cannot be cut there, because one operator
-    /// of theirs is several layers here.
+    /// the second is fed with.
     fn load_cut(
         &mut self,
         model: &Model,
@@ -420,14 +419,7 @@ impl Run<'_> {
             cut.flows.iter().map(|&flow| dag.flow(flow).name.clone()).collect();
         let mut known = feeds.clone();
         let mut loaded = Vec::new();
-        let [first, second] = match parts::split(model, engine, cut, &names) {
-            Ok(parts) => parts,
-            Err(ProfileError::Split {
-                source: SplitError::Inside { .. } | SplitError::Empty { .. },
-                ..
-            }) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
+        let [first, second] = parts::split(model, engine, cut, &names)?;
         for (kind, sub_model) in [(Part::Prefix, first), (Part::Suffix, second)] {
             let mut part = match parts::load(model, engine, self.job, &sub_model, &known) {
                 Ok(part) => part,
