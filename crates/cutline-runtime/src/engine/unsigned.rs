@@ -155,21 +155,30 @@ fn signed_values(graph: &GraphProto, zero_points: &BTreeMap<String, i8>) -> BTre
             moves(node) && moved.into_iter().all(|name| signed.contains(name))
         }
     };
-    // What one layer keeps signed may keep what others move signed: until nothing changes.
-    loop {
-        let before = signed.len();
-        for node in graph.node.iter().chain(graph.node.iter().rev()) {
-            let touches = node.input.iter().chain(&node.output).any(|name| signed.contains(name));
-            if touches && !takes_unsigned(node, &signed) {
-                for name in node.input.iter().chain(&node.output) {
-                    signed.remove(name);
-                }
-            }
-        }
-        if signed.len() == before {
-            return signed;
+    let mut around: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, node) in graph.node.iter().enumerate() {
+        for name in node.input.iter().chain(&node.output) {
+            around.entry(name).or_default().push(at);
         }
     }
+    // What one layer keeps signed may keep what others move signed, each once.
+    let mut waiting: Vec<usize> = (0..graph.node.len()).collect();
+    let mut keeps_signed = vec![false; graph.node.len()];
+    while let Some(at) = waiting.pop() {
+        let node = &graph.node[at];
+        let names = node.input.iter().chain(&node.output);
+        if keeps_signed[at]
+            || !names.clone().any(|name| signed.contains(name))
+            || takes_unsigned(node, &signed)
+        {
+            continue;
+        }
+        keeps_signed[at] = true;
+        for name in names.filter(|name| signed.remove(*name)) {
+            waiting.extend(&around[name.as_str()]);
+        }
+    }
+    signed
 }
 
 /// The operands whose elements a moving layer moves.
